@@ -1,0 +1,107 @@
+// Package databasetest opens databases for tests: a SQLite file in a temporary directory always, and a schema of its
+// own on the PostgreSQL server that FROSTPIN_TEST_POSTGRES names. It owns their creation and removal and must not know
+// what is stored in them.
+package databasetest
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-gormigrate/gormigrate/v2"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx" for creating schemas
+
+	"github.com/frostpin/frostpin/cmd/database"
+)
+
+// dsnVariable names the PostgreSQL server to test on.
+const dsnVariable = "FROSTPIN_TEST_POSTGRES"
+
+// Each runs fn once per dialect on a fresh, migrated database, as the subtests "sqlite" and "postgres". Without a
+// server to test on the second one is left out, except in CI, where that is a failure.
+func Each(t *testing.T, migrations []*gormigrate.Migration, fn func(t *testing.T, db *database.DB)) {
+	t.Helper()
+	for _, dialect := range Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			db := Open(t, dialect)
+			if err := db.Migrate(t.Context(), migrations...); err != nil {
+				t.Fatal(err)
+			}
+			fn(t, db)
+		})
+	}
+}
+
+// Dialects returns those that can be tested here.
+func Dialects(t testing.TB) []string {
+	t.Helper()
+	switch {
+	case os.Getenv(dsnVariable) != "":
+		return []string{database.SQLite, database.Postgres}
+	case os.Getenv("CI") == "true":
+		t.Fatalf("%s must name a PostgreSQL server in CI", dsnVariable)
+	default:
+		t.Logf("%s is not set: testing on SQLite only", dsnVariable)
+	}
+	return []string{database.SQLite}
+}
+
+// Open opens an empty database, not migrated, that is closed and removed when the test ends. The dialect is SQLite
+// when none is given.
+func Open(t testing.TB, dialect ...string) *database.DB {
+	t.Helper()
+	db, err := database.Open(t.Context(), DSN(t, dialect...), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("closing the test database: %v", err)
+		}
+	})
+	return db
+}
+
+// DSN makes an empty database and returns its address, for a test that opens it more than once.
+func DSN(t testing.TB, dialect ...string) string {
+	t.Helper()
+	if len(dialect) == 0 || dialect[0] == database.SQLite {
+		return filepath.Join(t.TempDir(), "test.db")
+	}
+	server := os.Getenv(dsnVariable)
+	if server == "" {
+		t.Fatalf("%s is not set", dsnVariable)
+	}
+	schema := "test_" + strings.ToLower(rand.Text())
+	execute(t, server, "CREATE SCHEMA "+schema)
+	t.Cleanup(func() { execute(t, server, "DROP SCHEMA "+schema+" CASCADE") })
+	address, err := url.Parse(server)
+	if err != nil {
+		t.Fatalf("parsing %s: it must be a postgres:// address", dsnVariable)
+	}
+	query := address.Query()
+	query.Set("search_path", schema)
+	address.RawQuery = query.Encode()
+	return address.String()
+}
+
+// execute runs one statement on the server. Clean-ups come here when the test's own context has ended.
+func execute(t testing.TB, dsn, statement string) {
+	t.Helper()
+	pool, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.ExecContext(context.WithoutCancel(t.Context()), statement); err != nil {
+		t.Errorf("%s: %v", statement, err)
+	}
+	if err := pool.Close(); err != nil {
+		t.Error(err)
+	}
+}
