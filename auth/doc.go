@@ -1,0 +1,20 @@
+// Package auth knows who may use this server: accounts, and the tokens by which programs prove that they belong to
+// one. What a token sees is its account; several tokens (devices) may belong to one account.
+//
+// It owns the tables accounts and tokens, the form of a token's text and the type Secret. It must not know HTTP, pins
+// or configuration.
+//
+// Invariants:
+//
+//   - A token's text exists once, in the answer to its creation. Stored are its public id and the SHA-256 of the text:
+//     the text holds 256 random bits, which no slow hash could protect better.
+//   - Authenticate reads the token's row every time. A revocation holds for every request that begins after it was
+//     committed, in every process on the same database.
+//   - An unknown id, a wrong secret and a revoked token are one error and one amount of work, so that nobody learns
+//     which ids exist.
+//   - A Secret prints as "[redacted]" in every format, log and JSON document. Reveal is the only way out.
+//
+// Decision: a token reads fp_<id>_<secret>, both parts lower-case base32. The prefix lets secret scanners find leaked
+// ones, the id tells an operator which to revoke, a double click selects the whole, and it never begins with a dash,
+// which Kubo's command line would take for an option.
+package auth

@@ -1,0 +1,139 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The text of a token: prefix, public id, separator, secret.
+const (
+	tokenPrefix = "fp_"
+	idBytes     = 10
+	secretBytes = 32
+	idLength    = 16 // of idBytes in base32
+	tokenLength = len(tokenPrefix) + idLength + 1 + 52
+)
+
+// A Token is what is known about a token once its text is gone.
+type Token struct {
+	ID      string // public
+	Account string // the account's name
+	Label   string
+	Created time.Time
+	Revoked time.Time // zero while it is valid
+}
+
+// CreateToken makes a token for an account and returns its text, which nobody can get again. Errors: ErrNotFound for
+// the account, ErrInvalid.
+func (s *Service) CreateToken(ctx context.Context, account, label string) (Secret, Token, error) {
+	if err := checkLabel(label); err != nil {
+		return "", Token{}, err
+	}
+	text, token := newToken(account, label, s.now())
+	if err := s.insertToken(ctx, token, digest(text.Reveal())); err != nil {
+		return "", Token{}, fmt.Errorf("creating a token for account %q: %w", account, err)
+	}
+	return text, token, nil
+}
+
+// Bootstrap makes the first account and its first token when there is no account at all, and tells whether it did.
+func (s *Service) Bootstrap(ctx context.Context) (Secret, bool, error) {
+	text, token := newToken(FirstAccount, "first token", s.now())
+	created, err := s.insertFirst(ctx, token, digest(text.Reveal()))
+	if err != nil {
+		return "", false, fmt.Errorf("creating the first account: %w", err)
+	}
+	if !created {
+		return "", false, nil
+	}
+	return text, true, nil
+}
+
+// Tokens returns the tokens of one account, or of all when account is empty, oldest first, revoked ones too. Errors:
+// ErrNotFound for the account.
+func (s *Service) Tokens(ctx context.Context, account string) ([]Token, error) {
+	tokens, err := s.selectTokens(ctx, account)
+	if err != nil {
+		return nil, fmt.Errorf("listing tokens: %w", err)
+	}
+	return tokens, nil
+}
+
+// RevokeToken ends the validity of the token with this public id. The whole text of a token is accepted too. Revoking
+// a second time changes nothing. Errors: ErrNotFound.
+func (s *Service) RevokeToken(ctx context.Context, id string) error {
+	id, _, _ = strings.Cut(strings.TrimPrefix(id, tokenPrefix), "_")
+	if err := s.markRevoked(ctx, id, s.now()); err != nil {
+		return fmt.Errorf("revoking the token: %w", err)
+	}
+	return nil
+}
+
+// Authenticate returns the account that the presented text gives access to, or ErrUnauthorized.
+func (s *Service) Authenticate(ctx context.Context, presented string) (account int64, err error) {
+	id, ok := publicID(presented)
+	if !ok {
+		return 0, ErrUnauthorized
+	}
+	found, err := s.selectCredential(ctx, id)
+	unknown := errors.Is(err, ErrNotFound)
+	if err != nil && !unknown {
+		return 0, fmt.Errorf("looking up a token: %w", err)
+	}
+	// An unknown id is compared too, with the hash of nothing, so that it takes as long as a wrong secret.
+	same := subtle.ConstantTimeCompare([]byte(digest(presented)), []byte(found.hash)) == 1
+	if !same || unknown || found.revoked {
+		return 0, ErrUnauthorized
+	}
+	return found.account, nil
+}
+
+// newToken draws a new id and secret.
+func newToken(account, label string, now time.Time) (Secret, Token) {
+	id := randomText(idBytes)
+	text := Secret(tokenPrefix + id + "_" + randomText(secretBytes))
+	return text, Token{ID: id, Account: account, Label: label, Created: inMilliseconds(now)}
+}
+
+// publicID finds the id in a token's text. What cannot be a token costs no look-up.
+func publicID(text string) (string, bool) {
+	if len(text) != tokenLength || !strings.HasPrefix(text, tokenPrefix) {
+		return "", false
+	}
+	id, secret, ok := strings.Cut(text[len(tokenPrefix):], "_")
+	if !ok || len(id) != idLength || !isBase32(id) || !isBase32(secret) {
+		return "", false
+	}
+	return id, true
+}
+
+func isBase32(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
+
+func randomText(size int) string {
+	drawn := make([]byte, size)
+	_, _ = rand.Read(drawn) // never fails: it ends the process instead
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(drawn))
+}
+
+// digest is what is stored of a token. It covers the whole text, so that no second spelling of a secret is valid.
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+func inMilliseconds(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
