@@ -1,0 +1,41 @@
+// Package pins keeps the promise: every request names a DAG, and every DAG that a request names is held whole on the
+// hot tier, or the request says why not.
+//
+// It owns the requests (pins), the DAGs they name (roots), the status that is derived from what is known of a root,
+// and the scheduler that moves roots on. It knows neither HTTP nor tokens, and reaches IPFS only through HotTier.
+//
+// # Rows
+//
+// A pin is what a user asked for; it never changes after it was inserted. A root is one DAG, whatever the number of
+// pins that name it: there is one fetch and one hot copy. A root lives as long as a pin names it, or a replaced pin's
+// DAG is kept until its successor is held (retained).
+//
+// # States of a root
+//
+//	queued     wanted; nobody has its root block yet        moved on by: the scheduler
+//	fetching   its root block is here, the rest is coming   moved on by: the scheduler
+//	held       whole, verified and pinned on the hot tier   final until the last pin goes or the copy is lost
+//	gave_up    refused or past its deadline                 final until it is asked for again
+//	releasing  no pin names it any more                     moved on by: the scheduler, which deletes the row
+//
+// Transitions are the pure functions of next.go; each is stored in one transaction together with the status of the
+// pins that name the root, under a condition that the root is still what the decision was based on. A process works
+// on a root only while the row carries its claim, so that several servers can share one database; the claims of a
+// process that no longer reports itself are taken away by the others.
+//
+// # Invariants
+//
+//   - A pin that was acknowledged is committed. The status `pinned` is written only after HotTier.Hold returned nil.
+//   - A deleted pin is a deleted row. Workers update rows and never insert them, so none comes back.
+//   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
+//   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
+//   - The counters of pin_counts equal the rows of pins, because triggers keep them.
+//
+// # Decisions
+//
+//   - Deleting removes the row instead of marking it: indexes and counters hold live pins only. History belongs to a
+//     table of its own.
+//   - Counting is by counters per account, status and span of time (see count.go): a client that walks a million pins
+//     ten by ten asks for a hundred thousand counts.
+//   - A root is claimed by a process, not leased row by row: one heartbeat covers ten thousand roots being looked for.
+package pins

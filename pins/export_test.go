@@ -1,0 +1,105 @@
+package pins
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// SetHot puts a root into a state the way every transition does.
+func SetHot(ctx context.Context, s *Service, c cid.Cid, hot Hot) error {
+	return s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		before, holder, err := lockRoot(tx, `r.cid = ?`, c.String())
+		if err != nil {
+			return err
+		}
+		after := before
+		after.Hot = hot
+		return saveRoot(tx, before, after, holder)
+	})
+}
+
+// Compare, Collect and Sweep are what Run does from time to time.
+func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
+func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
+
+// Dump returns all roots, for the message of a test that fails.
+func Dump(s *Service) string {
+	var b strings.Builder
+	err := s.store.db.Read(context.Background(), func(tx *gorm.DB) error {
+		return query(tx, func(r row) error {
+			var holder string
+			root, err := scanRoot(r, &holder)
+			fmt.Fprintf(&b, "%+v claimed by %q\n", root, holder)
+			return err
+		}, `SELECT `+rootColumns+`, r.claimed_by FROM roots r`)
+	})
+	finding, walking := s.sched.jobs.sizes()
+	return fmt.Sprintf("%s%d finding, %d walking, me %s, %v", b.String(), finding, walking, s.store.me, err)
+}
+
+// Backoff is how long a root waits after its n-th failed slice.
+var Backoff = backoff
+
+// Shares divides places among accounts.
+type Shares struct{ s *shares }
+
+func NewShares(size int) Shares        { return Shares{newShares(size)} }
+func (s Shares) Room(a Account) int    { return s.s.room(a) }
+func (s Shares) Take(a Account, n int) { s.s.take(a, n) }
+func (s Shares) Give(a Account)        { s.s.give(a) }
+
+// A Statement is one query of a list.
+type Statement struct {
+	SQL  string
+	Args []any
+}
+
+// Statements returns the queries that a list runs, found by running it on a recording session.
+func Statements(tx *gorm.DB, account Account, q spec.Query) []Statement {
+	var out []Statement
+	recording := tx.Session(&gorm.Session{NewDB: true})
+	recording.Config = &(*tx.Config)
+	record := &recorder{ConnPool: tx.Statement.ConnPool, out: &out}
+	recording.Statement.ConnPool = record
+	var page Page
+	var err error
+	if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
+		err = listByStatus(recording, account, q, &page)
+	} else {
+		var f filter
+		f, _, err = filterOf(recording, account, q)
+		switch {
+		case err != nil:
+		case q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial):
+			err = listByScan(recording, f, q, &page)
+		default:
+			err = listByFilter(recording, f, q, &page)
+		}
+	}
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+type recorder struct {
+	gorm.ConnPool
+	out *[]Statement
+}
+
+func (r *recorder) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	*r.out = append(*r.out, Statement{query, args})
+	return r.ConnPool.QueryContext(ctx, query, args...)
+}
+
+func (r *recorder) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	*r.out = append(*r.out, Statement{query, args})
+	return r.ConnPool.QueryRowContext(ctx, query, args...)
+}

@@ -1,0 +1,229 @@
+package pins_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// TestHistoriesKeepEveryPromise runs random histories of requests, faults and restarts. At every moment a pinned DAG
+// is really held and no deleted pin exists; once the faults are over, every pin is held, and nothing else is.
+func TestHistoriesKeepEveryPromise(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		account := pins.Account(0)
+		rapid.Check(t, func(t *rapid.T) {
+			account++
+			h := newHistory(t, db, account)
+			defer func() { h.stop() }() // of the last restart
+			t.Repeat(map[string]func(*rapid.T){
+				"add":     h.add,
+				"replace": h.replace,
+				"delete":  h.delete,
+				"fault":   h.fault,
+				"restart": func(*rapid.T) { h.restart() },
+				"collect": func(t *rapid.T) {
+					if err := pins.Collect(context.Background(), h.service); err != nil && !errors.Is(err, pins.ErrUnavailable) {
+						t.Fatal(err)
+					}
+				},
+				"": h.check,
+			})
+			h.settle(t)
+		})
+	})
+}
+
+type history struct {
+	db      *database.DB
+	account pins.Account
+	tier    *pinstest.Tier
+	dags    []pinstest.DAG
+	live    map[pins.ID]pinstest.DAG
+	gone    []pins.ID
+	service *pins.Service
+	stop    func()
+}
+
+func newHistory(t *rapid.T, db *database.DB, account pins.Account) *history {
+	h := &history{db: db, account: account, tier: pinstest.NewTier(), live: map[pins.ID]pinstest.DAG{}, stop: func() {}}
+	for i := range 5 {
+		// A DAG of its own per history, and blocks that all DAGs of a history share.
+		h.dags = append(h.dags, pinstest.Tree(fmt.Sprint("history", account, "-", i/2), 2+i))
+	}
+	for _, d := range h.dags[:4] {
+		h.tier.AddNetwork(d.Blocks...)
+	}
+	h.restart()
+	return h
+}
+
+func (h *history) restart() {
+	h.stop()
+	cfg := config()
+	cfg.FindSlice = 20 * time.Millisecond
+	cfg.Limits.Idle, cfg.Limits.Stall = 20*time.Millisecond, 50*time.Millisecond
+	h.service = pins.New(cfg, h.db, h.tier, discard(), time.Now)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.service.Run(ctx)
+	}()
+	<-h.service.Ready()
+	h.stop = func() {
+		cancel()
+		<-done
+	}
+}
+
+func (h *history) dag(t *rapid.T) pinstest.DAG { return rapid.SampledFrom(h.dags).Draw(t, "dag") }
+
+func (h *history) pin(t *rapid.T) (pins.ID, bool) {
+	ids := make([]pins.ID, 0, len(h.live))
+	for id := range h.live {
+		ids = append(ids, id)
+	}
+	if len(ids) == 0 {
+		return "", false
+	}
+	return rapid.SampledFrom(ids).Draw(t, "pin"), true
+}
+
+func (h *history) add(t *rapid.T) {
+	d := h.dag(t)
+	p, err := h.service.Add(context.Background(), h.account, request(d.Root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.live[p.ID] = d
+}
+
+func (h *history) replace(t *rapid.T) {
+	id, ok := h.pin(t)
+	if !ok {
+		return
+	}
+	d := h.dag(t)
+	p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(h.live, id)
+	h.gone, h.live[p.ID] = append(h.gone, id), d
+}
+
+func (h *history) delete(t *rapid.T) {
+	id, ok := h.pin(t)
+	if !ok {
+		return
+	}
+	if err := h.service.Delete(context.Background(), h.account, id); err != nil {
+		t.Fatal(err)
+	}
+	delete(h.live, id)
+	h.gone = append(h.gone, id)
+}
+
+func (h *history) fault(t *rapid.T) {
+	switch rapid.SampledFrom([]string{"silence", "noise", "down", "up", "lose", "sessions"}).Draw(t, "fault") {
+	case "silence":
+		h.tier.Silence(true)
+	case "noise":
+		h.tier.Silence(false)
+	case "down":
+		h.tier.SetDown(true)
+	case "up":
+		h.tier.SetDown(false)
+	case "lose":
+		h.tier.FailHold(h.dag(t).Root, errors.New("a fault"))
+	case "sessions":
+		h.tier.LimitSessions(rapid.IntRange(0, 3).Draw(t, "blocks"))
+	}
+}
+
+// check holds what must be true at every moment.
+func (h *history) check(t *rapid.T) {
+	ctx := context.Background()
+	for id, d := range h.live {
+		p, err := h.service.Get(ctx, h.account, id)
+		if err != nil {
+			t.Fatalf("acknowledged pin %s: %v", id, err)
+		}
+		if p.Status() == spec.Pinned {
+			held, err := h.tier.Held(ctx, d.Root)
+			if !held {
+				t.Fatalf("%s is pinned and not held (%v)", d.Root, err)
+			}
+		}
+	}
+	for _, id := range h.gone {
+		if _, err := h.service.Get(ctx, h.account, id); !errors.Is(err, pins.ErrNotFound) {
+			t.Fatalf("removed pin %s: %v", id, err)
+		}
+	}
+}
+
+// settle ends all faults; then everything that is wanted must become held, and nothing else stay so.
+func (h *history) settle(t *rapid.T) {
+	h.tier.Silence(false)
+	h.tier.SetDown(false)
+	h.tier.LimitSessions(0)
+	for _, d := range h.dags {
+		h.tier.FailHold(d.Root, nil)
+		h.tier.AddNetwork(d.Blocks...)
+	}
+	want := map[string]bool{}
+	for id, d := range maps.Clone(h.live) {
+		// A new request makes the scheduler look now instead of after its back-off.
+		p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root))
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(h.live, id)
+		h.live[p.ID] = d
+		want[d.Root.String()] = true
+	}
+	deadline := time.After(15 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		q := all()
+		q.Statuses = []spec.Status{spec.Pinned}
+		page, err := h.service.List(context.Background(), h.account, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held := h.tier.HeldRoots(); page.Count == int64(len(h.live)) && len(held) == len(want) {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d of %d pins are pinned, %d of %d dags held: %v\n%s", page.Count, len(h.live), len(h.tier.HeldRoots()), len(want), h.tier.HeldRoots(), pins.Dump(h.service))
+		}
+	}
+	deadline = time.After(15 * time.Second)
+	for id := range h.live {
+		if err := h.service.Delete(context.Background(), h.account, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(h.tier.HeldRoots()) > 0 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d dags are held for nobody: %v\n%s", len(h.tier.HeldRoots()), h.tier.HeldRoots(), pins.Dump(h.service))
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// A HotTier keeps whole DAGs on an IPFS node. Every root given to it is a CIDv1 (spec.Canonical), because Kubo
+// indexes pins by the exact CID. All methods may be called concurrently; calls for one root are put in order by
+// the tier. A context that ends makes a call return its cause and never harms a DAG that is already held.
+type HotTier interface {
+	// Hold makes the whole DAG below root present and protected, and returns nil only then. It walks the DAG,
+	// fetching what is missing, counting into p as it goes (p may be nil), and then pins it locally. Calling it for
+	// a DAG that is already held verifies it and changes nothing. A walk without a new block for lim.Idle is
+	// restarted with a fresh session; one without a new block for lim.Stall returns ErrStalled and keeps its blocks.
+	//
+	// Errors: ErrAbsent (lim.Offline and a block is not here), ErrStalled, ErrUnavailable (the node does not answer),
+	// *Refused (the DAG can never be held under these limits).
+	Hold(ctx context.Context, root cid.Cid, lim Limits, p *Progress) error
+
+	// Release lets the DAG go; its blocks may be collected later. A DAG that is not held is no error.
+	Release(ctx context.Context, root cid.Cid) error
+
+	// Held reports whether root is protected by a recursive pin of its own. It does not walk the DAG.
+	Held(ctx context.Context, root cid.Cid) (bool, error)
+
+	// Roots yields every root that is held, in no order, until yield returns an error.
+	Roots(ctx context.Context, yield func(cid.Cid) error) error
+
+	// Find looks for the root blocks of at most MaxFind DAGs on the network and calls found, from one goroutine,
+	// for each that has arrived and is stored. It returns nil when all were found, else when ctx ends.
+	Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error
+
+	// Connect dials peers that may have data: in parallel, best effort, each for a few seconds, and keeps the
+	// connections protected until release is called. Addresses that policy forbids are not dialled. Never nil.
+	Connect(ctx context.Context, origins []peer.AddrInfo) (release func())
+
+	// Announce tells the network that this node has root. Failure harms nothing.
+	Announce(ctx context.Context, root cid.Cid) error
+
+	// Delegates returns 1 to 20 dialable addresses of the node, best first, each ending in /p2p/<peer id>. When the
+	// node is down the last known ones are returned; an error means there never were any.
+	Delegates(ctx context.Context) ([]string, error)
+
+	// Usage tells how much room the blocks take.
+	Usage(ctx context.Context) (Usage, error)
+
+	// Collect removes blocks that no held DAG needs. What is present below the roots in keep, DAGs that are being
+	// fetched, stays as far as the tier can tell the node so. Running Holds pause for it. It returns the number of
+	// blocks removed.
+	Collect(ctx context.Context, keep []cid.Cid) (removed int64, err error)
+
+	// Close stops the node, or the connection to it. Running calls return.
+	Close() error
+}
+
+// MaxFind is the most roots one Find may look for. A bitswap session asks for at most 64 blocks at a time, and one
+// that nobody has would hold back the rest.
+const MaxFind = 40
+
+// Limits bound one Hold while it runs. Zero means no bound.
+type Limits struct {
+	Bytes     int64         // sum of the sizes of distinct blocks
+	Blocks    int64         // distinct blocks
+	Depth     int           // links from the root; the root has depth 0
+	BlockSize int           // bytes in one block
+	Idle      time.Duration // without a new block: a new session
+	Stall     time.Duration // without a new block: ErrStalled
+	Offline   bool          // use only what is already here
+}
+
+// Usage is the space the hot tier takes, in bytes. Free is -1 where the tier cannot tell.
+type Usage struct {
+	Bytes int64
+	Free  int64
+}
+
+// Progress counts what a Hold has walked. The zero value is ready; all methods are safe for concurrent use.
+type Progress struct{ blocks, bytes atomic.Int64 }
+
+// Add counts n more blocks of size bytes in all and returns the new totals.
+func (p *Progress) Add(n, size int64) (blocks, bytes int64) {
+	return p.blocks.Add(n), p.bytes.Add(size)
+}
+
+// Totals returns the distinct blocks and bytes walked so far.
+func (p *Progress) Totals() (blocks, bytes int64) { return p.blocks.Load(), p.bytes.Load() }
+
+// Reset starts the count again: a restarted walk visits what is already here once more.
+func (p *Progress) Reset() { p.blocks.Store(0); p.bytes.Store(0) }
+
+// What a HotTier can answer. Everything else is transient and carries no promise.
+var (
+	ErrAbsent      = errors.New("a block is not held here")
+	ErrStalled     = errors.New("no new block arrived in time")
+	ErrUnavailable = errors.New("the hot tier does not answer")
+)
+
+// Refused says that a DAG can never be held, with the reason in words for the user.
+type Refused struct{ Reason string }
+
+func (r *Refused) Error() string { return "refused: " + r.Reason }

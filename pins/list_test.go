@@ -1,0 +1,321 @@
+package pins_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
+	"golang.org/x/text/cases"
+	"gorm.io/gorm"
+	"pgregory.net/rapid"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A naive service: every filter is a line of Go over all pins.
+type naive []pins.Pin
+
+func (n naive) list(q spec.Query) (count int64, ids []pins.ID) {
+	fold := func(s string) string { return cases.Fold().String(s) }
+	matches := func(p pins.Pin) bool {
+		ms := p.Created.UnixMilli()
+		if !slices.Contains(q.Statuses, p.Status()) ||
+			q.BeforeMS != nil && ms >= *q.BeforeMS || q.AfterMS != nil && ms <= *q.AfterMS ||
+			len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Request.Root) {
+			return false
+		}
+		for k, v := range q.Meta {
+			if have, ok := p.Meta[k]; !ok || have != v {
+				return false
+			}
+		}
+		if q.Name == nil {
+			return true
+		}
+		if p.Name == nil {
+			return false
+		}
+		switch q.Match {
+		case spec.Exact:
+			return *p.Name == *q.Name
+		case spec.Iexact:
+			return fold(*p.Name) == fold(*q.Name)
+		case spec.Partial:
+			return strings.Contains(*p.Name, *q.Name)
+		case spec.Ipartial:
+			return strings.Contains(fold(*p.Name), fold(*q.Name))
+		}
+		return false
+	}
+	all := slices.Clone(n)
+	slices.SortFunc(all, func(a, b pins.Pin) int { return b.Created.Compare(a.Created) })
+	for _, p := range all {
+		if matches(p) {
+			if count++; len(ids) < q.Limit {
+				ids = append(ids, p.ID)
+			}
+		}
+	}
+	return count, ids
+}
+
+var (
+	names = []string{"a", "A", "ab", "100%", "100x", "x_y", "xay", `b\c`, "Straße", "STRASSE", "ΣΊΣΥΦΟΣ", "σίσυφος", "日本語", "'; --", "policy/x/mfs"}
+	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}}
+)
+
+func genQuery(now time.Time) *rapid.Generator[spec.Query] {
+	return rapid.Custom(func(t *rapid.T) spec.Query {
+		q := spec.Query{
+			Match:    spec.Exact,
+			Statuses: rapid.SliceOfNDistinct(rapid.SampledFrom(all().Statuses), 1, 4, rapid.ID).Draw(t, "statuses"),
+			Limit:    rapid.IntRange(1, 12).Draw(t, "limit"),
+		}
+		if rapid.Bool().Draw(t, "has name") {
+			name := rapid.SampledFrom(append(names, "%", "_", `\`, "ss", "ß", "", "nope")).Draw(t, "name")
+			q.Name = &name
+			q.Match = rapid.SampledFrom([]spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial}).Draw(t, "match")
+		}
+		if rapid.IntRange(0, 3).Draw(t, "has cids") == 0 {
+			for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, 5), 1, 4, rapid.ID).Draw(t, "cids") {
+				q.CIDs = append(q.CIDs, leaf(i))
+			}
+		}
+		if rapid.IntRange(0, 3).Draw(t, "has meta") == 0 {
+			q.Meta = rapid.SampledFrom(metas).Draw(t, "meta")
+		}
+		bound := func(what string) *int64 {
+			if rapid.IntRange(0, 2).Draw(t, "has "+what) > 0 {
+				return nil
+			}
+			ms := now.UnixMilli() + rapid.Int64Range(-3, 70_000).Draw(t, what)
+			return &ms
+		}
+		q.BeforeMS, q.AfterMS = bound("before"), bound("after")
+		return q
+	})
+}
+
+func leaf(i int) cid.Cid { return pinstest.Leaf(fmt.Sprint("leaf", i)).Root }
+
+func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		account := pins.Account(0)
+		rapid.Check(t, func(t *rapid.T) {
+			account++
+			ctx := context.Background()
+			start := time.UnixMilli(1_700_000_000_000 + int64(account))
+			clock := start
+			s := pins.New(config(), db, pinstest.NewTier(), discard(), func() time.Time { return clock })
+			var model naive
+			for range rapid.IntRange(0, 40).Draw(t, "pins") {
+				// Steps of the clock cross the spans of the counters, stand still and go back.
+				clock = clock.Add(time.Duration(rapid.SampledFrom([]int{0, 1, 300, 700, -500, 9000}).Draw(t, "step")) * time.Millisecond)
+				r := request(leaf(rapid.IntRange(0, 5).Draw(t, "cid")))
+				if rapid.Bool().Draw(t, "named") {
+					name := rapid.SampledFrom(names).Draw(t, "its name")
+					r.Name = &name
+				}
+				r.Meta = rapid.SampledFrom(metas).Draw(t, "its meta")
+				p, err := s.Add(ctx, account, r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				model = append(model, p)
+				if rapid.IntRange(0, 4).Draw(t, "deletes") == 0 {
+					i := rapid.IntRange(0, len(model)-1).Draw(t, "victim")
+					if err := s.Delete(ctx, account, model[i].ID); err != nil {
+						t.Fatal(err)
+					}
+					model = slices.Delete(model, i, i+1)
+				}
+				if rapid.IntRange(0, 2).Draw(t, "moves") == 0 {
+					p := rapid.SampledFrom(append(model[:0:0], p)).Draw(t, "moved")
+					hot := rapid.SampledFrom([]pins.Hot{pins.HotQueued, pins.HotFetching, pins.HotHeld, pins.HotGaveUp}).Draw(t, "to")
+					if err := pins.SetHot(ctx, s, p.Request.Root, hot); err != nil && len(model) > 0 && slices.ContainsFunc(model, func(m pins.Pin) bool { return m.Request.Root == p.Request.Root }) {
+						t.Fatal(err)
+					}
+				}
+			}
+			for i := range model {
+				p, err := s.Get(ctx, account, model[i].ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				model[i] = p
+			}
+			for range 15 {
+				q := genQuery(start).Draw(t, "query")
+				count, ids := model.list(q)
+				got, err := s.List(ctx, account, q)
+				if err != nil {
+					t.Fatalf("listing %+v: %v", q, err)
+				}
+				var gotIDs []pins.ID
+				for _, p := range got.Pins {
+					gotIDs = append(gotIDs, p.ID)
+					if !slices.Contains(q.Statuses, p.Status()) {
+						t.Fatalf("the indexed status of %s differs from the derived %s", p.ID, p.Status())
+					}
+				}
+				if got.Count != count || !slices.Equal(gotIDs, ids) {
+					t.Fatalf("query %s:\ngot  %d %v\nwant %d %v", describe(q), got.Count, gotIDs, count, ids)
+				}
+			}
+		})
+	})
+}
+
+func describe(q spec.Query) string {
+	name := "<nil>"
+	if q.Name != nil {
+		name = fmt.Sprintf("%q", *q.Name)
+	}
+	return fmt.Sprintf("%+v name=%s", q, name)
+}
+
+func TestPagedWalkMeetsEveryPinOnceAndCountsDown(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		clock := time.UnixMilli(1_700_000_000_000)
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), func() time.Time { return clock })
+		ctx := context.Background()
+		const n = 137
+		want := map[pins.ID]bool{}
+		for i := range n {
+			clock = clock.Add(time.Duration(i%7) * 150 * time.Millisecond)
+			p, err := s.Add(ctx, alice, request(leaf(i%5)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[p.ID] = true
+		}
+		for _, statuses := range [][]spec.Status{{spec.Queued}, {spec.Queued, spec.Pinned}, all().Statuses} {
+			q := spec.Query{Statuses: statuses, Limit: 10}
+			seen := map[pins.ID]bool{}
+			for {
+				page, err := s.List(ctx, alice, q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if page.Count != int64(n-len(seen)) {
+					t.Fatalf("count %d after %d rows, want %d", page.Count, len(seen), n-len(seen))
+				}
+				for _, p := range page.Pins {
+					if seen[p.ID] {
+						t.Fatalf("%s twice", p.ID)
+					}
+					seen[p.ID] = true
+					ms := p.Created.UnixMilli()
+					q.BeforeMS = &ms
+				}
+				if int64(len(page.Pins)) == page.Count {
+					break
+				}
+			}
+			if diff := cmp.Diff(want, seen); diff != "" {
+				t.Fatal(diff)
+			}
+		}
+	})
+}
+
+func TestCreatedIsUniqueAndIncreasingWhateverTheClockDoes(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		clock := time.UnixMilli(1_700_000_000_000)
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), func() time.Time { return clock })
+		var last time.Time
+		for _, step := range []time.Duration{0, 0, -time.Hour, 0, time.Microsecond, time.Hour, -time.Minute} {
+			clock = clock.Add(step)
+			p, err := s.Add(context.Background(), alice, request(leaf(0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !p.Created.After(last) || p.Created.Nanosecond()%1e6 != 0 {
+				t.Fatalf("created %s after %s", p.Created, last)
+			}
+			last = p.Created
+			if err := s.Delete(context.Background(), alice, p.ID); err != nil {
+				t.Fatal(err) // what was deleted is not handed out again either
+			}
+		}
+	})
+}
+
+// The plans matter more than any timing: a query that reads the table of a large account is a defect.
+func TestListsUseTheirIndexes(t *testing.T) {
+	db := databasetest.Open(t, database.SQLite)
+	if err := db.Migrate(context.Background(), pins.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+	ctx := context.Background()
+	for i := range 50 {
+		r := named(leaf(i), fmt.Sprint("n", i))
+		r.Meta = map[string]string{"k": fmt.Sprint(i)}
+		if _, err := s.Add(ctx, alice, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name, ms := "n7", time.Now().UnixMilli()
+	for what, c := range map[string]struct {
+		q    spec.Query
+		plan string
+	}{
+		"status":      {spec.Query{Statuses: []spec.Status{spec.Queued}, Limit: 10}, "pins_status"},
+		"before":      {spec.Query{Statuses: []spec.Status{spec.Queued, spec.Pinning}, BeforeMS: &ms, Limit: 10}, "pins_status"},
+		"exact name":  {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Exact, Limit: 10}, "pins_name"},
+		"iexact name": {spec.Query{Statuses: []spec.Status{spec.Queued}, BeforeMS: &ms, Name: &name, Match: spec.Iexact, Limit: 10}, "pins_name"},
+		"partial":     {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Partial, Limit: 10}, "pins_name"},
+		"cid":         {spec.Query{Statuses: []spec.Status{spec.Queued}, CIDs: []cid.Cid{leaf(3), leaf(4)}, Limit: 10}, "pins_root"},
+		"meta":        {spec.Query{Statuses: []spec.Status{spec.Queued}, Meta: map[string]string{"k": "7"}, Limit: 10}, "sqlite_autoindex_pin_meta|PRIMARY KEY (account=? AND kv=?"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			plan := explain(t, db, s, c.q)
+			if !slices.ContainsFunc(strings.Split(c.plan, "|"), func(p string) bool { return strings.Contains(plan, p) }) {
+				t.Errorf("no %s in\n%s", c.plan, plan)
+			}
+			if strings.Contains(plan, "SCAN p") && what != "partial" || strings.Contains(plan, "(account=?)\n") {
+				t.Errorf("reads a whole account:\n%s", plan)
+			}
+		})
+	}
+}
+
+// explain returns SQLite's plans of the statements that a list runs.
+func explain(t *testing.T, db *database.DB, s *pins.Service, q spec.Query) string {
+	t.Helper()
+	var plan strings.Builder
+	err := db.Read(context.Background(), func(tx *gorm.DB) error {
+		for _, statement := range pins.Statements(tx, alice, q) {
+			rows, err := tx.Raw(`EXPLAIN QUERY PLAN `+statement.SQL, statement.Args...).Rows()
+			if err != nil {
+				return fmt.Errorf("%s: %w", statement.SQL, err)
+			}
+			for rows.Next() {
+				var id, parent, unused int
+				var detail string
+				if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+					return err
+				}
+				fmt.Fprintln(&plan, detail)
+			}
+			if err := rows.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
+}

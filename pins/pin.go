@@ -1,0 +1,28 @@
+package pins
+
+import (
+	"time"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// An ID names a request: a UUIDv7, never used twice.
+type ID string
+
+// An Account owns pins. What it is, auth knows.
+type Account int64
+
+// A Pin is one request: a promise to keep one DAG for one account.
+type Pin struct {
+	ID      ID
+	Account Account
+	spec.Request
+	Created time.Time // UTC, whole milliseconds, unique in the account
+	Root    Root      // what is known about the DAG
+}
+
+// A Page is one answer to a list query.
+type Page struct {
+	Count int64 // all that match, before the limit
+	Pins  []Pin
+}

@@ -1,0 +1,35 @@
+package pins
+
+import (
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Hot is what is known about a DAG on the hot tier.
+type Hot string
+
+const (
+	HotQueued    Hot = "queued"    // wanted, root block not here; the scheduler moves it on
+	HotFetching  Hot = "fetching"  // root block here, rest coming; the scheduler moves it on
+	HotHeld      Hot = "held"      // whole, verified, pinned; final while it is wanted
+	HotGaveUp    Hot = "gave_up"   // refused or past the deadline; a new request moves it on
+	HotReleasing Hot = "releasing" // no longer wanted; the scheduler deletes the row
+)
+
+// Hots lists every state, in the order in which a DAG passes through them.
+func Hots() []Hot { return []Hot{HotQueued, HotFetching, HotHeld, HotGaveUp, HotReleasing} }
+
+// A Root is a DAG that at least one pin wants, or wanted. What happens to a DAG happens once, here.
+type Root struct {
+	id       int64
+	CID      cid.Cid // canonical
+	Hot      Hot
+	Account  Account   // whose share of the scheduler it uses: the account that asked last
+	Attempts int       // time slices that ended without the DAG
+	WantedAt time.Time // the deadline runs from here
+	NextAt   time.Time // when to look again
+	Blocks   int64     // distinct blocks walked so far; all of them once held
+	Bytes    int64     // sum of their sizes
+	Reason   string    // why it waits or failed, in words for the user; empty when there is nothing to say
+}

@@ -1,0 +1,328 @@
+package pins
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// How often the scheduler does what, and how long others wait before they take over its claims.
+const (
+	passEvery     = time.Second           // look for due work even if nobody pokes
+	passApart     = 20 * time.Millisecond // between two passes: requests gather, and share sessions
+	progressEvery = 2 * time.Second
+	beatEvery     = 5 * time.Second
+	claimTTL      = 30 * time.Second
+	sweepEvery    = time.Minute
+	compareEvery  = time.Hour
+	releaseAtOnce = 64 // releases claimed by one pass
+	releaseTime   = time.Minute
+	leaveTime     = 5 * time.Second
+)
+
+// A scheduler moves roots on. It is level-triggered: each pass reads what is due from the database, so nothing waits
+// in memory only and a restart needs no recovery of its own.
+type scheduler struct {
+	s                    *Service
+	log                  *slog.Logger
+	jobs                 *jobs
+	poked                chan struct{}
+	slots                chan struct{} // poked when a walk may start
+	workers              sync.WaitGroup
+	entered              chan struct{} // closed once this process may claim roots
+	garbage              chan struct{} // something was released since the last collection
+	dialling, announcing chan struct{} // counting semaphores
+	turn                 int           // which account is first: each pass begins with another
+}
+
+func newScheduler(s *Service) *scheduler {
+	return &scheduler{
+		s:          s,
+		log:        s.log,
+		jobs:       newJobs(s.cfg.FindRoots, s.cfg.Slots),
+		poked:      make(chan struct{}, 1),
+		slots:      make(chan struct{}, 1),
+		entered:    make(chan struct{}),
+		garbage:    make(chan struct{}, 1),
+		dialling:   make(chan struct{}, connectAtOnce),
+		announcing: make(chan struct{}, announceAtOnce),
+	}
+}
+
+// signal wakes whoever reads c, once, without waiting for it.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (d *scheduler) poke() { signal(d.poked) }
+
+// reserve takes a place for the root of a request that is about to be recorded. Before Run has entered the database
+// as a worker nothing may be claimed: others would take a claim for that of a dead process.
+func (d *scheduler) reserve(a Account) bool {
+	select {
+	case <-d.entered:
+	default:
+		return false
+	}
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	if d.jobs.finding.room(a) == 0 {
+		return false
+	}
+	d.jobs.finding.take(a, 1)
+	return true
+}
+
+func (d *scheduler) cancelReservation(a Account) {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	d.jobs.finding.give(a)
+}
+
+// offer hands over a root that a request has claimed; its place was reserved.
+func (d *scheduler) offer(r Root) {
+	d.jobs.mu.Lock()
+	d.jobs.offered = append(d.jobs.offered, r)
+	d.jobs.mu.Unlock()
+	d.poke()
+}
+
+// orphaned stops work on roots that nothing wants any more and has them released.
+func (d *scheduler) orphaned(roots []int64) {
+	if len(roots) == 0 {
+		return
+	}
+	d.jobs.mu.Lock()
+	for _, id := range roots {
+		if j := d.jobs.byRoot[id]; j != nil && j.cancel != nil {
+			j.cancel()
+		}
+	}
+	d.jobs.mu.Unlock()
+	d.poke()
+}
+
+// Ready is closed once Run is able to work; requests taken before are left to its first pass.
+func (s *Service) Ready() <-chan struct{} { return s.sched.entered }
+
+// Run works until ctx ends, then gives everything back and returns. It may be called once.
+func (s *Service) Run(ctx context.Context) error {
+	d := s.sched
+	if err := s.store.enter(ctx, s.cfg.Instance); err != nil {
+		return fmt.Errorf("entering the database as a worker: %w", err)
+	}
+	close(d.entered)
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections}
+	for _, loop := range loops {
+		d.workers.Go(func() { loop(ctx) })
+	}
+	<-ctx.Done()
+	d.workers.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	if err := s.store.leave(ctx); err != nil {
+		return fmt.Errorf("giving claims back: %w", err)
+	}
+	return nil
+}
+
+// every calls do now and then once per period until ctx ends.
+func every(ctx context.Context, period time.Duration, do func(context.Context)) {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		do(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (d *scheduler) passes(ctx context.Context) {
+	ticker := time.NewTicker(passEvery)
+	defer ticker.Stop()
+	apart := time.NewTimer(0)
+	defer apart.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-apart.C:
+		}
+		if err := d.pass(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("looking for due work", "err", err)
+		}
+		apart.Reset(passApart)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-d.poked:
+		}
+	}
+}
+
+// pass starts work on what is due: first what nobody has tried, then what has failed before, for which at most half
+// of the places are used.
+func (d *scheduler) pass(ctx context.Context) error {
+	d.startFinds(ctx, d.takeOffered(), false)
+	if err := d.startReleases(ctx); err != nil {
+		return err
+	}
+	if err := d.claimInTurn(ctx, freshRoots, d.s.store.claimFresh, false); err != nil {
+		return err
+	}
+	return d.claimInTurn(ctx, retryRoots, d.s.store.claimRetry, true)
+}
+
+func (d *scheduler) takeOffered() []Root {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	roots := d.jobs.offered
+	d.jobs.offered = nil
+	return roots
+}
+
+// claimInTurn claims roots of every account that has some waiting, as far as the account's share goes.
+func (d *scheduler) claimInTurn(ctx context.Context, condition string, claim func(context.Context, Account, int) ([]Root, error), retry bool) error {
+	accounts, err := d.s.store.waitingAccounts(ctx, condition)
+	if err != nil || len(accounts) == 0 {
+		return err
+	}
+	d.turn++
+	var claimed []Root
+	for i := range accounts {
+		account := accounts[(i+d.turn)%len(accounts)]
+		n := d.takeRoom(account, retry)
+		if n == 0 {
+			continue
+		}
+		roots, err := claim(ctx, account, n)
+		d.giveRoom(account, n-len(roots))
+		if err != nil {
+			return err
+		}
+		claimed = append(claimed, roots...)
+	}
+	d.startFinds(ctx, claimed, retry)
+	return nil
+}
+
+// claimAtOnce bounds what one pass takes of one account, so that no account waits long for the others.
+const claimAtOnce = 1000
+
+func (d *scheduler) takeRoom(a Account, retry bool) int {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	n := min(d.jobs.finding.room(a), claimAtOnce)
+	if retry {
+		n = min(n, max(1, d.jobs.finding.size/2)-d.jobs.finding.used)
+	}
+	n = max(n, 0)
+	d.jobs.finding.take(a, n)
+	return n
+}
+
+func (d *scheduler) giveRoom(a Account, n int) {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	for range n {
+		d.jobs.finding.give(a)
+	}
+}
+
+// startReleases lets go what nothing wants any more.
+func (d *scheduler) startReleases(ctx context.Context) error {
+	roots, err := d.s.store.claimReleasing(ctx, releaseAtOnce)
+	if err != nil {
+		return err
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	d.workers.Go(func() {
+		for _, r := range roots {
+			d.release(ctx, r)
+		}
+		if len(roots) == releaseAtOnce {
+			d.poke()
+		}
+	})
+	return nil
+}
+
+func (d *scheduler) release(ctx context.Context, r Root) {
+	err := d.releaseHot(ctx, r)
+	if ctx.Err() != nil {
+		return // stopping: Run gives the claim back
+	}
+	if err != nil {
+		d.log.Warn("releasing a dag", "cid", r.CID, "err", err)
+		err = d.s.store.postponeRelease(ctx, r.id, d.s.now().Add(d.s.cfg.Policy.RetryFirst))
+	} else {
+		err = d.s.store.released(ctx, r.id)
+		signal(d.garbage)
+		d.s.meter.releases.Inc()
+	}
+	if err != nil && ctx.Err() == nil {
+		d.log.Error("recording a release", "cid", r.CID, "err", err)
+	}
+}
+
+// releaseHot is HotTier.Release, bounded in time and with a panic made an error.
+func (d *scheduler) releaseHot(ctx context.Context, r Root) (err error) {
+	defer d.guard(r, &err)
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
+	return d.s.hot.Release(ctx, r.CID)
+}
+
+// guard keeps a panic in the work on one root from ending the process.
+func (d *scheduler) guard(r Root, err *error) {
+	if p := recover(); p != nil {
+		d.log.Error("panic while working on a dag", "cid", r.CID, "panic", p, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("panic: %v", p)
+	}
+}
+
+func (d *scheduler) beats(ctx context.Context) {
+	every(ctx, beatEvery, func(ctx context.Context) {
+		alive, err := d.s.store.beat(ctx, claimTTL)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			d.log.Error("reporting this process as alive", "err", err)
+		case !alive:
+			// Others hold what we held. What is still running here finds that out when it reports.
+			d.log.Warn("this process was taken for dead and starts over")
+			if err := d.s.store.enter(ctx, d.s.cfg.Instance); err != nil {
+				d.log.Error("entering the database as a worker", "err", err)
+			}
+		}
+	})
+}
+
+func (d *scheduler) progresses(ctx context.Context) {
+	last := map[int64]count{}
+	every(ctx, progressEvery, func(ctx context.Context) {
+		var changed []count
+		seen := map[int64]count{}
+		for _, c := range d.jobs.counts() {
+			if seen[c.id] = c; last[c.id] != c {
+				changed = append(changed, c)
+			}
+		}
+		last = seen
+		if err := d.s.store.progress(ctx, changed); err != nil && ctx.Err() == nil {
+			d.log.Error("recording progress", "err", err)
+		}
+	})
+}

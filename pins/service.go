@@ -1,0 +1,155 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// Config says how much the service may do at once and how long it tries.
+type Config struct {
+	Limits    Limits        // bounds of every DAG
+	Slots     int           // DAGs being walked at once
+	FindRoots int           // roots being looked for at once
+	FindSlice time.Duration // how long a root is looked for before others get their turn
+	Policy    Policy
+	Retain    time.Duration // how long a replaced DAG waits for its successor
+	GCEvery   time.Duration // least time between two collections of the hot tier; 0 means never
+	Instance  string        // names the data directory of this process among the servers of one database
+	Exclusive bool          // the hot tier is ours alone: what no pin names is released
+}
+
+// lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
+const (
+	lookBlocks = 4096
+	lookTime   = 2 * time.Second
+)
+
+// nodePause is how long requests do not look after the hot tier has not answered.
+const nodePause = 2 * time.Second
+
+// A Service takes requests and keeps the promises made. Its methods may be called concurrently.
+type Service struct {
+	cfg   Config
+	store *store
+	hot   HotTier
+	log   *slog.Logger
+	now   func() time.Time
+	sched *scheduler
+	meter *meter
+	// nodeAway is when the hot tier last failed to answer, in Unix nanoseconds: requests do not wait for it then.
+	nodeAway atomic.Int64
+}
+
+// New returns a Service that accepts requests at once; Run makes it work on them.
+func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time) *Service {
+	s := &Service{
+		cfg:   cfg,
+		store: &store{db: db, now: now, me: uuid.NewString()},
+		hot:   hot,
+		log:   log,
+		now:   now,
+	}
+	s.meter = newMeter(s)
+	s.sched = newScheduler(s)
+	return s
+}
+
+// Add records a request and returns it, durably. The pin is `pinned` at once if the DAG is already here.
+func (s *Service) Add(ctx context.Context, account Account, r spec.Request) (Pin, error) {
+	claim := s.sched.reserve(account)
+	p, claimed, err := s.store.add(ctx, account, r, claim)
+	return s.begin(ctx, p, account, claim, claimed, err)
+}
+
+// Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
+func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request) (Pin, error) {
+	claim := s.sched.reserve(account)
+	p, claimed, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, claim)
+	s.sched.orphaned(orphans)
+	return s.begin(ctx, p, account, claim, claimed, err)
+}
+
+// Delete removes a request, whatever its state. It returns ErrNotFound if there is no such request.
+func (s *Service) Delete(ctx context.Context, account Account, id ID) error {
+	orphans, err := s.store.remove(ctx, account, id)
+	s.sched.orphaned(orphans)
+	return err
+}
+
+// Get returns one request. It returns ErrNotFound if there is no such request in the account.
+func (s *Service) Get(ctx context.Context, account Account, id ID) (Pin, error) {
+	return s.store.get(ctx, account, id)
+}
+
+// List returns the requests of an account that match q, newest first.
+func (s *Service) List(ctx context.Context, account Account, q spec.Query) (Page, error) {
+	return s.store.list(ctx, account, q)
+}
+
+// Counts returns the number of pins per status over all accounts.
+func (s *Service) Counts(ctx context.Context) (map[spec.Status]int64, error) {
+	return s.store.counts(ctx)
+}
+
+// Delegates returns the addresses clients may connect to; see HotTier.
+func (s *Service) Delegates(ctx context.Context) ([]string, error) { return s.hot.Delegates(ctx) }
+
+// begin follows a request that was recorded: if its root was claimed with it, this process takes the first look.
+func (s *Service) begin(ctx context.Context, p Pin, account Account, reserved, claimed bool, err error) (Pin, error) {
+	switch {
+	case err != nil || !claimed:
+		if reserved {
+			s.sched.cancelReservation(account)
+		}
+		s.sched.poke()
+		return p, err
+	case s.look(ctx, &p):
+		s.sched.cancelReservation(account)
+	default:
+		s.sched.offer(p.Root)
+	}
+	return p, nil
+}
+
+// look holds a DAG whose blocks are already here and tells whether it did.
+func (s *Service) look(ctx context.Context, p *Pin) bool {
+	if s.now().UnixNano()-s.nodeAway.Load() < int64(nodePause) {
+		return false
+	}
+	// The request is recorded: a client that goes away changes nothing about it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+	defer cancel()
+	limits := s.cfg.Limits
+	limits.Offline = true
+	if limits.Blocks == 0 || limits.Blocks > lookBlocks {
+		limits.Blocks = lookBlocks
+	}
+	var progress Progress
+	err := s.hot.Hold(ctx, p.Root.CID, limits, &progress)
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		s.nodeAway.Store(s.now().UnixNano())
+	}
+	if err != nil {
+		return false
+	}
+	blocks, bytes := progress.Totals()
+	root, orphans, err := s.store.move(ctx, p.Root.id, false, func(r Root) Root {
+		return After(r, nil, blocks, bytes, s.cfg.Policy, s.now())
+	})
+	s.sched.orphaned(orphans)
+	if err != nil {
+		// Whoever deleted it meanwhile, or the scheduler, carries on from the row.
+		s.log.Debug("recording a dag that was already here", "cid", p.Root.CID, "err", err)
+		return errors.Is(err, errStale)
+	}
+	s.meter.held(blocks, bytes)
+	p.Root = root
+	return true
+}

@@ -1,0 +1,178 @@
+package pins
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A DB runs functions in transactions.
+type DB interface {
+	// Read runs fn on one snapshot that includes every write acknowledged before.
+	Read(ctx context.Context, fn func(tx *gorm.DB) error) error
+	// Write runs fn, perhaps more than once, and returns nil only after its commit is durable.
+	Write(ctx context.Context, fn func(tx *gorm.DB) error) error
+}
+
+// Errors a caller may meet.
+var (
+	ErrNotFound = errors.New("no such pin") // also another account's pin
+	errStale    = errors.New("the root is no longer what it was")
+)
+
+// store keeps pins and roots. Its files are the only ones of the package that know SQL.
+type store struct {
+	db  DB
+	now func() time.Time
+	me  string // this process in roots.claimed_by
+}
+
+// rootColumns and pinColumns are read by scanRoot and scanPin.
+const (
+	rootColumns = `r.id, r.cid, r.hot, r.account, r.attempts, r.wanted_ms, r.next_ms, r.blocks, r.bytes, r.reason`
+	pinColumns  = `p.id, p.account, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, ` + rootColumns
+)
+
+type row interface{ Scan(dest ...any) error }
+
+// rootScan receives one root; its fields are given to Scan by targets.
+type rootScan struct {
+	root             Root
+	cid              string
+	wantedMS, nextMS int64
+}
+
+func (s *rootScan) targets() []any {
+	r := &s.root
+	return []any{&r.id, &s.cid, &r.Hot, &r.Account, &r.Attempts, &s.wantedMS, &s.nextMS, &r.Blocks, &r.Bytes, &r.Reason}
+}
+
+func (s *rootScan) value() (Root, error) {
+	c, err := cid.Decode(s.cid)
+	if err != nil {
+		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", s.root.id, err)
+	}
+	s.root.CID = c
+	s.root.WantedAt, s.root.NextAt = time.UnixMilli(s.wantedMS).UTC(), time.UnixMilli(s.nextMS).UTC()
+	return s.root, nil
+}
+
+func scanRoot(from row, more ...any) (Root, error) {
+	var s rootScan
+	if err := from.Scan(append(s.targets(), more...)...); err != nil {
+		return Root{}, err
+	}
+	return s.value()
+}
+
+func scanPin(from row) (Pin, error) {
+	var (
+		p             Pin
+		createdMS     int64
+		origins, meta sql.NullString
+		s             rootScan
+	)
+	dest := append([]any{&p.ID, &p.Account, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta}, s.targets()...)
+	if err := from.Scan(dest...); err != nil {
+		return Pin{}, err
+	}
+	root, err := s.value()
+	if err != nil {
+		return Pin{}, err
+	}
+	p.Root, p.Request.Root = root, root.CID
+	p.Created = time.UnixMilli(createdMS).UTC()
+	if err := errors.Join(fromJSON(origins, &p.Origins), fromJSON(meta, &p.Meta)); err != nil {
+		return Pin{}, fmt.Errorf("reading pin %s: %w", p.ID, err)
+	}
+	return p, nil
+}
+
+// toJSON stores an absent list or map as NULL.
+func toJSON[T []string | map[string]string](v T) (sql.NullString, error) {
+	if v == nil {
+		return sql.NullString{}, nil
+	}
+	b, err := json.Marshal(v)
+	return sql.NullString{String: string(b), Valid: true}, err
+}
+
+func fromJSON(s sql.NullString, into any) error {
+	if !s.Valid {
+		return nil
+	}
+	return json.Unmarshal([]byte(s.String), into)
+}
+
+// lockRoot reads a root and keeps others from changing it until the transaction ends. Whoever looks at the
+// references of a root locks it first: two transactions that each remove one of the last two must not both see the
+// other's still there.
+func lockRoot(tx *gorm.DB, where string, args ...any) (root Root, claimedBy string, err error) {
+	q := `SELECT ` + rootColumns + `, r.claimed_by FROM roots r WHERE ` + where
+	if tx.Name() == "postgres" {
+		q += ` FOR UPDATE`
+	}
+	root, err = scanRoot(tx.Raw(q, args...).Row(), &claimedBy)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Root{}, "", errStale
+	}
+	return root, claimedBy, err
+}
+
+// saveRoot writes a root that lockRoot has read, with the status of its pins.
+func saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
+	err := tx.Exec(`UPDATE roots SET hot = ?, account = ?, attempts = ?, wanted_ms = ?, next_ms = ?, claimed_by = ?,
+		blocks = ?, bytes = ?, reason = ? WHERE id = ?`,
+		after.Hot, after.Account, after.Attempts, after.WantedAt.UnixMilli(), after.NextAt.UnixMilli(), claimedBy,
+		after.Blocks, after.Bytes, after.Reason, after.id).Error
+	if err != nil {
+		return err
+	}
+	if was, is := StatusOf(before.Hot), StatusOf(after.Hot); was != is {
+		err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ?`, is, after.id, is).Error
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// query runs a query and gives each row to scan.
+func query(tx *gorm.DB, scan func(row) error, sql string, args ...any) (err error) {
+	rows, err := tx.Raw(sql, args...).Rows()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// counts returns the number of pins per status over all accounts.
+func (s *store) counts(ctx context.Context) (map[spec.Status]int64, error) {
+	counts := map[spec.Status]int64{spec.Queued: 0, spec.Pinning: 0, spec.Pinned: 0, spec.Failed: 0}
+	err := s.db.Read(ctx, func(tx *gorm.DB) error {
+		return query(tx, func(r row) error {
+			var status spec.Status
+			var n int64
+			if err := r.Scan(&status, &n); err != nil {
+				return err
+			}
+			counts[status] = n
+			return nil
+		}, `SELECT status, CAST(sum(n) AS BIGINT) FROM pin_counts WHERE level = 3 GROUP BY status`)
+	})
+	return counts, err
+}

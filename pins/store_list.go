@@ -1,0 +1,281 @@
+package pins
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"strings"
+
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// list answers a query from one snapshot.
+func (s *store) list(ctx context.Context, account Account, q spec.Query) (page Page, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		page = Page{}
+		if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
+			return listByStatus(tx, account, q, &page)
+		}
+		f, possible, err := filterOf(tx, account, q)
+		if err != nil || !possible {
+			return err
+		}
+		if q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial) {
+			return listByScan(tx, f, q, &page)
+		}
+		return listByFilter(tx, f, q, &page)
+	})
+	return page, err
+}
+
+// listByStatus serves lists without other filters, the ones that clients page through: it takes the rows of each
+// status from the index in order and counts from the counters.
+func listByStatus(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
+	before, after := bounds(q)
+	if err := countByStatus(tx, account, q.Statuses, before, after, &page.Count); err != nil || page.Count == 0 {
+		return err
+	}
+	rows := func(index, where string, args ...any) error {
+		return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p`+indexedBy(tx, index)+` JOIN roots r ON r.id = p.root_id
+			WHERE p.account = ?`+where+` AND p.created_ms < ? AND p.created_ms > ? ORDER BY p.created_ms DESC LIMIT ?`,
+			append(append([]any{account}, args...), before, after, q.Limit)...)
+	}
+	if len(q.Statuses) == len(allStatuses()) {
+		return rows("", "")
+	}
+	for _, status := range q.Statuses {
+		if err := rows("pins_status", ` AND p.status = ?`, status); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(page.Pins, func(a, b Pin) int { return b.Created.Compare(a.Created) })
+	page.Pins = page.Pins[:min(len(page.Pins), q.Limit)]
+	return nil
+}
+
+// indexedBy names an index to SQLite, which without statistics would read a whole account in the order of the list.
+func indexedBy(tx *gorm.DB, index string) string {
+	if tx.Name() != "sqlite" || index == "" {
+		return ""
+	}
+	return ` INDEXED BY ` + index
+}
+
+// listByFilter serves lists whose filters find few pins through an index of their own.
+func listByFilter(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
+	if err := tx.Raw(`SELECT count(*) `+f.sql, f.args...).Row().Scan(&page.Count); err != nil || page.Count == 0 {
+		return err
+	}
+	return appendPins(tx, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.sql+` ORDER BY p.created_ms DESC LIMIT ?) AS k
+		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
+		ORDER BY p.created_ms DESC`, append(f.args, q.Limit)...)
+}
+
+// scanMatches is how many matches of a partial name are collected before the search is taken to be a wide one.
+const scanMatches = 2000
+
+// listByScan serves partial names, for which every name of the account has to be looked at: once, in the name index.
+// A search that finds much is counted and its first page taken apart, which then is quick because it finds much.
+func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
+	var created []int64
+	err := query(tx, func(r row) error {
+		var ms int64
+		if err := r.Scan(&ms); err != nil {
+			return err
+		}
+		created = append(created, ms)
+		return nil
+	}, `SELECT p.created_ms `+f.sql+` LIMIT ?`, append(f.args, scanMatches)...)
+	if err != nil {
+		return err
+	}
+	if len(created) == scanMatches {
+		return listByFilter(tx, f, q, page)
+	}
+	page.Count = int64(len(created))
+	slices.SortFunc(created, func(a, b int64) int { return cmp.Compare(b, a) })
+	created = created[:min(len(created), q.Limit)]
+	if len(created) == 0 {
+		return nil
+	}
+	return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
+		WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, f.account, created)
+}
+
+func appendPins(tx *gorm.DB, page *Page, sql string, args ...any) error {
+	return query(tx, func(r row) error {
+		p, err := scanPin(r)
+		page.Pins = append(page.Pins, p)
+		return err
+	}, sql, args...)
+}
+
+// A filter is the FROM and WHERE of a query for pins.
+type filter struct {
+	account Account
+	sql     string
+	args    []any
+}
+
+// filterOf turns a query into SQL; possible is false when it can match nothing.
+func filterOf(tx *gorm.DB, account Account, q spec.Query) (f filter, possible bool, err error) {
+	f.account = account
+	index := ""
+	where := []string{`p.account = ?`}
+	args := []any{account}
+	add := func(condition string, values ...any) {
+		where = append(where, condition)
+		args = append(args, values...)
+	}
+	if len(q.CIDs) > 0 {
+		roots, err := rootIDs(tx, q)
+		if err != nil || len(roots) == 0 {
+			return f, false, err
+		}
+		add(`p.root_id IN ?`, roots)
+		index = `pins_root`
+	}
+	if q.Name != nil {
+		index = cmp.Or(index, `pins_name`)
+		folded := fold(*q.Name)
+		switch q.Match {
+		case spec.Exact:
+			add(`p.name_folded = ?`, folded)
+			add(`p.name = ?`, *q.Name)
+		case spec.Iexact:
+			add(`p.name_folded = ?`, folded)
+		case spec.Partial:
+			// What contains the part also contains it folded: the index narrows, the name itself decides.
+			add(`p.name_folded IS NOT NULL`)
+			add(contains(tx, `p.name_folded`), folded)
+			add(contains(tx, `p.name`), *q.Name)
+		case spec.Ipartial:
+			add(`p.name_folded IS NOT NULL`)
+			add(contains(tx, `p.name_folded`), folded)
+		}
+	}
+	for k, v := range q.Meta {
+		add(`EXISTS (SELECT 1 FROM pin_meta m WHERE m.account = p.account AND m.kv = ? AND m.created_ms = p.created_ms)`, metaKey(k, v))
+	}
+	from := ` FROM pins p` + indexedBy(tx, index)
+	if index == "" {
+		// Only meta is left to start from. Any of its keys will do.
+		for k, v := range q.Meta {
+			from = ` FROM pin_meta d CROSS JOIN pins p`
+			where = append([]string{`d.account = ? AND d.kv = ? AND p.account = d.account AND p.created_ms = d.created_ms`}, where...)
+			args = append([]any{account, metaKey(k, v)}, args...)
+			break
+		}
+	}
+	if len(q.Statuses) < len(allStatuses()) {
+		add(plus(tx)+`p.status IN ?`, q.Statuses)
+	}
+	before, after := bounds(q)
+	if q.BeforeMS != nil {
+		add(plus(tx)+`p.created_ms < ?`, before)
+	}
+	if q.AfterMS != nil {
+		add(plus(tx)+`p.created_ms > ?`, after)
+	}
+	f.sql, f.args = from+` WHERE `+strings.Join(where, ` AND `), args
+	return f, true, nil
+}
+
+// plus is the prefix that takes a condition out of SQLite's choice of an index.
+func plus(tx *gorm.DB) string {
+	if tx.Name() == "sqlite" {
+		return `+`
+	}
+	return ``
+}
+
+// contains compares literally: LIKE would give % and _ a meaning.
+func contains(tx *gorm.DB, column string) string {
+	if tx.Name() == "sqlite" {
+		return `instr(` + column + `, ?) > 0`
+	}
+	return `strpos(` + column + `, ?) > 0`
+}
+
+func rootIDs(tx *gorm.DB, q spec.Query) (ids []int64, err error) {
+	keys := make([]string, len(q.CIDs))
+	for i, c := range q.CIDs {
+		keys[i] = c.String()
+	}
+	err = query(tx, func(r row) error {
+		var id int64
+		err := r.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, `SELECT id FROM roots WHERE cid IN ?`, keys)
+	return ids, err
+}
+
+func allStatuses() []spec.Status {
+	return []spec.Status{spec.Queued, spec.Pinning, spec.Pinned, spec.Failed}
+}
+
+// bounds returns the exclusive bounds of a query on created, in Unix milliseconds.
+func bounds(q spec.Query) (before, after int64) {
+	before, after = math.MaxInt64, -1
+	if q.BeforeMS != nil {
+		before = *q.BeforeMS
+	}
+	if q.AfterMS != nil {
+		after = max(*q.AfterMS, -1)
+	}
+	return before, after
+}
+
+// The spans of pin_counts, in bits of a millisecond: 512 ms, 4.4 minutes, 37 hours. A created time is unique in its
+// account, so no span of the first level holds more than 512 pins, and none of the others more than 512 of the level
+// below: a count reads at most that many entries of each level, however many pins there are.
+const (
+	span1 = 9
+	span2 = 18
+	span3 = 27
+)
+
+// countByStatus counts an account's pins between two exclusive bounds.
+func countByStatus(tx *gorm.DB, account Account, statuses []spec.Status, before, after int64, n *int64) error {
+	if before <= after {
+		*n = 0
+		return nil
+	}
+	if err := countBelow(tx, account, statuses, before, n); err != nil || after < 0 {
+		return err
+	}
+	var below int64
+	if err := countBelow(tx, account, statuses, after+1, &below); err != nil {
+		return err
+	}
+	*n -= below
+	if *n < 0 { // after >= before - 1
+		*n = 0
+	}
+	return nil
+}
+
+// countBelow counts an account's pins created before x.
+func countBelow(tx *gorm.DB, account Account, statuses []spec.Status, x int64, n *int64) error {
+	if x <= 0 {
+		*n = 0
+		return nil
+	}
+	const counters = `(SELECT coalesce(sum(n), 0) FROM pin_counts WHERE account = ? AND status IN ? AND level = `
+	if x == math.MaxInt64 {
+		return tx.Raw(`SELECT CAST(`+counters+`3) AS BIGINT)`, account, statuses).Row().Scan(n)
+	}
+	return tx.Raw(`SELECT CAST(`+
+		counters+`3 AND bucket < ?) + `+
+		counters+`2 AND bucket >= ? AND bucket < ?) + `+
+		counters+`1 AND bucket >= ? AND bucket < ?) +
+		(SELECT count(*) FROM pins WHERE account = ? AND status IN ? AND created_ms >= ? AND created_ms < ?) AS BIGINT)`,
+		account, statuses, x>>span3,
+		account, statuses, x>>span3<<(span3-span2), x>>span2,
+		account, statuses, x>>span2<<(span2-span1), x>>span1,
+		account, statuses, x>>span1<<span1, x).Row().Scan(n)
+}

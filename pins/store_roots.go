@@ -1,0 +1,318 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+)
+
+// takeable is the condition of the partial index that holds the roots waiting for a time slice: those nobody has
+// tried yet, and those due again.
+const (
+	freshRoots = `r.hot IN ('queued','fetching') AND r.attempts = 0 AND r.claimed_by = ''`
+	retryRoots = `r.hot IN ('queued','fetching') AND r.attempts > 0 AND r.claimed_by = ''`
+)
+
+// waitingAccounts lists the accounts that have roots under a condition, by jumping from one to the next in the index.
+func (s *store) waitingAccounts(ctx context.Context, condition string) (accounts []Account, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		accounts = nil
+		return query(tx, func(r row) error {
+			var a Account
+			err := r.Scan(&a)
+			accounts = append(accounts, a)
+			return err
+		}, `WITH RECURSIVE a (x) AS (
+				SELECT (SELECT min(r.account) FROM roots r WHERE `+condition+`)
+				UNION ALL
+				SELECT (SELECT min(r.account) FROM roots r WHERE `+condition+` AND r.account > a.x) FROM a WHERE a.x IS NOT NULL
+			) SELECT x FROM a WHERE x IS NOT NULL LIMIT 10000`)
+	})
+	return accounts, err
+}
+
+// claimFresh claims up to n of an account's roots that nobody has tried, newest first.
+func (s *store) claimFresh(ctx context.Context, account Account, n int) ([]Root, error) {
+	return s.claim(ctx, freshRoots+` AND r.account = ? ORDER BY r.id DESC LIMIT ?`, account, n)
+}
+
+// claimRetry claims up to n of an account's roots that are due again, longest due first.
+func (s *store) claimRetry(ctx context.Context, account Account, n int) ([]Root, error) {
+	return s.claim(ctx, retryRoots+` AND r.account = ? AND r.next_ms <= ? ORDER BY r.next_ms LIMIT ?`,
+		account, s.now().UnixMilli(), n)
+}
+
+// claimReleasing claims up to n roots that nothing wants any more.
+func (s *store) claimReleasing(ctx context.Context, n int) ([]Root, error) {
+	return s.claim(ctx, `r.hot = 'releasing' AND r.claimed_by = '' AND r.next_ms <= ? ORDER BY r.next_ms LIMIT ?`,
+		s.now().UnixMilli(), n)
+}
+
+func (s *store) claim(ctx context.Context, condition string, args ...any) (roots []Root, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		roots = nil
+		q := `SELECT ` + rootColumns + ` FROM roots r WHERE ` + condition
+		if tx.Name() == "postgres" {
+			q += ` FOR UPDATE SKIP LOCKED`
+		}
+		err := query(tx, func(r row) error {
+			root, err := scanRoot(r)
+			roots = append(roots, root)
+			return err
+		}, q, args...)
+		if err != nil || len(roots) == 0 {
+			return err
+		}
+		return tx.Exec(`UPDATE roots SET claimed_by = ? WHERE id IN ?`, s.me, ids(roots)).Error
+	})
+	if err != nil {
+		return nil, err
+	}
+	return roots, nil
+}
+
+func ids(roots []Root) []int64 {
+	out := make([]int64, len(roots))
+	for i, r := range roots {
+		out[i] = r.id
+	}
+	return out
+}
+
+// unclaim gives roots back that were not worked on.
+func (s *store) unclaim(ctx context.Context, roots []int64) error {
+	if len(roots) == 0 {
+		return nil
+	}
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET claimed_by = '' WHERE claimed_by = ? AND id IN ?`, s.me, roots).Error
+	})
+}
+
+// move applies a transition to a root that this process has claimed. With keep the claim stays. It returns errStale
+// when the root is being released or is no longer ours; a claim that was ours is given up then.
+func (s *store) move(ctx context.Context, id int64, keep bool, transition func(Root) Root) (after Root, orphans []int64, err error) {
+	stale := false
+	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+		after, orphans, stale, err = s.moveIn(tx, id, keep, transition)
+		return err
+	})
+	if err == nil && stale {
+		err = errStale
+	}
+	return after, orphans, err
+}
+
+// moveAll applies one transition to many roots and gives their claims up; roots that are stale are passed over.
+func (s *store) moveAll(ctx context.Context, ids []int64, transition func(Root) Root) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		for _, id := range ids {
+			if _, _, _, err := s.moveIn(tx, id, false, transition); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) Root) (after Root, orphans []int64, stale bool, err error) {
+	before, holder, err := lockRoot(tx, `r.id = ?`, id)
+	if errors.Is(err, errStale) {
+		return Root{}, nil, true, nil
+	}
+	if err != nil || holder != s.me {
+		return Root{}, nil, true, err
+	}
+	if before.Hot != HotQueued && before.Hot != HotFetching {
+		return Root{}, nil, true, saveRoot(tx, before, before, "")
+	}
+	after = transition(before)
+	claim := ""
+	if keep {
+		claim = s.me
+	}
+	if err := saveRoot(tx, before, after, claim); err != nil {
+		return Root{}, nil, false, err
+	}
+	if after.Hot == HotHeld {
+		orphans, err = s.dropRetained(tx, `successor_root = ?`, id)
+	}
+	return after, orphans, false, err
+}
+
+// lost moves a held root back to queued.
+func (s *store) lost(ctx context.Context, id int64) error {
+	err := s.db.Write(ctx, func(tx *gorm.DB) error {
+		before, holder, err := lockRoot(tx, `r.id = ?`, id)
+		if err != nil {
+			return err
+		}
+		if before.Hot != HotHeld {
+			return errStale
+		}
+		return saveRoot(tx, before, Lost(before, s.now()), holder)
+	})
+	if errors.Is(err, errStale) {
+		return nil
+	}
+	return err
+}
+
+// released deletes a root after the hot tier has let it go. If it was asked for meanwhile, it stays and is fetched
+// again.
+func (s *store) released(ctx context.Context, id int64) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		gone := tx.Exec(`DELETE FROM roots WHERE id = ? AND claimed_by = ? AND hot = 'releasing'`, id, s.me)
+		if gone.Error != nil || gone.RowsAffected > 0 {
+			return gone.Error
+		}
+		return tx.Exec(`UPDATE roots SET claimed_by = '' WHERE id = ? AND claimed_by = ?`, id, s.me).Error
+	})
+}
+
+// postponeRelease puts a release off that the hot tier could not carry out.
+func (s *store) postponeRelease(ctx context.Context, id int64, until time.Time) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET claimed_by = '', next_ms = CASE WHEN hot = 'releasing' THEN ? ELSE next_ms END
+			WHERE id = ? AND claimed_by = ?`, until.UnixMilli(), id, s.me).Error
+	})
+}
+
+// A count is how far the walk of one root has come.
+type count struct{ id, blocks, bytes int64 }
+
+// progress records how far walks have come, so that every server can tell.
+func (s *store) progress(ctx context.Context, counts []count) error {
+	if len(counts) == 0 {
+		return nil
+	}
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		for _, c := range counts {
+			err := tx.Exec(`UPDATE roots SET blocks = ?, bytes = ? WHERE id = ? AND claimed_by = ? AND hot = 'fetching'`,
+				c.blocks, c.bytes, c.id, s.me).Error
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// origins returns what the pins of a root name as peers that have it, newest pin first.
+func (s *store) origins(ctx context.Context, id int64) (origins []string, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		origins = nil
+		return query(tx, func(r row) error {
+			var text string
+			if err := r.Scan(&text); err != nil {
+				return err
+			}
+			var some []string
+			err := fromJSON(nullString(text), &some)
+			origins = append(origins, some...)
+			return err
+		}, `SELECT p.origins FROM pins p WHERE p.root_id = ? AND p.origins IS NOT NULL ORDER BY p.created_ms DESC LIMIT 5`, id)
+	})
+	return origins, err
+}
+
+// expireRetained lets go what was kept back for a successor that never came.
+func (s *store) expireRetained(ctx context.Context) (orphans []int64, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+		orphans, err = s.dropRetained(tx, `until_ms <= ?`, s.now().UnixMilli())
+		return err
+	})
+	return orphans, err
+}
+
+// A rootRef names a root without its history.
+type rootRef struct {
+	id  int64
+	cid string
+	hot Hot
+}
+
+// walkRoots yields all roots in pages, each page from its own snapshot.
+func (s *store) walkRoots(ctx context.Context, yield func(rootRef) error) error {
+	const page = 5000
+	for last := int64(0); ; {
+		var refs []rootRef
+		err := s.db.Read(ctx, func(tx *gorm.DB) error {
+			refs = refs[:0]
+			return query(tx, func(r row) error {
+				var ref rootRef
+				err := r.Scan(&ref.id, &ref.cid, &ref.hot)
+				refs = append(refs, ref)
+				return err
+			}, `SELECT id, cid, hot FROM roots WHERE id > ? ORDER BY id LIMIT ?`, last, page)
+		})
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			if err := yield(ref); err != nil {
+				return err
+			}
+			last = ref.id
+		}
+		if len(refs) < page {
+			return nil
+		}
+	}
+}
+
+// partial returns the roots whose blocks are here in part and should survive a collection.
+func (s *store) partial(ctx context.Context) (roots []Root, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		roots = nil
+		return query(tx, func(r row) error {
+			root, err := scanRoot(r)
+			roots = append(roots, root)
+			return err
+		}, `SELECT `+rootColumns+` FROM roots r WHERE r.hot = 'fetching' AND r.id IN (
+			SELECT r.id FROM roots r WHERE `+freshRoots+` UNION ALL SELECT r.id FROM roots r WHERE `+retryRoots+`
+			UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '')`)
+	})
+	return roots, err
+}
+
+// adopt records a DAG that the hot tier holds and no pin names as one to be released. Going through the states keeps
+// a request that arrives in the same moment safe.
+func (s *store) adopt(ctx context.Context, root cid.Cid) error {
+	now := s.now().UnixMilli()
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason)
+			VALUES (?, ?, 0, 0, ?, ?, '', 0, 0, '') ON CONFLICT (cid) DO NOTHING`, root.String(), HotReleasing, now, now).Error
+	})
+}
+
+// oldestWait returns since when the longest waiting root nobody has tried waits; ok is false when none does.
+func (s *store) oldestWait(ctx context.Context) (since time.Time, ok bool, err error) {
+	accounts, err := s.waitingAccounts(ctx, freshRoots)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		since, ok = time.Time{}, false
+		for _, a := range accounts {
+			err := query(tx, func(r row) error {
+				var ms int64
+				if err := r.Scan(&ms); err != nil {
+					return err
+				}
+				if at := time.UnixMilli(ms); !ok || at.Before(since) {
+					since, ok = at, true
+				}
+				return nil
+			}, `SELECT r.wanted_ms FROM roots r WHERE `+freshRoots+` AND r.account = ? ORDER BY r.id LIMIT 1`, a)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return since, ok, err
+}

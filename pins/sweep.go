@@ -1,0 +1,141 @@
+package pins
+
+import (
+	"context"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// sweeps lets go of what was kept back too long.
+func (d *scheduler) sweeps(ctx context.Context) {
+	every(ctx, sweepEvery, func(ctx context.Context) {
+		orphans, err := d.s.store.expireRetained(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("letting retained dags go", "err", err)
+		}
+		d.orphaned(orphans)
+	})
+}
+
+// compares holds the database, which is the authority, against the hot tier.
+func (d *scheduler) compares(ctx context.Context) {
+	every(ctx, compareEvery, func(ctx context.Context) {
+		if err := d.compare(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("comparing pins with the hot tier", "err", err)
+		}
+	})
+}
+
+// compare fetches again what should be held and is not, and releases what is held without being wanted, if the tier
+// is ours alone. The two sets are compared by hashes, eight bytes a root; what differs is then looked at exactly.
+func (d *scheduler) compare(ctx context.Context) error {
+	seed := maphash.MakeSeed()
+	var onTier []uint64
+	err := d.s.hot.Roots(ctx, func(c cid.Cid) error {
+		onTier = append(onTier, maphash.String(seed, c.String()))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.Sort(onTier)
+	var known []uint64
+	var missing []rootRef
+	err = d.s.store.walkRoots(ctx, func(ref rootRef) error {
+		h := maphash.String(seed, ref.cid)
+		known = append(known, h)
+		if _, found := slices.BinarySearch(onTier, h); !found && ref.hot == HotHeld {
+			missing = append(missing, ref)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, ref := range missing {
+		if err := d.recheck(ctx, ref); err != nil {
+			return err
+		}
+	}
+	if !d.s.cfg.Exclusive {
+		return nil
+	}
+	slices.Sort(known)
+	return d.s.hot.Roots(ctx, func(c cid.Cid) error {
+		if _, found := slices.BinarySearch(known, maphash.String(seed, c.String())); found {
+			return nil
+		}
+		d.log.Info("releasing a dag that no pin names", "cid", c)
+		d.poke()
+		return d.s.store.adopt(ctx, c)
+	})
+}
+
+// recheck has a root fetched again that the tier really does not hold.
+func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
+	c, err := cid.Decode(ref.cid)
+	if err != nil {
+		return err
+	}
+	held, err := d.s.hot.Held(ctx, c)
+	if err != nil || held {
+		return err
+	}
+	d.log.Warn("a hot copy was lost", "cid", c)
+	d.s.meter.losses.Inc()
+	if err := d.s.store.lost(ctx, ref.id); err != nil {
+		return err
+	}
+	d.poke()
+	return nil
+}
+
+// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released.
+func (d *scheduler) collections(ctx context.Context) {
+	if d.s.cfg.GCEvery == 0 {
+		return
+	}
+	// What was released before a crash is still there: the first collection needs no reason.
+	signal(d.garbage)
+	ticker := time.NewTicker(d.s.cfg.GCEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.garbage:
+		}
+		if err := d.collect(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("collecting blocks", "err", err)
+			signal(d.garbage)
+		}
+	}
+}
+
+func (d *scheduler) collect(ctx context.Context) error {
+	partial, err := d.s.store.partial(ctx)
+	if err != nil {
+		return err
+	}
+	keep := make([]cid.Cid, len(partial))
+	for i, r := range partial {
+		keep[i] = r.CID
+	}
+	started := d.s.now()
+	removed, err := d.s.hot.Collect(ctx, keep)
+	if err != nil {
+		return err
+	}
+	took := d.s.now().Sub(started)
+	d.s.meter.collected(removed, took)
+	d.log.Info("blocks collected", "removed", removed, "took", took)
+	return nil
+}
