@@ -1,0 +1,138 @@
+package hot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ipfs/boxo/ipld/merkledag"
+	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	"github.com/ipfs/kubo/core/corerepo"
+	"github.com/ipfs/kubo/gc"
+
+	"github.com/frostpin/frostpin/pins/hot/hold"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// Collect implements pins.HotTier. It marks what is pinned with Kubo's own collector and sweeps itself. The roots in
+// keep and those of running Holds it follows itself, as far as blocks are there: Kubo's collector would give up at
+// the first block it cannot read below them, and such a block is easily sent by a stranger.
+func (e *Embedded) Collect(ctx context.Context, keep []cid.Cid) (removed int64, err error) {
+	ctx, done, err := e.life.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	err = e.holder.Pause(ctx, func(running []cid.Cid) error {
+		// No walk is inside, so this waits for pins and releases at most, which take one flush each (H2, H3).
+		defer e.node.Blockstore.GCLock(ctx).Unlock(ctx)
+		live, err := e.mark(ctx, slices.Concat(keep, running))
+		if err != nil {
+			return err
+		}
+		removed, err = e.sweep(ctx, live)
+		return err
+	})
+	return removed, err
+}
+
+// mark returns the hashes of all blocks that stay.
+func (e *Embedded) mark(ctx context.Context, keep []cid.Cid) (map[string]struct{}, error) {
+	roots, err := corerepo.BestEffortRoots(e.node)
+	if err != nil {
+		return nil, fmt.Errorf("finding what to keep: %w", err)
+	}
+	problems := make(chan gc.Result)
+	var problem error
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		for p := range problems {
+			if p.Error != nil && problem == nil {
+				problem = p.Error
+			}
+		}
+	}()
+	pinned, err := gc.ColoredSet(ctx, e.node.Pinning, merkledag.NewDAGService(e.local), roots, problems)
+	close(problems)
+	<-listened
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err = errors.Join(err, problem); err != nil {
+		return nil, fmt.Errorf("finding what is pinned: %w", err)
+	}
+	live := make(map[string]struct{}, pinned.Len())
+	if err := pinned.ForEach(func(c cid.Cid) error {
+		live[string(c.Hash())] = struct{}{}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("finding what is pinned: %w", err)
+	}
+	return live, e.markPresent(ctx, live, keep)
+}
+
+// markPresent adds what is here below the roots.
+func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, roots []cid.Cid) error {
+	decoder := hold.NewDecoder()
+	met := cid.NewSet()
+	todo := slices.Clone(roots)
+	for len(todo) > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		c := spec.Canonical(todo[len(todo)-1])
+		todo = todo[:len(todo)-1]
+		if !met.Visit(c) || hold.Admit(c) != nil {
+			continue
+		}
+		data, inline := hold.Identity(c)
+		if !inline {
+			live[string(c.Hash())] = struct{}{}
+			if c.Type() == cid.Raw {
+				continue
+			}
+			block, err := e.node.Blockstore.Get(ctx, c)
+			if err != nil {
+				continue // not here yet
+			}
+			data = block.RawData()
+		}
+		if links, err := decoder.Links(c, data); err == nil {
+			todo = append(todo, links...)
+		}
+	}
+	return nil
+}
+
+func (e *Embedded) sweep(ctx context.Context, live map[string]struct{}) (removed int64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the listing when a removal fails
+	all, err := e.node.Blockstore.AllKeysChan(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("listing blocks: %w", err)
+	}
+	for c := range all {
+		if ctx.Err() != nil {
+			break
+		}
+		if _, stays := live[string(c.Hash())]; stays {
+			continue
+		}
+		if err := e.node.Blockstore.DeleteBlock(ctx, c); err != nil {
+			return removed, fmt.Errorf("removing block %s: %w", c, err)
+		}
+		removed++
+	}
+	if ctx.Err() != nil {
+		return removed, context.Cause(ctx)
+	}
+	if store, ok := e.repo.Datastore().(datastore.GCDatastore); ok {
+		if err := store.CollectGarbage(ctx); err != nil {
+			return removed, fmt.Errorf("freeing the room of removed blocks: %w", err)
+		}
+	}
+	return removed, nil
+}

@@ -1,0 +1,38 @@
+package hot
+
+import (
+	"context"
+	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/ipfs/kubo/core"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Hasten makes a hung daemon known within a second.
+func (r *Remote) Hasten() {
+	r.daemon.patience = patience{quick: time.Second, alive: 300 * time.Millisecond, aliveAfter: 300 * time.Millisecond}
+}
+
+// Node is the node inside, for tests that look behind the tier or compare with it.
+func (e *Embedded) Node() *core.IpfsNode { return e.node }
+
+// NewFlusher returns the wait and owes of a flusher.
+func NewFlusher(flush func(context.Context) error) (wait func(context.Context) error, owes func() bool) {
+	f := &flusher{flush: flush}
+	return f.wait, f.owes
+}
+
+// Allows tells whether an address would be dialled.
+func Allows(private, loopbackOnly bool, addr ma.Multiaddr) bool {
+	return dialPolicy{private: private, loopbackOnly: loopbackOnly}.allows(addr)
+}
+
+// ChooseDelegates is what clients are told.
+func ChooseDelegates(announce []string, addrs []ma.Multiaddr, id peer.ID) []string {
+	return delegates(announce, addrs, id)
+}
+
+// DaemonSockets is the most requests that Finds have on their way.
+const DaemonSockets = 2 * findSlots

@@ -1,0 +1,5 @@
+package hot_test
+
+func roles() map[string]func(dir string) error {
+	return map[string]func(string) error{holderDir: beHolder, stranded: beStranded}
+}
