@@ -1,0 +1,40 @@
+// Package server speaks HTTP, and nothing else in the program does. It binds requests to the generated routes, asks
+// pins and auth, and renders what they answer.
+//
+// It owns routes, authentication headers, CORS, the error envelope, request limits, the access log, request metrics,
+// health and the documentation page. It must not know gorm, Kubo or Lotus, nor decide anything about pins.
+//
+// # The way of a request
+//
+//	normalise path      double and trailing slashes are served in place; nothing is ever redirected
+//	observe             request id, CORS headers, access log, metrics; the only caller of the error handler
+//	recover             a panic becomes an ordinary error
+//	route               unknown path 404, other method 405
+//	authenticate        API routes only, before anything of the request is looked at
+//	canonical query     GET /pins only: what clients really send becomes what the generated binding takes
+//	generated wrapper   binds parameters
+//	handler             validates with spec, asks pins, renders with spec
+//
+// Functions return errors; errors.go alone turns them into answers, by one table.
+//
+// # Invariants
+//
+//   - Every body is JSON, errors included, except the pages under /docs and the text of /metrics.
+//   - Every answer of the API carries CORS headers, else a browser hides the error from its own user.
+//   - Public text and operator text never mix: a 5xx shows a request id, and the cause is logged once under that id.
+//   - Tokens, query values and bodies are never logged.
+//
+// # Decisions
+//
+//   - HEAD is not in the contract, so API routes answer it with 405. Health and documentation take it.
+//   - Unknown paths and methods are answered without a token: they say nothing that openapi.yaml does not.
+//   - /metrics and the details of /readyz are for the operator: they are shown to loopback peers whose request was not
+//     forwarded by a proxy, or to everyone when Config.PublicMetrics is set. They carry no CORS headers, so that no
+//     web page open in the operator's browser can read them.
+//   - The documentation page is Swagger UI, taken from the assets of github.com/swaggest/swgui: it renders OpenAPI 3.0
+//     completely, can send requests, and comes as compressed files in a Go module, so the binary serves it without
+//     loading anything from elsewhere. That module's own handler is not used: it needs inline scripts, which our
+//     Content-Security-Policy forbids, and two more modules to unpack what browsers unpack themselves.
+//   - What net/http refuses before any handler runs (malformed HTTP, more than 16 KiB of headers) is answered by it in
+//     plain text.
+package server

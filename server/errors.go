@@ -1,0 +1,109 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+var (
+	errUnavailable = errors.New("not available now")
+	errTooLarge    = errors.New("the body is too large")
+)
+
+// statusClientGone is logged and counted, never seen by anyone.
+const statusClientGone = 499
+
+// A verdict is what an error means to the caller.
+type verdict struct {
+	status  int
+	reason  string
+	details string
+}
+
+// judge is the one table from errors to answers. What is not in it is our fault and nobody's business but ours: the
+// caller gets an id that finds the cause in the log.
+func (s *Server) judge(c echo.Context, err error) verdict {
+	var (
+		bad    *spec.InvalidError
+		access *denied
+		routed *echo.HTTPError
+	)
+	switch {
+	case errors.As(err, &bad):
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, bad.Error()}
+	case errors.As(err, &access):
+		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
+	case errors.Is(err, pins.ErrNotFound):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such pin request"}
+	case errors.Is(err, errTooLarge):
+		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
+	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
+		return verdict{status: statusClientGone}
+	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
+		return verdict{http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
+			"the service is busy or starting; try again in a few seconds"}
+	case errors.As(err, &routed):
+		return s.judgeRouted(routed.Code)
+	}
+	return verdict{http.StatusInternalServerError, spec.ReasonInternal,
+		"something went wrong here; the operator finds it in the log under request " + requestID(c)}
+}
+
+// judgeRouted takes the errors of echo and of the generated wrapper. Their texts quote parsers and are not shown.
+func (s *Server) judgeRouted(code int) verdict {
+	switch code {
+	case http.StatusNotFound:
+		return verdict{code, spec.ReasonNotFound, "there is nothing at this path; the pinning API is at " + s.base + "/pins"}
+	case http.StatusMethodNotAllowed:
+		return verdict{code, spec.ReasonMethodNotAllowed, "this path does not take this method"}
+	}
+	return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the request is malformed"}
+}
+
+// fail answers an error. It is echo's error handler, and only observe and echo call it.
+func (s *Server) fail(err error, c echo.Context) {
+	v := s.judge(c, err)
+	if v.status >= http.StatusInternalServerError {
+		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
+			slog.String("request", requestID(c)),
+			slog.String("method", c.Request().Method),
+			slog.String("route", s.routeName(c)),
+			slog.Int("status", v.status),
+			slog.Any("err", err),
+		)
+	}
+	if c.Response().Committed {
+		return // part of an answer is out; cutting it short is all that can be done
+	}
+
+	h := c.Response().Header()
+	switch v.status {
+	case statusClientGone:
+		c.Response().WriteHeader(v.status)
+		return
+	case http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", "Bearer")
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", "5")
+	}
+	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
+		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)
+	}
+}
+
+// passing reports whether an error is one of those that go away by themselves.
+func (s *Server) passing(err error) bool {
+	for _, u := range s.cfg.Unavailable {
+		if errors.Is(err, u) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,234 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server"
+	"github.com/frostpin/frostpin/spec"
+)
+
+const (
+	alice = "fp_alice_token"
+	bob   = "fp_bob_token"
+
+	cidV0   = "QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n"
+	cidV1   = "bafybeihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku" // cidV0 in version 1
+	cidRaw  = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+	inlined = "bafkqaaa"
+	origin  = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+)
+
+// tokens is an Authenticator with two accounts.
+type tokens struct{ err error }
+
+func (a *tokens) Authenticate(_ context.Context, token string) (int64, error) {
+	switch {
+	case a.err != nil:
+		return 0, a.err
+	case token == alice:
+		return 1, nil
+	case token == bob:
+		return 2, nil
+	}
+	return 0, auth.ErrUnauthorized
+}
+
+// memory is a Pins that keeps everything in a slice. It has the semantics of the real service, except that only
+// inlined content is ever pinned.
+type memory struct {
+	mu        sync.Mutex
+	rows      []pins.Pin // newest first
+	made      int
+	delegates []string
+	err       error  // answered by every method, when set
+	before    func() // called by every method, when set
+}
+
+func (m *memory) enter() (func(), error) {
+	if m.before != nil {
+		m.before()
+	}
+	m.mu.Lock()
+	return m.mu.Unlock, m.err
+}
+
+func (m *memory) Add(_ context.Context, account pins.Account, r spec.Request) (pins.Pin, error) {
+	leave, err := m.enter()
+	defer leave()
+	if err != nil {
+		return pins.Pin{}, err
+	}
+	return m.add(account, r), nil
+}
+
+func (m *memory) add(account pins.Account, r spec.Request) pins.Pin {
+	m.made++
+	p := pins.Pin{
+		ID:      pins.ID(fmt.Sprintf("0193548f-0000-7000-8000-%012d", m.made)),
+		Account: account,
+		Request: r,
+		Created: time.Date(2026, 1, 31, 12, 0, 0, m.made*10_000_000, time.UTC),
+		Root:    pins.Root{CID: r.Root, Hot: pins.HotQueued},
+	}
+	if r.CID == inlined {
+		p.Root.Hot = pins.HotHeld
+	}
+	m.rows = slices.Insert(m.rows, 0, p)
+	return p
+}
+
+func (m *memory) find(account pins.Account, id pins.ID) (int, error) {
+	i := slices.IndexFunc(m.rows, func(p pins.Pin) bool { return p.ID == id && p.Account == account })
+	if i < 0 {
+		return 0, pins.ErrNotFound
+	}
+	return i, nil
+}
+
+func (m *memory) Get(_ context.Context, account pins.Account, id pins.ID) (pins.Pin, error) {
+	leave, err := m.enter()
+	defer leave()
+	if err != nil {
+		return pins.Pin{}, err
+	}
+	i, err := m.find(account, id)
+	if err != nil {
+		return pins.Pin{}, err
+	}
+	return m.rows[i], nil
+}
+
+func (m *memory) Replace(_ context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error) {
+	leave, err := m.enter()
+	defer leave()
+	if err != nil {
+		return pins.Pin{}, err
+	}
+	i, err := m.find(account, id)
+	if err != nil {
+		return pins.Pin{}, err
+	}
+	m.rows = slices.Delete(m.rows, i, i+1)
+	return m.add(account, r), nil
+}
+
+func (m *memory) Delete(_ context.Context, account pins.Account, id pins.ID) error {
+	leave, err := m.enter()
+	defer leave()
+	if err != nil {
+		return err
+	}
+	i, err := m.find(account, id)
+	if err != nil {
+		return err
+	}
+	m.rows = slices.Delete(m.rows, i, i+1)
+	return nil
+}
+
+func (m *memory) List(_ context.Context, account pins.Account, q spec.Query) (pins.Page, error) {
+	leave, err := m.enter()
+	defer leave()
+	if err != nil {
+		return pins.Page{}, err
+	}
+	var page pins.Page
+	for _, p := range m.rows {
+		if p.Account != account || !matches(p, q) {
+			continue
+		}
+		page.Count++
+		if len(page.Pins) < q.Limit {
+			page.Pins = append(page.Pins, p)
+		}
+	}
+	return page, nil
+}
+
+func matches(p pins.Pin, q spec.Query) bool {
+	switch ms := p.Created.UnixMilli(); {
+	case len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Request.Root),
+		!slices.Contains(q.Statuses, p.Status()),
+		q.BeforeMS != nil && ms >= *q.BeforeMS,
+		q.AfterMS != nil && ms <= *q.AfterMS,
+		q.Name != nil && !matchesName(p.Name, *q.Name, q.Match):
+		return false
+	}
+	for k, v := range q.Meta {
+		if got, ok := p.Meta[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func matchesName(name *string, want string, how spec.TextMatchingStrategy) bool {
+	if name == nil {
+		return false
+	}
+	switch how {
+	case spec.Exact:
+		return *name == want
+	case spec.Iexact:
+		return strings.EqualFold(*name, want)
+	case spec.Partial:
+		return strings.Contains(*name, want)
+	case spec.Ipartial:
+		return strings.Contains(strings.ToLower(*name), strings.ToLower(want))
+	}
+	return false
+}
+
+func (m *memory) Delegates(context.Context) ([]string, error) {
+	leave, err := m.enter()
+	defer leave()
+	return m.delegates, err
+}
+
+// fixture is a server on fakes.
+type fixture struct {
+	*server.Server
+	pins   *memory
+	tokens *tokens
+	log    *strings.Builder // JSON lines, debug included
+}
+
+func newFixture(tb testing.TB, change ...func(*server.Config)) *fixture {
+	tb.Helper()
+	f := &fixture{
+		pins:   &memory{delegates: []string{"/ip4/203.0.113.7/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"}},
+		tokens: &tokens{},
+		log:    new(strings.Builder),
+	}
+	cfg := server.Config{Version: "1.2.3"}
+	for _, fn := range change {
+		fn(&cfg)
+	}
+	var mu sync.Mutex
+	log := slog.New(slog.NewJSONHandler(locked{&mu, f.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if f.Server, err = server.New(cfg, f.pins, f.tokens, log); err != nil {
+		tb.Fatal(err)
+	}
+	return f
+}
+
+type locked struct {
+	mu *sync.Mutex
+	w  *strings.Builder
+}
+
+func (l locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}

@@ -1,0 +1,206 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// api implements the generated ServerInterface.
+type api struct{ *Server }
+
+var _ ServerInterface = api{}
+
+// canonicalQuery makes the query of a list request one that the generated binding takes.
+func canonicalQuery(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		u := c.Request().URL
+		query, err := spec.CanonicalQuery(u.RawQuery)
+		if err != nil {
+			return err
+		}
+		u.RawQuery = query
+		return next(c)
+	}
+}
+
+// GetPins lists requests.
+func (s api) GetPins(c echo.Context, params spec.GetPinsParams) error {
+	q, err := spec.NewQuery(params)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	page, err := s.pins.List(ctx, account(c), q)
+	if err != nil {
+		return err
+	}
+	if len(page.Pins) == 0 { // Kubo counts with lists; they must not depend on the node
+		return s.results(c, spec.NewPinResults(page.Count, nil))
+	}
+	delegates, err := s.delegates(c)
+	if err != nil {
+		return err
+	}
+	rows := make([]spec.PinStatus, len(page.Pins))
+	for i := range page.Pins {
+		rows[i] = render(&page.Pins[i], delegates)
+	}
+	return s.results(c, spec.NewPinResults(page.Count, rows))
+}
+
+// AddPin records a request.
+func (s api) AddPin(c echo.Context) error {
+	r, err := s.request(c)
+	if err != nil {
+		return err
+	}
+	// Asked for first: an answer that cannot be given must not leave a pin behind.
+	delegates, err := s.delegates(c)
+	if err != nil {
+		return err
+	}
+	p, err := s.pins.Add(c.Request().Context(), account(c), r)
+	if err != nil {
+		return err
+	}
+	return s.status(c, http.StatusAccepted, render(&p, delegates))
+}
+
+// GetPinByRequestId returns one request.
+func (s api) GetPinByRequestId(c echo.Context, requestid string) error {
+	id, err := parseID(requestid)
+	if err != nil {
+		return err
+	}
+	p, err := s.pins.Get(c.Request().Context(), account(c), id)
+	if err != nil {
+		return err
+	}
+	delegates, err := s.delegates(c)
+	if err != nil {
+		return err
+	}
+	return s.status(c, http.StatusOK, render(&p, delegates))
+}
+
+// ReplacePinByRequestId removes one request and adds another.
+func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
+	id, err := parseID(requestid)
+	if err != nil {
+		return err
+	}
+	r, err := s.request(c)
+	if err != nil {
+		return err
+	}
+	delegates, err := s.delegates(c)
+	if err != nil {
+		return err
+	}
+	p, err := s.pins.Replace(c.Request().Context(), account(c), id, r)
+	if err != nil {
+		return err
+	}
+	return s.status(c, http.StatusAccepted, render(&p, delegates))
+}
+
+// DeletePinByRequestId removes a request.
+func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
+	id, err := parseID(requestid)
+	if err != nil {
+		return err
+	}
+	if err := s.pins.Delete(c.Request().Context(), account(c), id); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusAccepted)
+}
+
+// parseID refuses what can be no id of ours before anything is asked.
+func parseID(s string) (pins.ID, error) {
+	if s == "" || len(s) > 64 || strings.Trim(s, unreserved) != "" {
+		return "", pins.ErrNotFound
+	}
+	return pins.ID(s), nil
+}
+
+// request reads and validates a body, whatever its Content-Type.
+func (s api) request(c echo.Context) (spec.Request, error) {
+	r := c.Request()
+	if r.ContentLength > maxBody {
+		return spec.Request{}, errTooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response().Writer, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return spec.Request{}, errTooLarge
+	case err != nil:
+		return spec.Request{}, &spec.InvalidError{Field: "body", Problem: "could not be read to its end"}
+	}
+	return spec.DecodePin(body)
+}
+
+func (s api) delegates(c echo.Context) ([]string, error) {
+	list, err := s.pins.Delegates(c.Request().Context())
+	if err != nil {
+		return nil, fmt.Errorf("%w: asking the node for its addresses: %w", errUnavailable, err)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%w: the node has no address", errUnavailable)
+	}
+	return list, nil
+}
+
+func render(p *pins.Pin, delegates []string) spec.PinStatus {
+	return spec.NewPinStatus(string(p.ID), p.Status(), p.Created, p.Request, delegates, p.Info())
+}
+
+func (s api) status(c echo.Context, code int, p spec.PinStatus) error {
+	b := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(b)
+	*b = spec.AppendPinStatus((*b)[:0], &p)
+	return s.send(c, code, *b)
+}
+
+func (s api) results(c echo.Context, r spec.PinResults) error {
+	b := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(b)
+	*b = spec.AppendPinResults((*b)[:0], r)
+	return s.send(c, http.StatusOK, *b)
+}
+
+// respond answers with anything but pins. It encodes before it sends, so that a failure to encode can be answered.
+func (s *Server) respond(c echo.Context, code int, body any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // nothing of ours is embedded in HTML
+	if err := enc.Encode(body); err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	return s.send(c, code, b.Bytes())
+}
+
+// send is the only writer of JSON.
+func (s *Server) send(c echo.Context, code int, body []byte) error {
+	h := c.Response().Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	h["Cache-Control"] = []string{"no-store"} // clients read their own writes
+	c.Response().WriteHeader(code)
+	if _, err := c.Response().Write(body); err != nil {
+		s.log.Debug("client went away", "request", requestID(c), "err", err)
+	}
+	return nil
+}

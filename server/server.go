@@ -1,0 +1,213 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// Pins is the service behind the API. Errors: pins.ErrNotFound, pins.ErrUnavailable
+// and those of Config.Unavailable (try again later); others are our fault.
+type Pins interface {
+	Add(ctx context.Context, account pins.Account, r spec.Request) (pins.Pin, error)
+	Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error)
+	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
+	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error)
+	Delete(ctx context.Context, account pins.Account, id pins.ID) error
+	// Delegates returns 1 to 20 addresses of our node.
+	Delegates(ctx context.Context) ([]string, error)
+}
+
+// An Authenticator knows which account a token belongs to. It returns auth.ErrUnauthorized when to none; any other
+// error means that it could not tell.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (account int64, err error)
+}
+
+// Config is what can be set.
+type Config struct {
+	BasePath      string               // where the API lives; "/psa" when empty, "/" for the root
+	Version       string               // of the program, shown at /
+	Checks        []Check              // what /readyz asks
+	Metrics       *prometheus.Registry // served at /metrics, our own metrics are added to it; a new one when nil
+	Unavailable   []error              // what the database says when it cannot answer now: 503 instead of 500
+	PublicMetrics bool                 // show /metrics and details of /readyz to everyone
+	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
+}
+
+// Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
+// broken one. The idle timeout must be above the 90 s for which Go clients keep a connection, else they lose requests.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 30 * time.Second
+	idleTimeout       = 120 * time.Second
+	maxHeader         = 16 << 10
+	maxBody           = 1 << 20
+	stopTimeout       = 8 * time.Second
+)
+
+// A Server answers HTTP requests. It is an http.Handler; Serve adds connections and their limits.
+type Server struct {
+	cfg     Config
+	base    string // Config.BasePath as a prefix: "" for the root
+	pins    Pins
+	tokens  Authenticator
+	log     *slog.Logger
+	echo    *echo.Echo
+	health  *health
+	metrics *metrics
+	ids     *requestIDs
+	buffers sync.Pool // of *[]byte
+}
+
+// New builds a server. It fails when the base path cannot work or the metrics are already registered.
+func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, error) {
+	base, err := basePrefix(cfg.BasePath)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.StopTimeout <= 0 {
+		cfg.StopTimeout = stopTimeout
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = prometheus.NewRegistry()
+	}
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, base: base, pins: p, tokens: tokens, log: log,
+		echo:    echo.New(),
+		health:  newHealth(cfg.Checks),
+		metrics: m,
+		ids:     newRequestIDs(),
+		buffers: sync.Pool{New: func() any { return new([]byte) }},
+	}
+	return s, s.route()
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+
+func (s *Server) route() error {
+	e := s.echo
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = s.fail
+	e.Pre(normalise)
+	e.Use(s.observe, recovered)
+
+	all := []echo.MiddlewareFunc{s.authenticated}
+	RegisterHandlersWithOptions(e, api{s}, RegisterHandlersOptions{
+		BaseURL: s.base,
+		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
+			"getPins":               {s.authenticated, canonicalQuery},
+			"addPin":                all,
+			"getPinByRequestId":     all,
+			"replacePinByRequestId": all,
+			"deletePinByRequestId":  all,
+		},
+	})
+	e.OPTIONS(s.base+"/pins", preflight)
+	e.OPTIONS(s.base+"/pins/:requestid", preflight)
+
+	pages, err := s.docs()
+	if err != nil {
+		return err
+	}
+	metrics := promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		e.Add(method, "/", s.index)
+		e.Add(method, "/healthz", s.healthz)
+		e.Add(method, "/readyz", s.readyz)
+		e.Add(method, "/metrics", s.operatorOnly(echo.WrapHandler(metrics)))
+		e.Add(method, "/docs", pages.index)
+		e.Add(method, "/docs/:file", pages.file)
+	}
+	return nil
+}
+
+// index tells a person who opens the server in a browser where to go.
+func (s *Server) index(c echo.Context) error {
+	return s.respond(c, http.StatusOK, map[string]string{
+		"service": "frostpin", "version": s.cfg.Version, "api": cmp.Or(s.base, "/"), "docs": "/docs",
+	})
+}
+
+// Serve answers on ln until ctx ends, then lets running requests finish for Config.StopTimeout. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{
+		Handler:                      s,
+		ReadHeaderTimeout:            readHeaderTimeout,
+		ReadTimeout:                  readTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		BaseContext:                  func(net.Listener) context.Context { return requests },
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ln) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serving http: %w", err)
+	case <-ctx.Done():
+	}
+
+	grace, done := context.WithTimeout(requests, s.cfg.StopTimeout)
+	defer done()
+	if err := srv.Shutdown(grace); err != nil {
+		s.log.Warn("requests cut off at shutdown", "err", err)
+		cut()
+		if err := srv.Close(); err != nil {
+			s.log.Warn("closing connections", "err", err)
+		}
+	}
+	<-ended
+	return nil
+}
+
+// basePrefix checks a base path. Kubo refuses an endpoint that ends in /pins, and what stands beside the API must stay
+// reachable.
+func basePrefix(path string) (string, error) {
+	switch {
+	case path == "":
+		return "/psa", nil
+	case path == "/":
+		return "", nil
+	case path[0] != '/':
+		return "", fmt.Errorf("base path %q must start with a slash", path)
+	}
+	base := strings.TrimSuffix(path, "/")
+	for segment := range strings.SplitSeq(base[1:], "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, unreserved) != "" {
+			return "", fmt.Errorf("base path %q must be made of letters, digits, and .-_~ between single slashes", path)
+		}
+	}
+	if strings.HasSuffix(base, "/pins") {
+		return "", fmt.Errorf("base path %q must not end in /pins: clients add that themselves", path)
+	}
+	first, _, _ := strings.Cut(base[1:], "/")
+	switch first {
+	case "healthz", "readyz", "metrics", "docs", "api":
+		return "", fmt.Errorf("base path %q would hide /%s", path, first)
+	}
+	return base, nil
+}
+
+const unreserved = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
