@@ -1,0 +1,261 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/pins/hot"
+	"github.com/frostpin/frostpin/server"
+)
+
+// The kinds of hot tier.
+const (
+	hotEmbedded = "embedded"
+	hotRemote   = "remote"
+)
+
+// Config holds every setting. The tags are the single source of names, help texts, `frostpin config show` and
+// docs/settings.md: "derived" describes a default that depends on other settings, "everywhere" marks settings that
+// commands other than serve need too.
+type Config struct {
+	DataDir  string `setting:"data-dir" everywhere:"true" derived:"$XDG_DATA_HOME/frostpin or ~/.local/share/frostpin" help:"Where everything is kept: database, blocks, identity."`
+	Database DSN    `setting:"database" everywhere:"true" derived:"frostpin.db in data-dir" help:"The database: path of a SQLite file, or postgres://user:password@host/name."`
+
+	Listen        string `setting:"listen" help:"Address and port of the HTTP server. Put a TLS proxy in front before you open it to others."`
+	BasePath      string `setting:"base-path" help:"Path of the Pinning Service API on this server."`
+	PublicURL     string `setting:"public-url" derived:"http://<listen><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
+	PublicMetrics bool   `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
+
+	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
+	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
+	Announce            []string `setting:"announce" help:"Multiaddresses told to clients before those the node finds out itself."`
+	AllowPrivateOrigins bool     `setting:"allow-private-origins" derived:"true on a private network" help:"Dial private and loopback addresses that clients name as origins. Any client can then make this machine connect inside your network."`
+	ConnectionsLow      int      `setting:"connections-low" help:"Connections that the embedded node keeps when it has trimmed them."`
+	ConnectionsHigh     int      `setting:"connections-high" help:"Connections at which the embedded node begins to trim."`
+
+	Hot              string      `setting:"hot" help:"What holds the blocks. embedded: an IPFS node inside this process. remote: a Kubo daemon."`
+	HotDatastore     string      `setting:"hot-datastore" help:"Store of a new embedded node: pebbleds or flatfs. Fixed once it exists."`
+	HotURL           string      `setting:"hot-url" help:"RPC address of the Kubo daemon, such as http://127.0.0.1:5001."`
+	HotAuthorization auth.Secret `setting:"hot-authorization" help:"Authorization header for the Kubo daemon, such as: Bearer TOKEN."`
+
+	MaxDAGBytes   Size          `setting:"max-dag-bytes" help:"Largest DAG that is accepted."`
+	MaxDAGBlocks  int64         `setting:"max-dag-blocks" help:"Most blocks in one DAG."`
+	MaxDAGDepth   int           `setting:"max-dag-depth" help:"Most links between the root of a DAG and any of its blocks."`
+	MaxBlockSize  Size          `setting:"max-block-size" help:"Largest block that is accepted."`
+	FetchSlots    int           `setting:"fetch-slots" help:"DAGs that are fetched at once."`
+	FindRoots     int           `setting:"find-roots" help:"DAGs whose first block is looked for at once."`
+	FindSlice     time.Duration `setting:"find-slice" help:"How long a DAG is looked for before the next gets its turn."`
+	FetchIdle     time.Duration `setting:"fetch-idle" help:"Without a new block for this long a fetch asks its peers anew."`
+	FetchStall    time.Duration `setting:"fetch-stall" help:"Without a new block for this long a fetch gives its slot back and tries again later."`
+	FetchDeadline time.Duration `setting:"fetch-deadline" help:"How long a DAG is tried before its pins fail."`
+	RetryFirst    time.Duration `setting:"retry-first" help:"Pause after the first fruitless try; it doubles with each further one."`
+	RetryMax      time.Duration `setting:"retry-max" help:"Longest pause between two tries."`
+
+	RetainReplaced time.Duration `setting:"retain-replaced" help:"How long the DAG of a replaced pin waits for its successor."`
+	GCInterval     time.Duration `setting:"gc-interval" help:"Least time between two removals of blocks that nobody pins; 0 means never."`
+
+	LogLevel        slog.Level    `setting:"log-level" help:"debug, info, warn or error."`
+	LogFormat       string        `setting:"log-format" help:"text or json."`
+	ShutdownTimeout time.Duration `setting:"shutdown-timeout" help:"How long a stop may take before the process ends all the same."`
+}
+
+// defaults are the settings of an installation about which nobody has decided anything.
+func defaults() Config {
+	return Config{
+		Listen:   "127.0.0.1:7420",
+		BasePath: "/psa",
+
+		Network:         hot.Public,
+		ConnectionsLow:  100,
+		ConnectionsHigh: 200,
+
+		Hot:          hotEmbedded,
+		HotDatastore: hot.Pebble,
+
+		MaxDAGBytes:   32 << 30,
+		MaxDAGBlocks:  10_000_000,
+		MaxDAGDepth:   1024,
+		MaxBlockSize:  2 << 20,
+		FetchSlots:    256,
+		FindRoots:     10_000,
+		FindSlice:     30 * time.Second,
+		FetchIdle:     15 * time.Second,
+		FetchStall:    time.Minute,
+		FetchDeadline: 24 * time.Hour,
+		RetryFirst:    10 * time.Second,
+		RetryMax:      time.Hour,
+
+		RetainReplaced: 24 * time.Hour,
+		GCInterval:     time.Hour,
+
+		LogLevel:        slog.LevelInfo,
+		LogFormat:       "text",
+		ShutdownTimeout: 10 * time.Second,
+	}
+}
+
+// derive fills the settings whose default depends on others. given tells which ones somebody has decided.
+func (c *Config) derive(given func(name string) bool) {
+	if c.Database == "" {
+		c.Database = DSN(filepath.Join(c.DataDir, "frostpin.db"))
+	}
+	if !given("allow-private-origins") {
+		c.AllowPrivateOrigins = c.Network == hot.Private
+	}
+}
+
+// Endpoint is the address that clients are given. listening is where the server really listens: the setting may leave
+// the port open, or name no host.
+func (c *Config) Endpoint(listening string) string {
+	if c.PublicURL != "" {
+		return strings.TrimRight(c.PublicURL, "/")
+	}
+	return c.origin(listening) + strings.TrimRight(c.BasePath, "/")
+}
+
+// origin is the server's own address as this machine reaches it.
+func (c *Config) origin(listening string) string {
+	host, port, err := net.SplitHostPort(cmp.Or(listening, c.Listen))
+	if err != nil {
+		return "http://" + listening
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// Validate names everything that is wrong, each problem beginning with the setting's name.
+func (c *Config) Validate() error {
+	wrong := problems{}
+	wrong.check("data-dir", c.DataDir == "", "it is empty and there is no home directory to put it in")
+	_, err := database.DialectOf(string(c.Database))
+	wrong.add("database", err)
+
+	wrong.add("listen", checkListen(c.Listen))
+	_, err = server.New(server.Config{BasePath: c.BasePath}, nil, nil, slog.New(slog.DiscardHandler))
+	wrong.add("base-path", err)
+	if c.PublicURL != "" {
+		wrong.add("public-url", checkURL(c.PublicURL))
+		wrong.check("public-url", strings.HasSuffix(strings.TrimRight(c.PublicURL, "/"), "/pins"),
+			"it must not end in /pins: clients add that themselves")
+	}
+
+	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
+	for _, addr := range c.SwarmListen {
+		parsed, err := ma.NewMultiaddr(addr)
+		wrong.add("swarm-listen", err)
+		if err == nil {
+			wrong.check("swarm-listen", c.Network == hot.Private && !manet.IsIPLoopback(parsed),
+				addr+" is not on the loopback, where a private network stays")
+		}
+	}
+	for _, addr := range c.Announce {
+		_, err := ma.NewMultiaddr(addr)
+		wrong.add("announce", err)
+	}
+	wrong.check("connections-low", c.ConnectionsLow < 1, "it must be at least 1")
+	wrong.check("connections-high", c.ConnectionsHigh < c.ConnectionsLow, "it must not be less than connections-low")
+
+	wrong.oneOf("hot", c.Hot, hotEmbedded, hotRemote)
+	wrong.oneOf("hot-datastore", c.HotDatastore, hot.Pebble, hot.Flatfs)
+	switch {
+	case c.HotURL != "":
+		wrong.add("hot-url", checkURL(c.HotURL))
+		wrong.check("hot-url", c.Hot == hotEmbedded, "it is set, but hot is embedded: set hot to remote to use it")
+	case c.Hot == hotRemote:
+		wrong.check("hot-url", true, "hot is remote: name the daemon, such as http://127.0.0.1:5001")
+	}
+	wrong.check("hot-authorization", c.HotAuthorization != "" && c.Hot == hotEmbedded, "it is set, but hot is embedded")
+	wrong.check("hot-authorization", strings.ContainsAny(c.HotAuthorization.Reveal(), "\r\n"), "it is more than one line")
+
+	c.validateFetching(wrong)
+	wrong.oneOf("log-format", c.LogFormat, "text", "json")
+	wrong.check("shutdown-timeout", c.ShutdownTimeout <= 0, "it must be longer than 0")
+	return wrong.join()
+}
+
+func (c *Config) validateFetching(wrong problems) {
+	for name, n := range map[string]int64{
+		"max-dag-bytes": int64(c.MaxDAGBytes), "max-dag-blocks": c.MaxDAGBlocks, "max-dag-depth": int64(c.MaxDAGDepth),
+		"max-block-size": int64(c.MaxBlockSize), "fetch-slots": int64(c.FetchSlots), "find-roots": int64(c.FindRoots),
+	} {
+		wrong.check(name, n < 1, "it must be at least 1")
+	}
+	for name, d := range map[string]time.Duration{
+		"find-slice": c.FindSlice, "fetch-idle": c.FetchIdle, "fetch-deadline": c.FetchDeadline, "retry-first": c.RetryFirst,
+	} {
+		wrong.check(name, d <= 0, "it must be longer than 0")
+	}
+	wrong.check("fetch-stall", c.FetchStall < c.FetchIdle, "it must not be shorter than fetch-idle")
+	wrong.check("retry-max", c.RetryMax < c.RetryFirst, "it must not be shorter than retry-first")
+	wrong.check("retain-replaced", c.RetainReplaced < 0, "it must not be negative")
+	wrong.check("gc-interval", c.GCInterval < 0, "it must not be negative")
+}
+
+// checkListen wants host:port with a port that exists.
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port, such as 127.0.0.1:7420", address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q has no port from 0 to 65535", address)
+	}
+	return nil
+}
+
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil, u.Host == "", u.Scheme != "http" && u.Scheme != "https":
+		return errors.New("it is not an address that begins with http:// or https:// and a host")
+	case u.User != nil, u.RawQuery != "", u.Fragment != "":
+		return errors.New("it must have no user name, query or fragment")
+	}
+	return nil
+}
+
+// problems collects what is wrong, by setting.
+type problems map[string][]string
+
+func (p problems) add(name string, err error) {
+	if err != nil {
+		p[name] = append(p[name], err.Error())
+	}
+}
+
+func (p problems) check(name string, wrong bool, problem string) {
+	if wrong {
+		p[name] = append(p[name], problem)
+	}
+}
+
+func (p problems) oneOf(name, value string, allowed ...string) {
+	p.check(name, !slices.Contains(allowed, value), fmt.Sprintf("%q is not one of %s", value, strings.Join(allowed, ", ")))
+}
+
+// join returns one error per problem, in the order of the settings.
+func (p problems) join() error {
+	var all []error
+	for _, s := range settings() {
+		for _, problem := range p[s.name] {
+			all = append(all, fmt.Errorf("%s: %s", s.name, problem))
+		}
+	}
+	return errors.Join(all...)
+}

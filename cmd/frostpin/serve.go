@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server"
+)
+
+func (p *program) serveCommand() *cobra.Command {
+	return withAllSettings(&cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long:  "Run the server until it is told to stop. The first start creates everything and prints the first token.",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			settings, err := p.settings(c)
+			if err != nil {
+				return err
+			}
+			return p.serveWithin(c.Context(), &settings.Config)
+		},
+	})
+}
+
+// serveWithin bounds the stop: what does not end in time is left behind, and nothing acknowledged is lost by that.
+func (p *program) serveWithin(ctx context.Context, c *Config) error {
+	log := p.logger(c)
+	ended := make(chan error, 1)
+	go func() { ended <- p.serve(ctx, c, log) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("stopping", "within", c.ShutdownTimeout.String())
+	timer := time.NewTimer(c.ShutdownTimeout)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("stopping took longer than %s: ending all the same", c.ShutdownTimeout)
+	}
+}
+
+// serve is the architecture, from the ground up; what is deferred takes it down in reverse.
+func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err error) {
+	if err := makeDataDir(c.DataDir); err != nil {
+		return err
+	}
+	unlock, err := lockDataDir(ctx, c.DataDir)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, unlock)
+	instance, err := instanceID(c.DataDir)
+	if err != nil {
+		return err
+	}
+
+	db, err := database.Open(ctx, string(c.Database), log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, db.Close)
+	if err := during(log, "migrating the database", func() error { return db.Migrate(ctx, migrations()...) }); err != nil {
+		return err
+	}
+
+	var tier hotTier
+	err = during(log, "opening the hot tier", func() (err error) { tier, err = openHot(ctx, c, log); return err })
+	if err != nil {
+		return err
+	}
+	defer closing(&err, func() error { return during(log, "closing the hot tier", tier.Close) })
+
+	tokens := auth.New(db, p.now)
+	service := pins.New(pinsConfig(c, instance), db, tier, log, p.now)
+	metrics, err := newMetrics(service.Collectors())
+	if err != nil {
+		return err
+	}
+	web, err := server.New(server.Config{
+		BasePath:      c.BasePath,
+		Version:       thisBuild().Version,
+		Metrics:       metrics,
+		PublicMetrics: c.PublicMetrics,
+		Unavailable:   []error{database.ErrUnavailable, database.ErrClosed},
+		StopTimeout:   c.ShutdownTimeout / 2, // the rest is for the hot tier
+		Checks: []server.Check{
+			{Name: "database", Run: db.Ping, Critical: true},
+			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
+		},
+	}, service, tokens, log)
+	if err != nil {
+		return err
+	}
+
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", c.Listen, err)
+	}
+	listening := listener.Addr().String()
+	// Nothing can go wrong any more: now the token that is shown only once.
+	if err := p.greet(ctx, c, tokens, listening); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	log.Info("serving", "listen", listening, "endpoint", c.Endpoint(listening), "network", c.Network, "hot", c.Hot)
+
+	running, ctx := errgroup.WithContext(ctx)
+	running.Go(func() error { return web.Serve(ctx, listener) })
+	running.Go(func() error { return service.Run(ctx) })
+	running.Go(func() error {
+		keepPresence(ctx, c.DataDir, presence{
+			PID: os.Getpid(), Started: p.now().UTC(), Listening: listening, Endpoint: c.Endpoint(listening),
+		}, tier, log)
+		return nil
+	})
+	err = running.Wait()
+	log.Info("stopped serving")
+	if errors.Is(err, context.Canceled) {
+		return nil // asked to stop
+	}
+	return err
+}
+
+// closing adds the error of taking down one part to that of the whole.
+func closing(err *error, take func() error) { *err = errors.Join(*err, take()) }
+
+func pinsConfig(c *Config, instance string) pins.Config {
+	return pins.Config{
+		Limits: pins.Limits{
+			Bytes:     int64(c.MaxDAGBytes),
+			Blocks:    c.MaxDAGBlocks,
+			Depth:     c.MaxDAGDepth,
+			BlockSize: int(c.MaxBlockSize),
+			Idle:      c.FetchIdle,
+			Stall:     c.FetchStall,
+		},
+		Slots:     c.FetchSlots,
+		FindRoots: c.FindRoots,
+		FindSlice: c.FindSlice,
+		Policy:    pins.Policy{Deadline: c.FetchDeadline, RetryFirst: c.RetryFirst, RetryMax: c.RetryMax},
+		Retain:    c.RetainReplaced,
+		GCEvery:   c.GCInterval,
+		Instance:  instance,
+		Exclusive: c.Hot == hotEmbedded, // others may use a daemon of their own too
+	}
+}
+
+// newMetrics is a registry with the metrics of the service, the process and the build.
+func newMetrics(service []prometheus.Collector) (*prometheus.Registry, error) {
+	registry := prometheus.NewRegistry()
+	ours := []prometheus.Collector{
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(),
+	}
+	for _, collector := range append(ours, service...) {
+		if err := registry.Register(collector); err != nil {
+			return nil, fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return registry, nil
+}
+
+// greet tells the operator where the server is and, on the first start, the first token.
+func (p *program) greet(ctx context.Context, c *Config, tokens *auth.Service, listening string) error {
+	text, first, err := tokens.Bootstrap(ctx)
+	if err != nil {
+		return err
+	}
+	endpoint := c.Endpoint(listening)
+	greeting := fmt.Sprintf("Frostpin is ready at %s (API documentation: %[1]s/docs)\n\n", c.origin(listening))
+	if first {
+		greeting += fmt.Sprintf("First token, shown only now:\n\n  %s\n\nConnect Kubo with:\n\n  ipfs pin remote service add frostpin %s %[1]s\n\n",
+			text.Reveal(), endpoint)
+	} else {
+		greeting += fmt.Sprintf("Connect Kubo with:\n\n  ipfs pin remote service add frostpin %s TOKEN\n\n"+
+			"Make a token with: frostpin token create --account %s --label NAME\n\n", endpoint, auth.FirstAccount)
+	}
+	if _, err := io.WriteString(p.stdout, greeting); err != nil {
+		return fmt.Errorf("printing the address: %w", err)
+	}
+	return nil
+}
