@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// idle measures the memory of a server that has nothing to do.
+func (b *bench) idle(ctx context.Context) error {
+	s, err := b.fresh(ctx, "idle")
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, 10*time.Second); err != nil {
+		return err
+	}
+	mb, err := rssMB(s.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	absolute("idle memory", "MB", mb, atMost(160))
+	return s.stop()
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+const (
+	postClients = 64
+	getClients  = 16
+)
+
+// post measures durable POST /pins beside inserts through the same driver into a table of nine columns and four
+// indexes, one transaction each and grouped.
+func (b *bench) post(ctx context.Context) error {
+	long := 10 * time.Second / time.Duration(b.scale)
+	single, grouped, err := b.inserts(ctx, long/2)
+	if err != nil {
+		return err
+	}
+	s, err := b.fresh(ctx, "post")
+	if err != nil {
+		return err
+	}
+	posts, err := rate(ctx, postClients, long, 0, func(ctx context.Context, i int64) error {
+		name := fmt.Sprint("post ", i)
+		_, err := s.pin(ctx, spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ratio("POST /pins, 64 clients, against single-row inserts", "/s", posts, single, atLeast(2))
+	ratio("POST /pins, 64 clients, against grouped inserts", "/s", posts, grouped, atLeast(0.6))
+	return s.stop()
+}
+
+// inserts returns the durable rates of the driver at 64 goroutines: each row its own transaction, and grouped.
+func (b *bench) inserts(ctx context.Context, long time.Duration) (single, grouped float64, err error) {
+	for i, out := range []*float64{&single, &grouped} {
+		db, err := database.Open(ctx, filepath.Join(b.dir, fmt.Sprintf("floor%d.db", i)), discard())
+		if err != nil {
+			return 0, 0, err
+		}
+		err = db.Write(ctx, func(tx *gorm.DB) error {
+			for _, statement := range []string{
+				`CREATE TABLE floor (a TEXT PRIMARY KEY, b BIGINT, c BIGINT, d TEXT, e TEXT, f TEXT, g TEXT, h TEXT, i BIGINT)`,
+				`CREATE UNIQUE INDEX floor_bc ON floor (b, c)`,
+				`CREATE INDEX floor_bdc ON floor (b, d, c)`,
+				`CREATE INDEX floor_be ON floor (b, e)`,
+			} {
+				if err := tx.Exec(statement).Error; err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		var alone chan struct{} // with it, one Write at a time: nothing to share a commit with
+		if i == 0 {
+			alone = make(chan struct{}, 1)
+		}
+		var n atomic.Int64
+		*out, err = rate(ctx, postClients, long, 0, func(ctx context.Context, _ int64) error {
+			if alone != nil {
+				alone <- struct{}{}
+				defer func() { <-alone }()
+			}
+			k := n.Add(1)
+			cid := pinstest.Leaf(fmt.Sprint("floor ", k)).Root.String()
+			return db.Write(ctx, func(tx *gorm.DB) error {
+				return tx.Exec(`INSERT INTO floor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+					fmt.Sprintf("%036d", k), 1, k, "queued", cid, cid, fmt.Sprint("post ", k), "", k).Error
+			})
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		if err := db.Close(); err != nil {
+			return 0, 0, err
+		}
+	}
+	return single, grouped, nil
+}
+
+// get measures reads beside a static echo handler that answers as many bytes.
+func (b *bench) get(ctx context.Context) error {
+	long := 8 * time.Second / time.Duration(b.scale)
+	s, err := b.fresh(ctx, "get")
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for i := range 1000 {
+		name := fmt.Sprint("get ", i)
+		p, err := s.pin(ctx, spec.Pin{Cid: pinstest.Identity(0x55, []byte(name)).String(), Name: &name})
+		if err != nil {
+			return err
+		}
+		ids = append(ids, p.Requestid)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return err
+	}
+	floor := &service{cmd: exec.CommandContext(ctx, self, "-static", address), base: "http://" + address, http: newClient(128)}
+	if err := floor.cmd.Start(); err != nil {
+		return err
+	}
+	if err := floor.ready(ctx); err != nil {
+		return err
+	}
+	get := func(s *service, path func(i int64) string) func(context.Context, int64) error {
+		return func(ctx context.Context, i int64) error {
+			_, err := s.do(ctx, http.MethodGet, path(i), nil, nil)
+			return err
+		}
+	}
+	static, err := rate(ctx, getClients, long, 0, get(floor, func(int64) string { return "/pins" }))
+	if err != nil {
+		return err
+	}
+	one, err := rate(ctx, getClients, long, 0, get(s, func(i int64) string { return "/pins/" + ids[i%1000] }))
+	if err != nil {
+		return err
+	}
+	list, err := rate(ctx, getClients, long, 0, get(s, func(int64) string { return "/pins" }))
+	if err != nil {
+		return err
+	}
+	ratio("GET /pins/{id}, 16 clients, against a static handler", "/s", one, static, atLeast(0.4))
+	ratio("GET /pins, 10 rows, 16 clients, against a static handler", "/s", list, static, atLeast(0.2))
+	if err := floor.stop(); err != nil {
+		return err
+	}
+	return s.stop()
+}
+
+// serveStatic is the floor of reads: echo, and bytes that were made before.
+func serveStatic(ctx context.Context, address string) error {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	body := []byte(fmt.Sprintf("%0500d", 0))
+	e.GET("/pins", func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body) })
+	go func() {
+		<-ctx.Done()
+		_ = e.Close()
+	}()
+	if err := e.Start(address); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
