@@ -1,0 +1,222 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/frostpin/frostpin"
+
+// A rule is what one package, with those below it, may import of this module; every sentence says why. A package that
+// no rule names has no place yet: give it one here, in .golangci.yml and in docs/architecture.md.
+type rule struct {
+	pkg    string
+	may    []string // "*" is everything
+	tests  []string // what its tests may import beside that
+	reason string
+}
+
+var packageRules = []rule{
+	{"spec", nil, nil, "the contract is the ground that everything stands on, so it stands on nothing"},
+	{"auth", nil, []string{"cmd/database"}, "who may call has nothing to do with what is pinned"},
+	{"pins/hot/hold", []string{"pins", "spec"}, nil, "how a DAG is walked does not depend on the node that has it"},
+	{"pins/pinstest", []string{"pins", "pins/hot/hold", "spec"}, nil, "the model of a tier runs where there is no IPFS node"},
+	{"pins/hot", []string{"pins", "pins/hot/hold", "spec"}, []string{"pins/pinstest"}, "a tier keeps blocks and does not know why"},
+	{"pins", []string{"deals", "spec"}, []string{"auth", "cmd/database", "pins/pinstest"}, "the rules of pinning know no HTTP, no tokens and no Kubo"},
+	{"deals", nil, []string{"cmd/database", "deals"}, "a deal is about one DAG and does not know who wants it"},
+	{"retrieval", nil, []string{"cmd/database"}, "where bytes come from does not depend on who pinned them"},
+	{"server", []string{"auth", "pins", "retrieval", "spec"}, []string{"cmd/database", "pins/pinstest"}, "HTTP and nothing else; it does not know what stores or keeps"},
+	{"cmd/database", nil, nil, "it opens databases and does not know what is in them"},
+	{"cmd/frostpin", []string{"*"}, nil, "it wires everything and is the only one that knows every concrete type"},
+	{"e2e", nil, nil, "a stranger has the binary and the contract, nothing else"},
+}
+
+// An outside rule is where a name of the outside world may be imported.
+type outside struct {
+	prefix string
+	where  func(pkg, file string) bool
+	reason string
+}
+
+var outsideRules = []outside{
+	{"gorm.io/", inStores, "rows and SQL stay in store.go and migrate.go"},
+	{"github.com/go-gormigrate/", inStores, "rows and SQL stay in store.go and migrate.go"},
+	{"github.com/labstack/echo/", func(pkg, _ string) bool { return under(pkg, "server") }, "only server speaks HTTP to clients"},
+	{"github.com/ipfs/kubo/", func(pkg, _ string) bool { return pkg == "pins/hot" || under(pkg, "retrieval") }, "Kubo is one of several hot tiers"},
+	{"github.com/filecoin-project/lotus/", func(pkg, _ string) bool { return under(pkg, "deals") }, "the chain is behind the interface that deals declares"},
+}
+
+// inStores allows the files that hold rows. A package may have several, such as store.go and store_pins.go.
+func inStores(pkg, file string) bool {
+	return under(pkg, "cmd") || strings.HasPrefix(file, "store") || strings.HasPrefix(file, "migrate") || strings.HasSuffix(file, "_test.go")
+}
+
+func under(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, dir+"/") }
+
+// A listedPackage is what `go list -json` says of one package.
+type listedPackage struct {
+	Dir, ImportPath                                              string
+	GoFiles, CgoFiles, IgnoredGoFiles, TestGoFiles, XTestGoFiles []string
+	Imports, TestImports, XTestImports                           []string
+}
+
+func (p listedPackage) name() string {
+	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+}
+
+func packages(t *testing.T) []listedPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json", "./...")
+	cmd.Dir = ".."
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("listing the packages: %v\n%s", err, stderr.String())
+	}
+	var all []listedPackage
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for dec.More() {
+		var p listedPackage
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < 5 {
+		t.Fatalf("only %d packages are listed", len(all))
+	}
+	return all
+}
+
+// ruleFor returns the rule with the longest matching name.
+func ruleFor(pkg string) (found rule, ok bool) {
+	for _, r := range packageRules {
+		if under(pkg, r.pkg) && len(r.pkg) > len(found.pkg) {
+			found, ok = r, true
+		}
+	}
+	return found, ok
+}
+
+// allowed reports whether pkg, with its rule, may import another package of this module.
+func (r rule) allowed(imported string, test bool) bool {
+	allow := append(slices.Clone(r.may), r.pkg)
+	if test {
+		allow = append(allow, r.tests...)
+	}
+	if slices.Contains(allow, "*") {
+		return true
+	}
+	target, ok := ruleFor(imported)
+	return ok && slices.Contains(allow, target.pkg)
+}
+
+func TestPackagesKeepTheirDistance(t *testing.T) {
+	for _, p := range packages(t) {
+		r, ok := ruleFor(p.name())
+		if !ok {
+			t.Errorf("package %q has no place: only %v may hold Go code", p.name(), places())
+			continue
+		}
+		check := func(imports []string, test bool) {
+			for _, path := range imports {
+				if imported, ours := strings.CutPrefix(path, module+"/"); ours && !r.allowed(imported, test) {
+					t.Errorf("%s (tests: %t) imports %s: %s", p.name(), test, imported, r.reason)
+				}
+			}
+		}
+		check(p.Imports, false)
+		check(p.TestImports, true)
+		check(p.XTestImports, true)
+	}
+}
+
+func places() (names []string) {
+	for _, r := range packageRules {
+		names = append(names, r.pkg)
+	}
+	return names
+}
+
+// Without this a rule that forbids nothing would go unnoticed.
+func TestRulesForbidWhatTheySay(t *testing.T) {
+	for _, test := range []struct {
+		pkg, imports string
+		test, want   bool
+	}{
+		{"spec", "pins", false, false},
+		{"auth", "spec", false, false},
+		{"auth", "cmd/database", false, false},
+		{"auth", "cmd/database/databasetest", true, true},
+		{"pins", "spec", false, true},
+		{"pins", "auth", false, false},
+		{"pins", "pins/hot", true, false},
+		{"pins/hot", "pins", false, true},
+		{"pins/hot", "server", false, false},
+		{"pins/hot/hold", "pins/hot", false, false},
+		{"pins/pinstest", "pins/hot", false, false},
+		{"pins/hot", "pins/pinstest", false, false},
+		{"pins/hot", "pins/pinstest", true, true},
+		{"server", "pins", false, true},
+		{"server", "pins/hot", false, false},
+		{"server", "cmd/database", false, false},
+		{"cmd/frostpin", "pins/hot", false, true},
+		{"e2e", "spec", true, false},
+	} {
+		r, ok := ruleFor(test.pkg)
+		if !ok || r.allowed(test.imports, test.test) != test.want {
+			t.Errorf("%s imports %s (tests: %t): allowed is not %t", test.pkg, test.imports, test.test, test.want)
+		}
+	}
+	for _, pkg := range []string{"util", "internal/x", ""} {
+		if _, ok := ruleFor(pkg); ok {
+			t.Errorf("package %q has a place", pkg)
+		}
+	}
+}
+
+// What the linters also say, for machines without them.
+func TestFilesImportAndCallOnlyWhatTheyMay(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, name := range slices.Concat(p.GoFiles, p.CgoFiles, p.TestGoFiles, p.XTestGoFiles, p.IgnoredGoFiles) {
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			for _, spec := range file.Imports {
+				path := strings.Trim(spec.Path.Value, `"`)
+				for _, rule := range outsideRules {
+					if strings.HasPrefix(path+"/", rule.prefix) && !rule.where(p.name(), name) {
+						t.Errorf("%s: imports %s: %s", fset.Position(spec.Pos()), path, rule.reason)
+					}
+				}
+			}
+			if strings.HasSuffix(name, ".gen.go") {
+				continue
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.SelectorExpr:
+					if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "time" && n.Sel.Name == "Sleep" {
+						t.Errorf("%s: sleeps; wait for a signal, or poll until a deadline", fset.Position(n.Pos()))
+					}
+				case *ast.FuncDecl:
+					if n.Name.Name == "init" && n.Recv == nil {
+						t.Errorf("%s: init runs whether it is wanted or not; call it from cmd", fset.Position(n.Pos()))
+					}
+				}
+				return true
+			})
+		}
+	}
+}
