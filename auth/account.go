@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // What the methods of a Service answer. Everything else is a failure of the database.
@@ -33,12 +35,19 @@ type Account struct {
 
 // A Service answers for one database. All methods may be called concurrently.
 type Service struct {
-	db  DB
-	now func() time.Time
+	db    DB
+	now   func() time.Time
+	known *lru.Cache[string, credential] // by public id
 }
 
 // New returns a service on a database that has Migrations applied.
-func New(db DB, now func() time.Time) *Service { return &Service{db: db, now: now} }
+func New(db DB, now func() time.Time) *Service {
+	known, err := lru.New[string, credential](knownTokens)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	return &Service{db: db, now: now, known: known}
+}
 
 // CreateAccount makes an account. Errors: ErrInvalid, ErrExists.
 func (s *Service) CreateAccount(ctx context.Context, name string) (Account, error) {

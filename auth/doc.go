@@ -8,8 +8,8 @@
 //
 //   - A token's text exists once, in the answer to its creation. Stored are its public id and the SHA-256 of the text:
 //     the text holds 256 random bits, which no slow hash could protect better.
-//   - Authenticate reads the token's row every time. A revocation holds for every request that begins after it was
-//     committed, in every process on the same database.
+//   - A token is believed for half a second without asking the database again, and RevokeToken returns only after that
+//     time: once a revocation is reported, no server accepts the token, and polling clients cost no look-up each.
 //   - An unknown id, a wrong secret and a revoked token are one error and one amount of work, so that nobody learns
 //     which ids exist.
 //   - A Secret prints as "[redacted]" in every format, log and JSON document. Reveal is the only way out.

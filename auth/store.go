@@ -52,6 +52,7 @@ type credential struct {
 	account int64
 	hash    string
 	revoked bool
+	read    time.Time // when it was about to be read from the database
 }
 
 func (s *Service) insertAccount(ctx context.Context, name string, now time.Time) (Account, error) {
