@@ -30,7 +30,7 @@ func (n naive) list(q spec.Query) (count int64, ids []pins.ID) {
 		ms := p.Created.UnixMilli()
 		if !slices.Contains(q.Statuses, p.Status()) ||
 			q.BeforeMS != nil && ms >= *q.BeforeMS || q.AfterMS != nil && ms <= *q.AfterMS ||
-			len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Request.Root) {
+			len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Root) {
 			return false
 		}
 		for k, v := range q.Meta {
@@ -141,7 +141,7 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 				if rapid.IntRange(0, 2).Draw(t, "moves") == 0 {
 					p := rapid.SampledFrom(append(model[:0:0], p)).Draw(t, "moved")
 					hot := rapid.SampledFrom([]pins.Hot{pins.HotQueued, pins.HotFetching, pins.HotHeld, pins.HotGaveUp}).Draw(t, "to")
-					if err := pins.SetHot(ctx, s, p.Request.Root, hot); err != nil && len(model) > 0 && slices.ContainsFunc(model, func(m pins.Pin) bool { return m.Request.Root == p.Request.Root }) {
+					if err := pins.SetHot(ctx, s, p.Root, hot); err != nil && len(model) > 0 && slices.ContainsFunc(model, func(m pins.Pin) bool { return m.Root == p.Root }) {
 						t.Fatal(err)
 					}
 				}

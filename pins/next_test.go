@@ -33,13 +33,15 @@ func TestStatusIsDerivedFromTheRootAlone(t *testing.T) {
 
 func genRoot() *rapid.Generator[pins.Root] {
 	return rapid.Custom(func(t *rapid.T) pins.Root {
-		return pins.Root{
+		r := pins.Root{}
+		r.DAG = pins.DAG{
 			Hot:      rapid.SampledFrom(pins.Hots()).Draw(t, "hot"),
 			Attempts: rapid.IntRange(0, 200).Draw(t, "attempts"),
-			WantedAt: noon.Add(-time.Duration(rapid.IntRange(0, 7200).Draw(t, "age")) * time.Second),
 			NextAt:   noon.Add(time.Duration(rapid.IntRange(-3600, 3600).Draw(t, "next")) * time.Second),
 			Blocks:   rapid.Int64Range(0, 100).Draw(t, "blocks"),
 		}
+		r.WantedAt = noon.Add(-time.Duration(rapid.IntRange(0, 7200).Draw(t, "age")) * time.Second)
+		return r
 	})
 }
 

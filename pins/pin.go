@@ -18,7 +18,7 @@ type Pin struct {
 	Account Account
 	spec.Request
 	Created time.Time // UTC, whole milliseconds, unique in the account
-	Root    Root      // what is known about the DAG
+	DAG     DAG       // what is known of its blocks
 }
 
 // A Page is one answer to a list query.

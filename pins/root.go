@@ -20,16 +20,21 @@ const (
 // Hots lists every state, in the order in which a DAG passes through them.
 func Hots() []Hot { return []Hot{HotQueued, HotFetching, HotHeld, HotGaveUp, HotReleasing} }
 
-// A Root is a DAG that at least one pin wants, or wanted. What happens to a DAG happens once, here.
-type Root struct {
-	id       int64
-	CID      cid.Cid // canonical
+// A DAG is what is known about the blocks below one root.
+type DAG struct {
 	Hot      Hot
-	Account  Account   // whose share of the scheduler it uses: the account that asked last
 	Attempts int       // time slices that ended without the DAG
-	WantedAt time.Time // the deadline runs from here
 	NextAt   time.Time // when to look again
 	Blocks   int64     // distinct blocks walked so far; all of them once held
 	Bytes    int64     // sum of their sizes
 	Reason   string    // why it waits or failed, in words for the user; empty when there is nothing to say
+}
+
+// A Root is a DAG that at least one pin wants, or wanted. What happens to a DAG happens once, here.
+type Root struct {
+	id       int64
+	CID      cid.Cid   // canonical
+	Account  Account   // whose share of the scheduler it uses: the account that asked last
+	WantedAt time.Time // the deadline runs from here
+	DAG
 }

@@ -63,17 +63,17 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 
 // Add records a request and returns it, durably. The pin is `pinned` at once if the DAG is already here.
 func (s *Service) Add(ctx context.Context, account Account, r spec.Request) (Pin, error) {
-	claim := s.sched.reserve(account)
-	p, claimed, err := s.store.add(ctx, account, r, claim)
-	return s.begin(ctx, p, account, claim, claimed, err)
+	reserved := s.sched.reserve(account)
+	a, err := s.store.add(ctx, account, r, reserved)
+	return s.begin(ctx, a, account, reserved, err)
 }
 
 // Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
 func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request) (Pin, error) {
-	claim := s.sched.reserve(account)
-	p, claimed, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, claim)
+	reserved := s.sched.reserve(account)
+	a, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, reserved)
 	s.sched.orphaned(orphans)
-	return s.begin(ctx, p, account, claim, claimed, err)
+	return s.begin(ctx, a, account, reserved, err)
 }
 
 // Delete removes a request, whatever its state. It returns ErrNotFound if there is no such request.
@@ -102,24 +102,26 @@ func (s *Service) Counts(ctx context.Context) (map[spec.Status]int64, error) {
 func (s *Service) Delegates(ctx context.Context) ([]string, error) { return s.hot.Delegates(ctx) }
 
 // begin follows a request that was recorded: if its root was claimed with it, this process takes the first look.
-func (s *Service) begin(ctx context.Context, p Pin, account Account, reserved, claimed bool, err error) (Pin, error) {
+func (s *Service) begin(ctx context.Context, a added, account Account, reserved bool, err error) (Pin, error) {
 	switch {
-	case err != nil || !claimed:
+	case err != nil || !a.claimed:
 		if reserved {
 			s.sched.cancelReservation(account)
 		}
-		s.sched.poke()
-		return p, err
-	case s.look(ctx, &p):
+		if err == nil && a.root.Hot != HotHeld {
+			s.sched.poke()
+		}
+		return a.pin, err
+	case s.look(ctx, &a):
 		s.sched.cancelReservation(account)
 	default:
-		s.sched.offer(p.Root)
+		s.sched.offer(a.root)
 	}
-	return p, nil
+	return a.pin, nil
 }
 
-// look holds a DAG whose blocks are already here and tells whether it did.
-func (s *Service) look(ctx context.Context, p *Pin) bool {
+// look holds a DAG whose blocks are already here and tells whether the root needs no more of this process.
+func (s *Service) look(ctx context.Context, a *added) bool {
 	if s.now().UnixNano()-s.nodeAway.Load() < int64(nodePause) {
 		return false
 	}
@@ -132,7 +134,7 @@ func (s *Service) look(ctx context.Context, p *Pin) bool {
 		limits.Blocks = lookBlocks
 	}
 	var progress Progress
-	err := s.hot.Hold(ctx, p.Root.CID, limits, &progress)
+	err := s.hot.Hold(ctx, a.root.CID, limits, &progress)
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		s.nodeAway.Store(s.now().UnixNano())
 	}
@@ -140,16 +142,16 @@ func (s *Service) look(ctx context.Context, p *Pin) bool {
 		return false
 	}
 	blocks, bytes := progress.Totals()
-	root, orphans, err := s.store.move(ctx, p.Root.id, false, func(r Root) Root {
+	root, orphans, err := s.store.move(ctx, a.root.id, false, func(r Root) Root {
 		return After(r, nil, blocks, bytes, s.cfg.Policy, s.now())
 	})
 	s.sched.orphaned(orphans)
 	if err != nil {
 		// Whoever deleted it meanwhile, or the scheduler, carries on from the row.
-		s.log.Debug("recording a dag that was already here", "cid", p.Root.CID, "err", err)
+		s.log.Debug("recording a dag that was already here", "cid", a.root.CID, "err", err)
 		return errors.Is(err, errStale)
 	}
 	s.meter.held(blocks, bytes)
-	p.Root = root
+	a.pin.DAG = root.DAG
 	return true
 }

@@ -30,8 +30,8 @@ func TestPinIsFetchedHeldAndThenPinned(t *testing.T) {
 		if !w.held(dag.Root) {
 			t.Fatal("pinned, but the hot tier does not hold it")
 		}
-		if p.Root.Bytes != dag.Size() || p.Root.Blocks != 51 {
-			t.Fatalf("size %d in %d blocks, want %d in 51", p.Root.Bytes, p.Root.Blocks, dag.Size())
+		if p.DAG.Bytes != dag.Size() || p.DAG.Blocks != 51 {
+			t.Fatalf("size %d in %d blocks, want %d in 51", p.DAG.Bytes, p.DAG.Blocks, dag.Size())
 		}
 		if *p.Name != "tree" || p.CID != dag.Root.String() {
 			t.Fatalf("got %q %q back", *p.Name, p.CID)

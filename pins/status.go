@@ -26,16 +26,16 @@ func StatusOf(hot Hot) spec.Status {
 }
 
 // Status is the pin's status in the API.
-func (p Pin) Status() spec.Status { return StatusOf(p.Root.Hot) }
+func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot) }
 
 // Info is what the API tells about the pin beyond its status: `status_details`, `hot_status`, `dag_size` and
 // `dag_blocks` once known, and `origins_dropped`. Never nil.
 func (p Pin) Info() map[string]string {
-	r := p.Root
-	info := map[string]string{"hot_status": string(r.Hot), "status_details": r.details()}
-	if r.Hot == HotHeld {
-		info["dag_size"] = strconv.FormatInt(r.Bytes, 10)
-		info["dag_blocks"] = strconv.FormatInt(r.Blocks, 10)
+	d := p.DAG
+	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details()}
+	if d.Hot == HotHeld {
+		info["dag_size"] = strconv.FormatInt(d.Bytes, 10)
+		info["dag_blocks"] = strconv.FormatInt(d.Blocks, 10)
 	}
 	if p.Dropped > 0 {
 		info["origins_dropped"] = strconv.Itoa(p.Dropped)
@@ -44,24 +44,24 @@ func (p Pin) Info() map[string]string {
 }
 
 // details says in words how the DAG stands.
-func (r Root) details() string {
+func (d DAG) details() string {
 	var b strings.Builder
-	switch r.Hot {
+	switch d.Hot {
 	case HotQueued, HotReleasing:
 		b.WriteString("waiting for the root block")
 	case HotFetching:
-		fmt.Fprintf(&b, "fetching: %d blocks, %d bytes so far", r.Blocks, r.Bytes)
+		fmt.Fprintf(&b, "fetching: %d blocks, %d bytes so far", d.Blocks, d.Bytes)
 	case HotHeld:
 		b.WriteString("held: the whole DAG is stored and verified")
 	case HotGaveUp:
 		b.WriteString("gave up")
 	}
-	if r.Reason != "" {
+	if d.Reason != "" {
 		b.WriteString("; ")
-		b.WriteString(r.Reason)
+		b.WriteString(d.Reason)
 	}
-	if (r.Hot == HotQueued || r.Hot == HotFetching) && r.Attempts > 0 {
-		fmt.Fprintf(&b, "; %d tries, next at %s", r.Attempts, r.NextAt.UTC().Format(time.RFC3339))
+	if (d.Hot == HotQueued || d.Hot == HotFetching) && d.Attempts > 0 {
+		fmt.Fprintf(&b, "; %d tries, next at %s", d.Attempts, d.NextAt.UTC().Format(time.RFC3339))
 	}
 	return b.String()
 }

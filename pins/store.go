@@ -35,61 +35,50 @@ type store struct {
 	me  string // this process in roots.claimed_by
 }
 
-// rootColumns and pinColumns are read by scanRoot and scanPin.
+// What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.
 const (
-	rootColumns = `r.id, r.cid, r.hot, r.account, r.attempts, r.wanted_ms, r.next_ms, r.blocks, r.bytes, r.reason`
-	pinColumns  = `p.id, p.account, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, ` + rootColumns
+	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
+	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
+	pinColumns  = `p.id, p.account, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, ` + dagColumns
 )
 
 type row interface{ Scan(dest ...any) error }
 
-// rootScan receives one root; its fields are given to Scan by targets.
-type rootScan struct {
-	root             Root
-	cid              string
-	wantedMS, nextMS int64
+// targets returns where Scan puts dagColumns; nextMS becomes NextAt afterwards.
+func (d *DAG) targets(nextMS *int64) []any {
+	return []any{&d.Hot, &d.Attempts, nextMS, &d.Blocks, &d.Bytes, &d.Reason}
 }
 
-func (s *rootScan) targets() []any {
-	r := &s.root
-	return []any{&r.id, &s.cid, &r.Hot, &r.Account, &r.Attempts, &s.wantedMS, &s.nextMS, &r.Blocks, &r.Bytes, &r.Reason}
-}
+func fromMS(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
-func (s *rootScan) value() (Root, error) {
-	c, err := cid.Decode(s.cid)
-	if err != nil {
-		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", s.root.id, err)
-	}
-	s.root.CID = c
-	s.root.WantedAt, s.root.NextAt = time.UnixMilli(s.wantedMS).UTC(), time.UnixMilli(s.nextMS).UTC()
-	return s.root, nil
-}
-
-func scanRoot(from row, more ...any) (Root, error) {
-	var s rootScan
-	if err := from.Scan(append(s.targets(), more...)...); err != nil {
+// scanRoot reads rootColumns, and further columns into more.
+func scanRoot(from row, more ...any) (r Root, err error) {
+	var text string
+	var wantedMS, nextMS int64
+	dest := append([]any{&r.id, &text, &r.Account, &wantedMS}, r.targets(&nextMS)...)
+	if err := from.Scan(append(dest, more...)...); err != nil {
 		return Root{}, err
 	}
-	return s.value()
+	if r.CID, err = cid.Decode(text); err != nil {
+		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", r.id, err)
+	}
+	r.WantedAt, r.NextAt = fromMS(wantedMS), fromMS(nextMS)
+	return r, nil
 }
 
-func scanPin(from row) (Pin, error) {
-	var (
-		p             Pin
-		createdMS     int64
-		origins, meta sql.NullString
-		s             rootScan
-	)
-	dest := append([]any{&p.ID, &p.Account, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta}, s.targets()...)
+// scanPin reads pinColumns.
+func scanPin(from row) (p Pin, err error) {
+	var createdMS, nextMS int64
+	var origins, meta sql.NullString
+	dest := append([]any{&p.ID, &p.Account, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta}, p.DAG.targets(&nextMS)...)
 	if err := from.Scan(dest...); err != nil {
 		return Pin{}, err
 	}
-	root, err := s.value()
+	root, err := cid.Decode(p.CID)
 	if err != nil {
-		return Pin{}, err
+		return Pin{}, fmt.Errorf("decoding the cid of pin %s: %w", p.ID, err)
 	}
-	p.Root, p.Request.Root = root, root.CID
-	p.Created = time.UnixMilli(createdMS).UTC()
+	p.Root, p.Created, p.DAG.NextAt = spec.Canonical(root), fromMS(createdMS), fromMS(nextMS)
 	if err := errors.Join(fromJSON(origins, &p.Origins), fromJSON(meta, &p.Meta)); err != nil {
 		return Pin{}, fmt.Errorf("reading pin %s: %w", p.ID, err)
 	}

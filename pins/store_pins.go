@@ -16,39 +16,45 @@ import (
 	"github.com/frostpin/frostpin/spec"
 )
 
-// add inserts a pin. With claim it also claims the root for this process if it waits and nobody has it; claimed says
-// whether that happened.
-func (s *store) add(ctx context.Context, account Account, r spec.Request, claim bool) (p Pin, claimed bool, err error) {
+// An added pin is one just inserted, with its root. claimed says that the root waits and is now this process's.
+type added struct {
+	pin     Pin
+	root    Root
+	claimed bool
+}
+
+// add inserts a pin. With claim it also claims the root for this process if it waits and nobody has it.
+func (s *store) add(ctx context.Context, account Account, r spec.Request, claim bool) (a added, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
-		p, claimed, err = s.insert(tx, account, r, claim)
+		a, err = s.insert(tx, account, r, claim)
 		return err
 	})
-	return p, claimed, err
+	return a, err
 }
 
 // replace removes a pin and inserts another in one transaction. The old DAG is kept until the new one is held, at
 // most for retain, so that blocks both share are never let go in between.
-func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, retain time.Duration, claim bool) (p Pin, claimed bool, orphans []int64, err error) {
+func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, retain time.Duration, claim bool) (a added, orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
 		orphans = nil
 		old, err := removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
-		if p, claimed, err = s.insert(tx, account, r, claim); err != nil {
+		if a, err = s.insert(tx, account, r, claim); err != nil {
 			return err
 		}
-		if p.Root.Hot == HotHeld {
+		if a.root.Hot == HotHeld {
 			// Nothing to wait for: what the old pin, and those it had replaced, kept back may go.
 			if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
 				return err
 			}
 		} else {
-			err = tx.Exec(`UPDATE retained SET successor = ?, successor_root = ? WHERE successor = ?`, p.ID, p.Root.id, id).Error
-			if err == nil && old != p.Root.id {
+			err = tx.Exec(`UPDATE retained SET successor = ?, successor_root = ? WHERE successor = ?`, a.pin.ID, a.root.id, id).Error
+			if err == nil && old != a.root.id {
 				err = tx.Exec(`INSERT INTO retained (root_id, successor, successor_root, until_ms) VALUES (?, ?, ?, ?)
 					ON CONFLICT (root_id, successor) DO UPDATE SET until_ms = excluded.until_ms`,
-					old, p.ID, p.Root.id, s.now().Add(retain).UnixMilli()).Error
+					old, a.pin.ID, a.root.id, s.now().Add(retain).UnixMilli()).Error
 			}
 			if err != nil {
 				return err
@@ -60,7 +66,7 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 		}
 		return err
 	})
-	return p, claimed, orphans, err
+	return a, orphans, err
 }
 
 // remove deletes a pin and returns the roots that nothing wants any more.
@@ -95,7 +101,7 @@ func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err err
 }
 
 // insert writes one pin with everything that hangs on it.
-func (s *store) insert(tx *gorm.DB, account Account, r spec.Request, claim bool) (p Pin, claimed bool, err error) {
+func (s *store) insert(tx *gorm.DB, account Account, r spec.Request, claim bool) (a added, err error) {
 	now := s.now()
 	// The row of the account is locked from here on: created is handed out in the order of commits, also when the
 	// clock stands still or steps back.
@@ -104,39 +110,39 @@ func (s *store) insert(tx *gorm.DB, account Account, r spec.Request, claim bool)
 		CASE WHEN pin_accounts.last_ms >= excluded.last_ms THEN pin_accounts.last_ms + 1 ELSE excluded.last_ms END
 		RETURNING last_ms`, account, now.UnixMilli()).Row().Scan(&createdMS)
 	if err != nil {
-		return Pin{}, false, err
+		return added{}, err
 	}
-	root, claimed, err := s.want(tx, account, r, claim, now)
+	a.root, a.claimed, err = s.want(tx, account, r, claim, now)
 	if err != nil {
-		return Pin{}, false, err
+		return added{}, err
 	}
 	origins, err := toJSON(r.Origins)
 	if err != nil {
-		return Pin{}, false, err
+		return added{}, err
 	}
 	meta, err := toJSON(r.Meta)
 	if err != nil {
-		return Pin{}, false, err
+		return added{}, err
 	}
-	p = Pin{ID: newID(createdMS), Account: account, Request: r, Created: time.UnixMilli(createdMS).UTC(), Root: root}
+	a.pin = Pin{ID: newID(createdMS), Account: account, Request: r, Created: fromMS(createdMS), DAG: a.root.DAG}
 	err = tx.Exec(`INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		account, createdMS, p.ID, root.id, p.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta).Error
+		account, createdMS, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta).Error
 	if err != nil {
-		return Pin{}, false, err
+		return added{}, err
 	}
 	for k, v := range r.Meta {
 		err := tx.Exec(`INSERT INTO pin_meta (account, kv, created_ms) VALUES (?, ?, ?)`, account, metaKey(k, v), createdMS).Error
 		if err != nil {
-			return Pin{}, false, err
+			return added{}, err
 		}
 	}
-	return p, claimed, nil
+	return a, nil
 }
 
 // want finds or inserts the root of a request.
 func (s *store) want(tx *gorm.DB, account Account, r spec.Request, claim bool, now time.Time) (_ Root, claimed bool, err error) {
-	fresh := Root{CID: r.Root, Hot: HotQueued, Account: account, WantedAt: now, NextAt: now}
+	fresh := Root{CID: r.Root, Account: account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
 	claimedBy := ""
 	if claim {
 		claimedBy = s.me

@@ -28,9 +28,15 @@ const (
 )
 
 // tokens is an Authenticator with two accounts.
-type tokens struct{ err error }
+type tokens struct {
+	err   error
+	asked []string
+}
 
 func (a *tokens) Authenticate(_ context.Context, token string) (int64, error) {
+	if a.asked != nil {
+		a.asked = append(a.asked, token)
+	}
 	switch {
 	case a.err != nil:
 		return 0, a.err
@@ -49,20 +55,20 @@ type memory struct {
 	rows      []pins.Pin // newest first
 	made      int
 	delegates []string
-	err       error  // answered by every method, when set
-	before    func() // called by every method, when set
+	err       error                 // answered by every method, when set
+	before    func(context.Context) // called by every method, when set
 }
 
-func (m *memory) enter() (func(), error) {
+func (m *memory) enter(ctx context.Context) (func(), error) {
 	if m.before != nil {
-		m.before()
+		m.before(ctx)
 	}
 	m.mu.Lock()
 	return m.mu.Unlock, m.err
 }
 
-func (m *memory) Add(_ context.Context, account pins.Account, r spec.Request) (pins.Pin, error) {
-	leave, err := m.enter()
+func (m *memory) Add(ctx context.Context, account pins.Account, r spec.Request) (pins.Pin, error) {
+	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Pin{}, err
@@ -77,10 +83,10 @@ func (m *memory) add(account pins.Account, r spec.Request) pins.Pin {
 		Account: account,
 		Request: r,
 		Created: time.Date(2026, 1, 31, 12, 0, 0, m.made*10_000_000, time.UTC),
-		Root:    pins.Root{CID: r.Root, Hot: pins.HotQueued},
+		DAG:     pins.DAG{Hot: pins.HotQueued},
 	}
 	if r.CID == inlined {
-		p.Root.Hot = pins.HotHeld
+		p.DAG.Hot = pins.HotHeld
 	}
 	m.rows = slices.Insert(m.rows, 0, p)
 	return p
@@ -94,8 +100,8 @@ func (m *memory) find(account pins.Account, id pins.ID) (int, error) {
 	return i, nil
 }
 
-func (m *memory) Get(_ context.Context, account pins.Account, id pins.ID) (pins.Pin, error) {
-	leave, err := m.enter()
+func (m *memory) Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error) {
+	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Pin{}, err
@@ -107,8 +113,8 @@ func (m *memory) Get(_ context.Context, account pins.Account, id pins.ID) (pins.
 	return m.rows[i], nil
 }
 
-func (m *memory) Replace(_ context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error) {
-	leave, err := m.enter()
+func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error) {
+	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Pin{}, err
@@ -121,8 +127,8 @@ func (m *memory) Replace(_ context.Context, account pins.Account, id pins.ID, r 
 	return m.add(account, r), nil
 }
 
-func (m *memory) Delete(_ context.Context, account pins.Account, id pins.ID) error {
-	leave, err := m.enter()
+func (m *memory) Delete(ctx context.Context, account pins.Account, id pins.ID) error {
+	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return err
@@ -135,8 +141,8 @@ func (m *memory) Delete(_ context.Context, account pins.Account, id pins.ID) err
 	return nil
 }
 
-func (m *memory) List(_ context.Context, account pins.Account, q spec.Query) (pins.Page, error) {
-	leave, err := m.enter()
+func (m *memory) List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error) {
+	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Page{}, err
@@ -156,7 +162,7 @@ func (m *memory) List(_ context.Context, account pins.Account, q spec.Query) (pi
 
 func matches(p pins.Pin, q spec.Query) bool {
 	switch ms := p.Created.UnixMilli(); {
-	case len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Request.Root),
+	case len(q.CIDs) > 0 && !slices.Contains(q.CIDs, p.Root),
 		!slices.Contains(q.Statuses, p.Status()),
 		q.BeforeMS != nil && ms >= *q.BeforeMS,
 		q.AfterMS != nil && ms <= *q.AfterMS,
@@ -188,8 +194,8 @@ func matchesName(name *string, want string, how spec.TextMatchingStrategy) bool 
 	return false
 }
 
-func (m *memory) Delegates(context.Context) ([]string, error) {
-	leave, err := m.enter()
+func (m *memory) Delegates(ctx context.Context) ([]string, error) {
+	leave, err := m.enter(ctx)
 	defer leave()
 	return m.delegates, err
 }
