@@ -183,6 +183,26 @@ func describe(q spec.Query) string {
 	return fmt.Sprintf("%+v name=%s", q, name)
 }
 
+func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+		r := request(leaf(0))
+		r.Meta = map[string]string{}
+		for i := range 1000 {
+			r.Meta[fmt.Sprint(i)] = ""
+		}
+		for _, meta := range []map[string]string{r.Meta, {"1": "", "2": "x"}} {
+			if _, err := s.Add(context.Background(), alice, spec.Request{CID: r.CID, Root: r.Root, Meta: meta}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		page, err := s.List(context.Background(), alice, spec.Query{Statuses: all().Statuses, Meta: r.Meta, Limit: 10})
+		if err != nil || page.Count != 1 {
+			t.Fatalf("%d pins and %v, want 1", page.Count, err)
+		}
+	})
+}
+
 func TestPagedWalkMeetsEveryPinOnceAndCountsDown(t *testing.T) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		clock := time.UnixMilli(1_700_000_000_000)

@@ -102,17 +102,21 @@ func (s *Service) Counts(ctx context.Context) (map[spec.Status]int64, error) {
 func (s *Service) Delegates(ctx context.Context) ([]string, error) { return s.hot.Delegates(ctx) }
 
 // begin follows a request that was recorded: if its root was claimed with it, this process takes the first look.
-func (s *Service) begin(ctx context.Context, a added, account Account, reserved bool, err error) (Pin, error) {
+func (s *Service) begin(ctx context.Context, a *addition, account Account, reserved bool, err error) (Pin, error) {
 	switch {
-	case err != nil || !a.claimed:
+	case err != nil:
 		if reserved {
 			s.sched.cancelReservation(account)
 		}
-		if err == nil && a.root.Hot != HotHeld {
+		return Pin{}, err
+	case !a.claimed:
+		if reserved {
+			s.sched.cancelReservation(account)
+		}
+		if a.root.Hot != HotHeld {
 			s.sched.poke()
 		}
-		return a.pin, err
-	case s.look(ctx, &a):
+	case s.look(ctx, a):
 		s.sched.cancelReservation(account)
 	default:
 		s.sched.offer(a.root)
@@ -121,7 +125,7 @@ func (s *Service) begin(ctx context.Context, a added, account Account, reserved 
 }
 
 // look holds a DAG whose blocks are already here and tells whether the root needs no more of this process.
-func (s *Service) look(ctx context.Context, a *added) bool {
+func (s *Service) look(ctx context.Context, a *addition) bool {
 	if s.now().UnixNano()-s.nodeAway.Load() < int64(nodePause) {
 		return false
 	}

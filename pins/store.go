@@ -33,6 +33,8 @@ type store struct {
 	db  DB
 	now func() time.Time
 	me  string // this process in roots.claimed_by
+
+	counter counter
 }
 
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func TestRouteTableIsTheContract(t *testing.T) {
 
 func TestEveryOperationNeedsATokenBeforeAnythingElse(t *testing.T) {
 	f := newFixture(t)
-	f.pins.before = func() { t.Error("pins was asked") }
+	f.pins.before = func(context.Context) { t.Error("pins was asked") }
 	for path, item := range loadContract(t).doc.Paths.Map() {
 		for method := range item.Operations() {
 			target := "/psa" + strings.ReplaceAll(path, "{requestid}", "%00") + "?limit=0&cid="

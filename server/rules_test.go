@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server"
@@ -23,6 +25,7 @@ var errSecret = errors.New("secret: /var/lib/frostpin/frostpin.db")
 
 func TestAuthorizationHeader(t *testing.T) {
 	f := newFixture(t)
+	f.tokens.asked = []string{}
 	for header, ok := range map[string]bool{
 		"Bearer " + alice:                    true,
 		"bearer " + alice:                    true,
@@ -47,6 +50,12 @@ func TestAuthorizationHeader(t *testing.T) {
 		wantFailure(t, w, http.StatusUnauthorized, "UNAUTHORIZED", "access denied")
 		if got := w.Header().Get("WWW-Authenticate"); got != "Bearer" {
 			t.Errorf("WWW-Authenticate: %q", got)
+		}
+	}
+	// What can be no token costs no look into the database.
+	for _, token := range f.tokens.asked {
+		if token != alice && token != "x"+alice {
+			t.Errorf("asked for %.40q", token)
 		}
 	}
 	wantFailure(t, f.do("", "GET", "/psa/pins?access_token="+alice, ""), 401, "UNAUTHORIZED", "access denied")
@@ -102,7 +111,7 @@ func TestNoVerdictOnATokenIsNeitherYesNorNo(t *testing.T) {
 
 func TestPanicIsAnsweredAndLoggedOnce(t *testing.T) {
 	f := newFixture(t)
-	f.pins.before = func() { panic("secret") }
+	f.pins.before = func(context.Context) { panic("secret") }
 	w := f.do(alice, "GET", "/psa/pins", "")
 	wantFailure(t, w, 500, "INTERNAL_SERVER_ERROR", "in the log under request "+w.Header().Get("X-Request-Id"))
 	if strings.Contains(w.Body.String(), "secret") {
@@ -117,7 +126,7 @@ func TestClientThatLeftIsNobodysFault(t *testing.T) {
 	f := newFixture(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	f.pins.err = fmt.Errorf("listing: %w", context.Canceled)
-	f.pins.before = cancel
+	f.pins.before = func(context.Context) { cancel() }
 	r := httptest.NewRequestWithContext(ctx, "GET", "/psa/pins", nil)
 	r.Header.Set("Authorization", "Bearer "+alice)
 	w := httptest.NewRecorder()
@@ -140,6 +149,30 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	if got := strings.Count(f.log.String(), `"msg":"request"`); got != 3 {
 		t.Errorf("%d access log lines, want 3:\n%s", got, f.log)
 	}
+}
+
+func TestBodyThatSaysItIsTooLargeIsNotRead(t *testing.T) {
+	r := httptest.NewRequest("POST", "/psa/pins", unreadable{t})
+	r.ContentLength = 1<<20 + 1
+	r.Header.Set("Authorization", "Bearer "+alice)
+	w := httptest.NewRecorder()
+	newFixture(t).ServeHTTP(w, r)
+	wantFailure(t, w, 413, "PAYLOAD_TOO_LARGE", "1 MiB")
+}
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, errSecret
+}
+
+func TestBodyThatBreaksOffIsTheCallersFault(t *testing.T) {
+	r := httptest.NewRequest("POST", "/psa/pins", io.MultiReader(strings.NewReader(`{"cid":"`+cidV0+`"}`), iotest.ErrReader(errSecret)))
+	r.Header.Set("Authorization", "Bearer "+alice)
+	w := httptest.NewRecorder()
+	newFixture(t).ServeHTTP(w, r)
+	wantFailure(t, w, 400, "BAD_REQUEST", "body could not be read")
 }
 
 func TestBodiesAreJSONWhateverTheirContentType(t *testing.T) {

@@ -79,7 +79,13 @@ func send(t *testing.T, c net.Conn, text string) {
 func TestStopLetsRunningRequestsFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
-		f.pins.before = func() { <-time.After(5 * time.Second) }
+		f.pins.before = func(ctx context.Context) {
+			select {
+			case <-time.After(5 * time.Second):
+			case <-ctx.Done():
+				t.Error("the running request was cancelled")
+			}
+		}
 		p, stop := serve(t, f)
 		c := p.dial(t)
 		defer c.Close()
@@ -112,7 +118,7 @@ func TestStopCutsOffRequestsThatTakeTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, func(c *server.Config) { c.StopTimeout = 2 * time.Second })
 		release := make(chan struct{})
-		f.pins.before = func() { <-release }
+		f.pins.before = func(context.Context) { <-release }
 		p, stop := serve(t, f)
 		c := p.dial(t)
 		defer c.Close()
@@ -179,6 +185,26 @@ func TestIdleConnectionsOutliveGoClients(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-time.After(91 * time.Second)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// net/http would answer this itself, in words of its own.
+func TestOptionsOfTheWholeServerHasOurEnvelope(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, stop := serve(t, newFixture(t))
+		conn := p.dial(t)
+		defer conn.Close()
+		send(t, conn, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusNotFound || resp.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%d %v", resp.StatusCode, resp.Header)
 		}
 		if err := stop(); err != nil {
 			t.Error(err)

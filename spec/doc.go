@@ -31,7 +31,7 @@
 //   - meta is a JSON object of strings, or pairs meta[key]=value as the JavaScript client sends them, but not both; a
 //     key that contains brackets needs the JSON form. All given keys must match exactly, other keys are allowed, and
 //     an empty value matches only a key that is there. Anything else is refused, because an ignored filter would list
-//     pins that the caller may then delete. At most 20 keys can be asked for at once.
+//     pins that the caller may then delete.
 //   - cid filters may use codecs and hash functions that cannot be pinned; they match nothing.
 //   - count is capped at 2147483647, the largest the contract can carry.
 //

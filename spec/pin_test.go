@@ -139,6 +139,14 @@ func TestPinBodyRules(t *testing.T) {
 	}
 }
 
+// Base 58 takes quadratic time: half a megabyte of it would keep a processor busy for minutes.
+func TestLongCIDIsNotDecoded(t *testing.T) {
+	_, err := spec.DecodePin([]byte(`{"cid":"z` + strings.Repeat("1", 5000) + `"}`))
+	if err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEveryAllowedCodecAndHashCanBePinned(t *testing.T) {
 	for _, codec := range []uint64{0x55, 0x70, 0x51, 0x71, 0x0129, 0x0200} {
 		for _, hash := range []uint64{multihash.SHA2_256, multihash.SHA2_512, multihash.SHA3_256, multihash.BLAKE2B_MIN + 31, multihash.BLAKE3} {

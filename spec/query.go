@@ -24,10 +24,9 @@ type Query struct {
 }
 
 const (
-	maxCIDs       = 10
-	maxMetaFilter = 20 // PostgreSQL plans a hundred for a second, a thousand for more than half a minute
-	defaultLimit  = 10
-	maxLimit      = 1000
+	maxCIDs      = 10
+	defaultLimit = 10
+	maxLimit     = 1000
 )
 
 // NewQuery applies the rules that the contract's syntax does not express. Every error is an *InvalidError.
@@ -94,9 +93,6 @@ func NewQuery(p GetPinsParams) (Query, error) {
 	if p.Meta != nil && len(*p.Meta) > 0 {
 		if err := checkMeta(*p.Meta); err != nil {
 			return Query{}, err
-		}
-		if len(*p.Meta) > maxMetaFilter {
-			return Query{}, invalid("meta", "asks for more than "+strconv.Itoa(maxMetaFilter)+" keys at once")
 		}
 		q.Meta = *p.Meta
 	}

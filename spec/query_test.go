@@ -147,13 +147,12 @@ func TestListQueryRules(t *testing.T) {
 		{rule: "R29 bad text", query: "meta[a]=%ff", problem: "meta"},
 		{rule: "R29 bad escape", query: "meta[a]=%f", problem: "meta"},
 		{rule: "R29 size", query: "meta[a]=" + strings.Repeat("x", 16<<10), problem: "meta"},
-		{rule: "R29 keys", query: pairs(20), want: func(q *spec.Query) {
+		{rule: "R29 keys", query: pairs(1000), want: func(q *spec.Query) {
 			q.Meta = map[string]string{}
-			for i := range 20 {
+			for i := range 1000 {
 				q.Meta[fmt.Sprint(i)] = ""
 			}
 		}},
-		{rule: "R29 keys", query: pairs(21), problem: "meta"},
 		{rule: "R29 keys", query: pairs(1001), problem: "meta"},
 	} {
 		t.Run(c.rule+" "+c.query[:min(len(c.query), 40)], func(t *testing.T) {

@@ -1,0 +1,301 @@
+package pins
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/text/cases"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// An addition is a pin to insert, and what came of it.
+type addition struct {
+	account Account
+	request spec.Request
+	claim   bool // also claim the root for this process if it waits and nobody has it
+
+	pin     Pin
+	root    Root
+	claimed bool // the root waits and is now this process's
+
+	err  error
+	done chan struct{} // closed when the above is final
+}
+
+// A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
+// statements: most of the cost of an insert is not the row.
+type counter struct {
+	mu      sync.Mutex
+	waiting []*addition
+	serving bool
+}
+
+// maxAdditions is the most pins that one transaction inserts.
+const maxAdditions = 256
+
+// add inserts a pin, durably.
+func (s *store) add(ctx context.Context, account Account, r spec.Request, claim bool) (*addition, error) {
+	a := &addition{account: account, request: r, claim: claim, done: make(chan struct{})}
+	s.counter.mu.Lock()
+	s.counter.waiting = append(s.counter.waiting, a)
+	if !s.counter.serving {
+		s.counter.serving = true
+		go s.serveCounter()
+	}
+	s.counter.mu.Unlock()
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		if s.counter.withdraw(a) {
+			return a, context.Cause(ctx)
+		}
+		<-a.done
+	}
+	return a, a.err
+}
+
+// withdraw takes an addition back unless its transaction has begun.
+func (c *counter) withdraw(a *addition) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.Index(c.waiting, a)
+	if i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+func (c *counter) take() []*addition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), maxAdditions)
+	batch := slices.Clone(c.waiting[:n])
+	c.waiting = slices.Delete(c.waiting, 0, n)
+	return batch
+}
+
+// serveCounter inserts what waits until nothing does.
+func (s *store) serveCounter() {
+	for {
+		var batch []*addition
+		err := s.db.Write(context.Background(), func(tx *gorm.DB) error {
+			if batch == nil { // not when a transaction is tried again
+				batch = s.counter.take()
+			}
+			return s.insert(tx, batch)
+		})
+		if batch == nil {
+			batch = s.counter.take()
+		}
+		for _, a := range batch {
+			if a.err = err; err != nil && len(batch) > 1 {
+				// One that the database refuses must not take the others with it.
+				a.err = s.db.Write(context.Background(), func(tx *gorm.DB) error { return s.insert(tx, []*addition{a}) })
+			}
+			close(a.done)
+		}
+		s.counter.mu.Lock()
+		if len(s.counter.waiting) == 0 {
+			s.counter.serving = false
+			s.counter.mu.Unlock()
+			return
+		}
+		s.counter.mu.Unlock()
+	}
+}
+
+// insert writes pins with everything that hangs on them.
+func (s *store) insert(tx *gorm.DB, batch []*addition) error {
+	now := s.now()
+	if err := stampCreated(tx, batch, now); err != nil {
+		return err
+	}
+	if err := s.want(tx, batch, now); err != nil {
+		return err
+	}
+	var pins, metas rowsOf
+	for _, a := range batch {
+		r := a.request
+		origins, err := toJSON(r.Origins)
+		if err != nil {
+			return err
+		}
+		meta, err := toJSON(r.Meta)
+		if err != nil {
+			return err
+		}
+		ms := a.pin.Created.UnixMilli()
+		a.pin = Pin{ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG}
+		pins = append(pins, []any{a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta})
+		for k, v := range r.Meta {
+			metas = append(metas, []any{a.account, metaKey(k, v), ms})
+		}
+	}
+	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta) VALUES `, "")
+	if err != nil {
+		return err
+	}
+	return metas.insert(tx, `INSERT INTO pin_meta (account, kv, created_ms) VALUES `, "")
+}
+
+// stampCreated gives each addition its created time. The rows of the accounts are locked from then on: created is
+// handed out in the order of commits, also when the clock stands still or steps back.
+func stampCreated(tx *gorm.DB, batch []*addition, now time.Time) error {
+	byAccount := map[Account][]*addition{}
+	var accounts []Account
+	for _, a := range batch {
+		if byAccount[a.account] == nil {
+			accounts = append(accounts, a.account)
+		}
+		byAccount[a.account] = append(byAccount[a.account], a)
+	}
+	slices.Sort(accounts) // so that two servers lock them in one order
+	for _, account := range accounts {
+		mine := byAccount[account]
+		n := int64(len(mine))
+		var last int64
+		err := tx.Raw(`INSERT INTO pin_accounts (account, last_ms) VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET last_ms =
+			CASE WHEN pin_accounts.last_ms >= ? THEN pin_accounts.last_ms + ? ELSE excluded.last_ms END
+			RETURNING last_ms`, account, now.UnixMilli()+n-1, now.UnixMilli(), n).Row().Scan(&last)
+		if err != nil {
+			return err
+		}
+		for i, a := range mine {
+			a.pin.Created = fromMS(last - n + 1 + int64(i))
+		}
+	}
+	return nil
+}
+
+// want finds or inserts the roots of additions.
+func (s *store) want(tx *gorm.DB, batch []*addition, now time.Time) error {
+	var fresh rowsOf
+	byCID := make(map[string]*addition, len(batch))
+	for _, a := range batch {
+		a.claimed = false
+		key := a.request.Root.String()
+		if byCID[key] != nil {
+			continue // the first of the batch inserts it
+		}
+		byCID[key] = a
+		holder := ""
+		if a.claim {
+			holder = s.me
+		}
+		a.root = Root{CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
+		fresh = append(fresh, []any{key, HotQueued, a.account, 0, now.UnixMilli(), now.UnixMilli(), holder, 0, 0, ""})
+	}
+	inserted := make(map[*addition]bool, len(fresh))
+	err := fresh.query(tx, func(r row) error {
+		var id int64
+		var key string
+		if err := r.Scan(&id, &key); err != nil {
+			return err
+		}
+		a := byCID[key]
+		a.root.id, a.claimed, inserted[a] = id, a.claim, true
+		return nil
+	}, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason) VALUES `,
+		` ON CONFLICT (cid) DO NOTHING RETURNING id, cid`)
+	if err != nil {
+		return err
+	}
+	for _, a := range batch {
+		if !inserted[a] {
+			if err := s.wantAgain(tx, a, now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wantAgain records one more request for a root that is there.
+func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
+	before, holder, err := lockRoot(tx, `r.cid = ?`, a.request.Root.String())
+	if err != nil {
+		return err
+	}
+	a.root = Wanted(before, a.account, now)
+	if a.root == before {
+		return nil
+	}
+	if holder == "" && a.claim && a.root.Hot == HotQueued {
+		holder, a.claimed = s.me, true
+	}
+	return saveRoot(tx, before, a.root, holder)
+}
+
+// rowsOf are the rows of one insert.
+type rowsOf [][]any
+
+// each calls do with the rows in portions of a few sizes, so that there are only as many statements to prepare.
+func (rows rowsOf) each(do func(values string, args []any) error) error {
+	for len(rows) > 0 {
+		n := 1
+		for _, size := range []int{64, 16, 4} {
+			if len(rows) >= size {
+				n = size
+				break
+			}
+		}
+		one := `(?` + strings.Repeat(`, ?`, len(rows[0])-1) + `)`
+		err := do(one+strings.Repeat(`, `+one, n-1), slices.Concat(rows[:n]...))
+		if err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+func (rows rowsOf) insert(tx *gorm.DB, before, after string) error {
+	return rows.each(func(values string, args []any) error { return tx.Exec(before+values+after, args...).Error })
+}
+
+func (rows rowsOf) query(tx *gorm.DB, scan func(row) error, before, after string) error {
+	return rows.each(func(values string, args []any) error { return query(tx, scan, before+values+after, args...) })
+}
+
+// newID returns a UUIDv7 that carries the pin's created time.
+func newID(createdMS int64) ID {
+	u := uuid.New()
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(createdMS)) //nolint:gosec // a time after 1970
+	copy(u[:6], ms[2:])
+	u[6] = u[6]&0x0f | 0x70
+	return ID(u.String())
+}
+
+// fold makes names comparable without case. It maps each character on its own, so a part of a name folds to a part
+// of the folded name.
+func fold(s string) string { return cases.Fold().String(s) }
+
+func foldedName(name *string) *string {
+	if name == nil {
+		return nil
+	}
+	f := fold(*name)
+	return &f
+}
+
+// metaKey is what the index holds of one key and value: short whatever their length, and without collisions anybody
+// could make.
+func metaKey(k, v string) string {
+	h := sha256.New()
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(k)))
+	h.Write(n[:])
+	h.Write([]byte(k))
+	h.Write([]byte(v))
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
