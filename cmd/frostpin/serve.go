@@ -32,29 +32,32 @@ func (p *program) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.serveWithin(c.Context(), &settings.Config)
+			log := p.logger(&settings.Config)
+			return endWithin(c.Context(), settings.ShutdownTimeout, log, func(ctx context.Context) error {
+				return p.serve(ctx, &settings.Config, log)
+			})
 		},
 	})
 }
 
-// serveWithin bounds the stop: what does not end in time is left behind, and nothing acknowledged is lost by that.
-func (p *program) serveWithin(ctx context.Context, c *Config) error {
-	log := p.logger(c)
+// endWithin runs work and, once ctx has ended, gives it so long to end too. What does not is left behind: nothing that
+// was acknowledged is lost by that.
+func endWithin(ctx context.Context, limit time.Duration, log *slog.Logger, work func(ctx context.Context) error) error {
 	ended := make(chan error, 1)
-	go func() { ended <- p.serve(ctx, c, log) }()
+	go func() { ended <- work(ctx) }()
 	select {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
 	}
-	log.Info("stopping", "within", c.ShutdownTimeout.String())
-	timer := time.NewTimer(c.ShutdownTimeout)
+	log.Info("stopping", "within", limit.String())
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case err := <-ended:
 		return err
 	case <-timer.C:
-		return fmt.Errorf("stopping took longer than %s: ending all the same", c.ShutdownTimeout)
+		return fmt.Errorf("stopping took longer than %s: ending all the same", limit)
 	}
 }
 
@@ -123,8 +126,15 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	log.Info("serving", "listen", listening, "endpoint", c.Endpoint(listening), "network", c.Network, "hot", c.Hot)
 
 	running, ctx := errgroup.WithContext(ctx)
-	running.Go(func() error { return web.Serve(ctx, listener) })
 	running.Go(func() error { return service.Run(ctx) })
+	running.Go(func() error {
+		// Requests wait in the listener until the first of them can be looked at at once.
+		select {
+		case <-service.Ready():
+		case <-ctx.Done():
+		}
+		return web.Serve(ctx, listener)
+	})
 	running.Go(func() error {
 		keepPresence(ctx, c.DataDir, presence{
 			PID: os.Getpid(), Started: p.now().UTC(), Listening: listening, Endpoint: c.Endpoint(listening),
