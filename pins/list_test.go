@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/text/cases"
 	"gorm.io/gorm"
 	"pgregory.net/rapid"
@@ -181,6 +182,49 @@ func describe(q spec.Query) string {
 		name = fmt.Sprintf("%q", *q.Name)
 	}
 	return fmt.Sprintf("%+v name=%s", q, name)
+}
+
+func TestWideSearchFindsTheNewestWhereverTheyAre(t *testing.T) {
+	db := databasetest.Open(t, database.SQLite)
+	if err := db.Migrate(context.Background(), pins.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+	addMany := func(name string, n int) {
+		t.Helper()
+		var group errgroup.Group
+		group.SetLimit(256)
+		for i := range n {
+			group.Go(func() error {
+				_, err := s.Add(context.Background(), alice, named(leaf(i%7), fmt.Sprint(name, " ", i)))
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	search := func(part string, match spec.TextMatchingStrategy, count int64) {
+		t.Helper()
+		page, err := s.List(context.Background(), alice, spec.Query{Statuses: all().Statuses, Name: &part, Match: match, Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if page.Count != count || len(page.Pins) != 10 {
+			t.Fatalf("%d of %d pins match %q, want 10 of %d", len(page.Pins), page.Count, part, count)
+		}
+		for i, p := range page.Pins {
+			if !strings.Contains(*p.Name, "Wide") || i > 0 && !p.Created.Before(page.Pins[i-1].Created) {
+				t.Fatalf("row %d is %q of %s", i, *p.Name, p.Created)
+			}
+		}
+	}
+	addMany("Wide", 2500)
+	search("ide ", spec.Partial, 2500) // among the newest
+	search("WIDE", spec.Ipartial, 2500)
+	addMany("other", 20_100)
+	search("ide ", spec.Partial, 2500) // behind them
+	search("WIDE", spec.Ipartial, 2500)
 }
 
 func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {

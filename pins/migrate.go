@@ -159,10 +159,10 @@ var postgresPins = []string{
 }
 
 // What both databases spell alike. The partial indexes on roots hold only what the scheduler may take, so a million
-// held roots cost it nothing.
+// held roots cost it nothing. pins_name holds all that a search for a part of a name reads.
 var indexes = []string{
 	`CREATE INDEX pins_status ON pins (account, status, created_ms)`,
-	`CREATE INDEX pins_name ON pins (account, name_folded, created_ms) WHERE name_folded IS NOT NULL`,
+	`CREATE INDEX pins_name ON pins (account, name_folded, name, created_ms, status) WHERE name_folded IS NOT NULL`,
 	`CREATE INDEX pins_root ON pins (root_id, account, created_ms)`,
 	`CREATE INDEX roots_fresh ON roots (account, id) WHERE hot IN ('queued','fetching') AND attempts = 0 AND claimed_by = ''`,
 	`CREATE INDEX roots_retry ON roots (account, next_ms) WHERE hot IN ('queued','fetching') AND attempts > 0 AND claimed_by = ''`,

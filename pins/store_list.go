@@ -66,19 +66,32 @@ func indexedBy(tx *gorm.DB, index string) string {
 
 // listByFilter serves lists whose filters find few pins through an index of their own.
 func listByFilter(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
-	if err := tx.Raw(`SELECT count(*) `+f.sql, f.args...).Row().Scan(&page.Count); err != nil || page.Count == 0 {
+	if err := f.count(tx, page); err != nil || page.Count == 0 {
 		return err
 	}
-	return appendPins(tx, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.sql+` ORDER BY p.created_ms DESC LIMIT ?) AS k
-		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
-		ORDER BY p.created_ms DESC`, append(f.args, q.Limit)...)
+	return f.page(tx, q, page)
 }
 
-// scanMatches is how many matches of a partial name are collected before the search is taken to be a wide one.
-const scanMatches = 2000
+func (f filter) count(tx *gorm.DB, page *Page) error {
+	return tx.Raw(`SELECT count(*) `+f.from+f.where, f.args...).Row().Scan(&page.Count)
+}
 
-// listByScan serves partial names, for which every name of the account has to be looked at: once, in the name index.
-// A search that finds much is counted and its first page taken apart, which then is quick because it finds much.
+// page appends the newest pins that pass the filter.
+func (f filter) page(tx *gorm.DB, q spec.Query, page *Page) error {
+	return appendPins(tx, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.from+f.where+` ORDER BY p.created_ms DESC LIMIT ?) AS k
+		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
+		ORDER BY p.created_ms DESC`, append(slices.Clone(f.args), q.Limit)...)
+}
+
+// Bounds of a search for a part of a name: how many matches are collected before it is taken to be a wide one, and
+// among how many of the newest pins a wide one then looks for its page first.
+const (
+	scanMatches = 2000
+	scanNewest  = 20_000
+)
+
+// listByScan serves parts of names, for which every name of the account has to be looked at: once, in the name index.
+// A search that finds much is counted, and its page is most likely among the newest pins.
 func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 	var created []int64
 	err := query(tx, func(r row) error {
@@ -88,21 +101,32 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 		}
 		created = append(created, ms)
 		return nil
-	}, `SELECT p.created_ms `+f.sql+` LIMIT ?`, append(f.args, scanMatches)...)
+	}, `SELECT p.created_ms `+f.from+f.where+` LIMIT ?`, append(slices.Clone(f.args), scanMatches)...)
 	if err != nil {
 		return err
 	}
-	if len(created) == scanMatches {
-		return listByFilter(tx, f, q, page)
+	if len(created) < scanMatches {
+		page.Count = int64(len(created))
+		slices.SortFunc(created, func(a, b int64) int { return cmp.Compare(b, a) })
+		created = created[:min(len(created), q.Limit)]
+		if len(created) == 0 {
+			return nil
+		}
+		return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
+			WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, f.account, created)
 	}
-	page.Count = int64(len(created))
-	slices.SortFunc(created, func(a, b int64) int { return cmp.Compare(b, a) })
-	created = created[:min(len(created), q.Limit)]
-	if len(created) == 0 {
-		return nil
+	before, after := bounds(q)
+	newest := f
+	newest.from = ` FROM (SELECT * FROM pins WHERE account = ? AND created_ms < ? AND created_ms > ? ORDER BY created_ms DESC LIMIT ?) AS p`
+	newest.args = append([]any{f.account, before, after, scanNewest}, f.args...)
+	if err := newest.page(tx, q, page); err != nil {
+		return err
 	}
-	return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
-		WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, f.account, created)
+	if len(page.Pins) == q.Limit {
+		return f.count(tx, page)
+	}
+	page.Pins = nil
+	return listByFilter(tx, f, q, page)
 }
 
 func appendPins(tx *gorm.DB, page *Page, sql string, args ...any) error {
@@ -115,9 +139,9 @@ func appendPins(tx *gorm.DB, page *Page, sql string, args ...any) error {
 
 // A filter is the FROM and WHERE of a query for pins.
 type filter struct {
-	account Account
-	sql     string
-	args    []any
+	account     Account
+	from, where string
+	args        []any
 }
 
 // filterOf turns a query into SQL; possible is false when it can match nothing.
@@ -182,7 +206,7 @@ func filterOf(tx *gorm.DB, account Account, q spec.Query) (f filter, possible bo
 	if q.AfterMS != nil {
 		add(plus(tx)+`p.created_ms > ?`, after)
 	}
-	f.sql, f.args = from+` WHERE `+strings.Join(where, ` AND `), args
+	f.from, f.where, f.args = from, ` WHERE `+strings.Join(where, ` AND `), args
 	return f, true, nil
 }
 

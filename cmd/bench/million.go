@@ -133,6 +133,12 @@ func (b *bench) filled(ctx context.Context, name string, n int) (*service, error
 		return nil, err
 	}
 	for i := range 100 {
+		// The roots of the many come first, so that their ids are known: 1 to 100.
+		if _, err := s.pin(ctx, spec.Pin{Cid: pinstest.Identity(0x55, []byte(fmt.Sprint("shared ", i))).String()}); err != nil {
+			return nil, err
+		}
+	}
+	for i := range 100 {
 		if _, err := s.pin(ctx, special(i)); err != nil {
 			return nil, err
 		}

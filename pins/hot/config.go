@@ -11,6 +11,7 @@ import (
 	"github.com/ipfs/boxo/autoconf"
 	"github.com/ipfs/kubo/config"
 	"github.com/ipfs/kubo/core/coreiface/options"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -147,7 +148,15 @@ func (c Config) repository(id config.Identity, store map[string]any) (*config.Co
 			k.DNS.Resolvers[domain] = resolvers[0]
 		}
 	}
-	k.Addresses.Announce = slices.Clone(c.Announce)
+	for _, s := range c.Announce { // beside what the node finds out itself, not instead of it
+		addr, err := ma.NewMultiaddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("announcing %q: %w", s, err)
+		}
+		if transport, _ := peer.SplitAddr(addr); len(transport) > 0 {
+			k.Addresses.AppendAnnounce = append(k.Addresses.AppendAnnounce, transport.String())
+		}
+	}
 	if !c.AllowPrivateOrigins {
 		if err := config.Profiles["server"].Transform(k); err != nil {
 			return nil, fmt.Errorf("applying kubo's profile server: %w", err)

@@ -37,6 +37,7 @@ type Embedded struct {
 	flusher *flusher
 	life    *life
 	policy  dialPolicy
+	asking  askPace
 	search  chan struct{} // one token for each search of the routing system that may run
 
 	origins   origins
@@ -100,6 +101,7 @@ func open(ctx context.Context, cfg Config) (*Embedded, error) {
 		local:  blockservice.New(node.Blockstore, offline.Exchange(node.Blockstore)),
 		life:   newLife(),
 		policy: dialPolicy{private: cfg.AllowPrivateOrigins, loopbackOnly: cfg.Network == Private},
+		asking: newAskPace(),
 		search: make(chan struct{}, searches),
 	}
 	if cfg.Network == Private {

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore/query"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/goleak"
 
@@ -73,6 +76,37 @@ func TestRestartsFetchNothingTwice(t *testing.T) {
 		if n := p.store.asked(b.Cid()); n != 1 {
 			t.Errorf("block %s was fetched %d times", b.Cid(), n)
 		}
+	}
+}
+
+// Pinning what is pinned would first take the old pin away (H1). So the record of the pin must stay the same one.
+func TestHoldingWhatIsHeldLeavesItsPinAlone(t *testing.T) {
+	tier := openEmbedded(t, hot.Config{})
+	d := pinstest.Tree("pinned once", 3)
+	if err := tier.Node().Blocks.AddBlocks(t.Context(), d.Blocks); err != nil {
+		t.Fatal(err)
+	}
+	records := func() []string {
+		if err := tier.Hold(t.Context(), d.Root, pins.Limits{Offline: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+		found, err := tier.Node().Repo.Datastore().Query(t.Context(), query.Query{Prefix: "/pins/pin", KeysOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := found.Rest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var keys []string
+		for _, e := range entries {
+			keys = append(keys, e.Key)
+		}
+		return keys
+	}
+	first := records()
+	if again := records(); len(first) != 1 || !slices.Equal(first, again) {
+		t.Errorf("the pin was %q and is %q", first, again)
 	}
 }
 
@@ -162,6 +196,25 @@ func TestCancelledOpeningLeavesTheRepositoryFree(t *testing.T) {
 		case <-tick.C:
 		}
 	}
+}
+
+func TestFailedStartLeavesTheRepositoryFree(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := t.TempDir()
+	port := taken.Addr().(*net.TCPAddr).Port
+	for range 2 {
+		_, err = hot.OpenEmbedded(t.Context(), hot.Config{
+			Dir: dir, Network: hot.Private, Listen: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port)},
+		})
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprint(port)) {
+			t.Errorf("listening where someone listens: %v", err)
+		}
+	}
+	openEmbedded(t, hot.Config{Dir: dir})
 }
 
 func TestWrongSettingsAreNamedTogether(t *testing.T) {

@@ -12,7 +12,9 @@ import (
 
 // Hasten makes a hung daemon known within a second.
 func (r *Remote) Hasten() {
-	r.daemon.patience = patience{quick: time.Second, alive: 300 * time.Millisecond, aliveAfter: 300 * time.Millisecond}
+	r.daemon.patience = patience{
+		quick: time.Second, alive: 300 * time.Millisecond, aliveAfter: 300 * time.Millisecond, still: 2 * time.Second,
+	}
 }
 
 // Node is the node inside, for tests that look behind the tier or compare with it.

@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/hot/hold"
@@ -24,15 +25,27 @@ const (
 	searchPauses = time.Hour        // at most
 	providers    = 10               // peers taken from one search
 
-	// A bitswap peer remembers the last 1,024 blocks that we asked for and forgets the others. Asking anew so often
-	// is how a root is found that a peer gets after it has forgotten.
-	askAnew = time.Minute
+	// A bitswap peer remembers the last 1,024 blocks that we asked for and forgets the others, at once where one
+	// message asks for more. So we ask at a pace, and ask anew: soon, in case it forgot at once, and then ever more
+	// rarely, in case it gets the block after it forgot.
+	askBurst  = 800
+	askFresh  = 8000 // roots in a second, asked for the first time
+	askOld    = 1000 // and those asked for again
+	askSoon   = 5 * time.Second
+	askRarely = time.Minute
 )
+
+// An askPace keeps wants from coming to the peers in heaps.
+type askPace struct{ fresh, again *rate.Limiter }
+
+func newAskPace() askPace {
+	return askPace{fresh: rate.NewLimiter(askFresh, askBurst), again: rate.NewLimiter(askOld, askBurst)}
+}
 
 // errTooMany answers a Find for more roots than one session can ask for.
 var errTooMany = errors.New("looking for more roots at once than a session asks for")
 
-// Find implements pins.HotTier. All roots share one session, which asks every connected peer for them and is told
+// Find implements pins.HotTier. A root that can never be held counts as found: Hold says why. All roots share one session, which asks every connected peer for them and is told
 // when one gets them later. Such a session searches the routing system for one of its roots a minute only, so where
 // there is routing every root is searched for by ourselves as well (K13).
 func (e *Embedded) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error {
@@ -73,25 +86,30 @@ func (e *Embedded) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid
 		unfound := slices.Clone(missing)
 		searching.Go(func() { e.searchAll(ctx, unfound, arrived) })
 	}
-	for len(wanted) > 0 {
-		if err := e.ask(ctx, missing, func(key string) {
+	pace := e.asking.fresh
+	for long := askSoon; ; long = min(4*long, askRarely) {
+		if err := sleep(ctx, pace.ReserveN(time.Now(), len(missing)).Delay()); err != nil {
+			return err
+		}
+		if err := e.ask(ctx, long, missing, func(key string) {
 			arrived.add(key)
 			for _, root := range wanted[key] {
 				found(root)
 			}
-			delete(wanted, key)
 		}); err != nil {
 			return err
 		}
 		missing = slices.DeleteFunc(missing, func(c cid.Cid) bool { return arrived.has(string(c.Hash())) })
+		if len(missing) == 0 {
+			return nil
+		}
+		pace = e.asking.again
 	}
-	return nil
 }
 
-// ask asks all peers for these blocks, for a while, and calls got with the hash of each that came.
-func (e *Embedded) ask(ctx context.Context, cids []cid.Cid, got func(key string)) error {
-	// Not all Finds at the same moment.
-	inner, cancel := context.WithTimeout(ctx, askAnew+rand.N(askAnew/2))
+// ask asks all peers for these blocks, for about so long, and calls got with the hash of each that came.
+func (e *Embedded) ask(ctx context.Context, long time.Duration, cids []cid.Cid, got func(key string)) error {
+	inner, cancel := context.WithTimeout(ctx, long+rand.N(long/2)) // not all Finds at the same moment
 	defer cancel()
 	missing := len(cids)
 	for block := range blockservice.NewSession(inner, e.node.Blocks).GetBlocks(inner, cids) {
@@ -109,7 +127,7 @@ func (e *Embedded) ask(ctx context.Context, cids []cid.Cid, got func(key string)
 }
 
 func (e *Embedded) has(ctx context.Context, c cid.Cid) (bool, error) {
-	if _, inline := hold.Identity(c); inline {
+	if _, inline := hold.Identity(c); inline || hold.Admit(c) != nil {
 		return true, nil
 	}
 	here, err := e.node.Blockstore.Has(ctx, c)
@@ -117,6 +135,18 @@ func (e *Embedded) has(ctx context.Context, c cid.Cid) (bool, error) {
 		return false, fmt.Errorf("looking for block %s: %w", c, err)
 	}
 	return here, nil
+}
+
+// sleep waits for d, or returns the cause of ctx when that ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // searchAll asks the routing system for each root that has not arrived, again and again, ever more rarely.
@@ -134,11 +164,7 @@ func (e *Embedded) searchAll(ctx context.Context, roots []cid.Cid, arrived *root
 			e.searchOne(ctx, root)
 			<-e.search
 		}
-		again := time.NewTimer(pause)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
+		if sleep(ctx, pause) != nil {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -184,6 +185,18 @@ func beStranded(dir string) error {
 	}
 	if tier.Node().Filters.AddrBlocked(ma.StringCast("/ip4/1.1.1.1/tcp/4001")) {
 		return errors.New("a public node may not dial public addresses")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	tier.Connect(ctx, trap(l.Addr().(*net.TCPAddr).Port))()
+	if err := l.(*net.TCPListener).SetDeadline(time.Now()); err != nil {
+		return err
+	}
+	if conn, err := l.Accept(); err == nil {
+		return fmt.Errorf("an origin made the node connect to %s", conn.LocalAddr())
 	}
 	told, err := tier.Delegates(ctx)
 	if err != nil || len(told) == 0 {

@@ -40,11 +40,10 @@ func canary(t *testing.T) (port int, sang <-chan string) {
 }
 
 // trap is an origin whose addresses all lead to the canary, some by detours.
-func trap(t *testing.T, port int) []peer.AddrInfo {
-	t.Helper()
+func trap(port int) []peer.AddrInfo {
 	id, err := peer.Decode(node)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	var addrs []ma.Multiaddr
 	for _, s := range []string{
@@ -60,14 +59,14 @@ func trap(t *testing.T, port int) []peer.AddrInfo {
 func TestOriginsCannotReachThisMachine(t *testing.T) {
 	port, sang := canary(t)
 	tier := openEmbedded(t, hot.Config{})
-	tier.Connect(t.Context(), trap(t, port))()
+	tier.Connect(t.Context(), trap(port))()
 	select {
 	case from := <-sang:
 		t.Errorf("the embedded node connected to the canary from %s", from)
 	default:
 	}
 	daemon := startDaemon(t)
-	openRemote(t, hot.RemoteConfig{URL: daemon.url()}).Connect(t.Context(), trap(t, port))()
+	openRemote(t, hot.RemoteConfig{URL: daemon.url()}).Connect(t.Context(), trap(port))()
 	select {
 	case from := <-sang:
 		t.Errorf("the daemon connected to the canary from %s", from)
@@ -75,7 +74,7 @@ func TestOriginsCannotReachThisMachine(t *testing.T) {
 	}
 	// The trap works: who is allowed to go there does.
 	allowed := openEmbedded(t, hot.Config{AllowPrivateOrigins: true})
-	allowed.Connect(t.Context(), trap(t, port))()
+	allowed.Connect(t.Context(), trap(port))()
 	select {
 	case <-sang:
 	default:

@@ -29,10 +29,7 @@ const (
 	// How many requests may wait for blocks in all Holds, and how long each may when others want to.
 	walkSlots = 512
 	walkTurn  = 10 * time.Second
-
-	// pinStill is how long pinning what is there may stand still: some block has gone, and the daemon waits for it
-	// with its pins locked (H2, H21).
-	pinStill = 30 * time.Second
+	readSlots = 128 // and how many may read what is there
 )
 
 // RemoteConfig is what an operator decides about a Kubo daemon that runs elsewhere.
@@ -44,8 +41,14 @@ type RemoteConfig struct {
 	Log                 *slog.Logger
 }
 
-// LogValue keeps the secret out of logs.
-func (c RemoteConfig) LogValue() slog.Value { return slog.StringValue("kubo daemon at " + c.URL) }
+// String keeps the secret out of whatever prints a RemoteConfig.
+func (c RemoteConfig) String() string { return "kubo daemon at " + c.URL }
+
+// GoString does the same for %#v.
+func (c RemoteConfig) GoString() string { return c.String() }
+
+// LogValue does the same for logs.
+func (c RemoteConfig) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // Remote is a Kubo daemon behind its RPC API. OpenRemote makes one.
 type Remote struct {
@@ -57,6 +60,7 @@ type Remote struct {
 	life    *life
 	policy  dialPolicy
 	walking *slots
+	reading *slots
 	first   *slots // roots that are looked for the first time
 	later   *slots
 
@@ -101,6 +105,7 @@ func OpenRemote(ctx context.Context, cfg RemoteConfig) (*Remote, error) {
 		life:     newLife(),
 		policy:   dialPolicy{private: cfg.AllowPrivateOrigins},
 		walking:  newSlots(walkSlots, walkTurn),
+		reading:  newSlots(readSlots, walkTurn),
 		first:    newSlots(findSlots, firstTurn),
 		later:    newSlots(findSlots, laterTurn),
 		peerings: make(map[string]int),
@@ -155,9 +160,11 @@ type remoteNode struct{ *Remote }
 func (r remoteNode) Session(_ context.Context, offline bool) hold.Get {
 	if offline {
 		return func(ctx context.Context, c cid.Cid) (b hold.Block, err error) {
-			err = r.daemon.quick(ctx, func(ctx context.Context) error {
-				b, err = readBlock(ctx, r.local, c)
-				return err
+			err = r.reading.do(ctx, func(ctx context.Context) error {
+				return r.daemon.quick(ctx, func(ctx context.Context) error {
+					b, err = readBlock(ctx, r.local, c)
+					return err
+				})
 			})
 			if isNotFound(err) {
 				return b, pins.ErrAbsent
@@ -211,13 +218,18 @@ func (r remoteNode) Pin(ctx context.Context, root cid.Cid) error {
 	}
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	still := time.AfterFunc(pinStill, func() {
-		cancel(fmt.Errorf("pinning %s: the daemon stands still; has a block been collected?", root))
+	// When a block has gone meanwhile, the daemon waits for it with its pins locked (H2, H21).
+	still := time.AfterFunc(r.daemon.patience.still, func() {
+		cancel(errors.New("the daemon stands still; was a block collected behind our back?"))
 	})
 	defer still.Stop()
 	request := r.daemon.Request("pin/add", path.FromCid(root).String()).Option("progress", true)
-	err = stream(inner, request, func(struct{ Progress int }) error {
-		still.Reset(pinStill)
+	seen := 0
+	err = stream(inner, request, func(line struct{ Progress int }) error {
+		if line.Progress > seen { // it also says that nothing has changed
+			seen = line.Progress
+			still.Reset(r.daemon.patience.still)
+		}
 		return nil
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ const (
 	laterTurn = 20 * time.Second
 )
 
-// Find implements pins.HotTier. Over RPC there is no session that asks for many roots at once: every root that is
+// Find implements pins.HotTier. A root that can never be held counts as found: Hold says why. Over RPC there is no session that asks for many roots at once: every root that is
 // looked for takes a request, and a bounded number of requests goes round. With more roots than slots one that
 // becomes available is noticed when its turn comes.
 func (r *Remote) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error {
@@ -38,7 +38,7 @@ func (r *Remote) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid))
 	arrived := make(chan cid.Cid)
 	looking := 0
 	for _, root := range roots {
-		if _, inline := hold.Identity(root); inline {
+		if _, inline := hold.Identity(root); inline || hold.Admit(root) != nil {
 			found(root)
 			continue
 		}
@@ -74,11 +74,20 @@ func (r *Remote) look(ctx context.Context, root cid.Cid) error {
 		}
 		return err
 	})
-	if errors.Is(err, errSecondLook) {
+	for err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, pins.ErrUnavailable):
+			return fmt.Errorf("looking for %s: %w", root, err)
+		case !errors.Is(err, errSecondLook):
+			// What the daemon says of one root must not end the search for the others.
+			r.log.Debug("could not look for a root", "cid", root, "err", err)
+			if err := sleep(ctx, laterTurn); err != nil {
+				return err
+			}
+		}
 		err = r.later.do(ctx, func(ctx context.Context) error { return r.daemon.patient(ctx, stat) })
-	}
-	if err != nil {
-		return fmt.Errorf("looking for %s: %w", root, err)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/ipfs/kubo/plugin/plugins/pebbleds"
 	"github.com/ipfs/kubo/repo"
 	"github.com/ipfs/kubo/repo/fsrepo"
+	"github.com/libp2p/go-libp2p/gologshim"
 )
 
 // lockName is the file that keeps a second Frostpin out, also one in this process: Kubo would hand that one the
@@ -28,7 +29,7 @@ const lockName = "frostpin.lock"
 // executables from the repository, denylists from the user's home, and telemetry (H15), and it can run only once for
 // one repository. The three stores are all we need of it.
 var prepareKubo = sync.OnceValue(func() error {
-	logging.SetAllLoggers(logging.LevelError) // over a hundred subsystems; what matters reaches us as an error
+	quiet()
 	for _, p := range []plugin.Plugin{pebbleds.Plugins[0], flatfs.Plugins[0], levelds.Plugins[0]} {
 		store, ok := p.(plugin.PluginDatastore)
 		if !ok {
@@ -40,6 +41,16 @@ var prepareKubo = sync.OnceValue(func() error {
 	}
 	return nil
 })
+
+// quiet silences the more than hundred loggers of Kubo and libp2p: what matters reaches us as an error, and the rest is
+// for developers, who ask for it with GOLOG_LOG_LEVEL.
+func quiet() {
+	gologshim.SetDefaultHandler(logging.SlogHandler())
+	if c := logging.GetConfig(); c.Level == logging.LevelError && len(c.SubsystemLevels) == 0 { // nobody has asked
+		c.Level = logging.LevelFatal
+		logging.SetupLogging(c)
+	}
+}
 
 // A repository is an open Kubo repository that no one else can open.
 type repository struct {

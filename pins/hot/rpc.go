@@ -22,6 +22,7 @@ type patience struct {
 	quick      time.Duration // a request that needs no network
 	alive      time.Duration // saying its version
 	aliveAfter time.Duration // a request waits so long before the daemon is asked whether it lives
+	still      time.Duration // pinning what is there gets no further
 }
 
 // A daemonTransport tells what Kubo answers from what became of the daemon. Kubo's client knows no status codes,
@@ -108,7 +109,7 @@ func newDaemon(url, authorization string) (*daemon, error) {
 	return &daemon{
 		HttpApi:   api,
 		transport: transport,
-		patience:  patience{quick: 30 * time.Second, alive: 5 * time.Second, aliveAfter: 10 * time.Second},
+		patience:  patience{quick: 30 * time.Second, alive: 5 * time.Second, aliveAfter: 10 * time.Second, still: 30 * time.Second},
 	}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/frostpin/frostpin/pins"
 )
@@ -26,7 +27,8 @@ func collectDuringFetch(t *testing.T, r *rig) {
 	holding := start(func() error { return r.Tier.Hold(r.ctx, stuck.Root, pins.Limits{}, &p) })
 	r.until("all but one block have arrived", func() bool { n, _ := p.Totals(); return n == 10 })
 
-	collected := start(func() error { _, err := r.Tier.Collect(r.ctx, nil); return err })
+	var removed int64
+	collected := start(func() (err error) { removed, err = r.Tier.Collect(r.ctx, nil); return err })
 	for i := range 5 {
 		local := r.provided(Leaf("meanwhile " + string(rune('a'+i))))
 		r.hold(local.Root)
@@ -37,6 +39,9 @@ func collectDuringFetch(t *testing.T, r *rig) {
 	}
 	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("the collection took %s", took)
+	}
+	if r.KeepsUnfinished && removed != 0 {
+		t.Errorf("the collection removed %d blocks of running holds", removed)
 	}
 	r.hold(r.provided(Leaf("afterwards")).Root)
 	select {
@@ -127,6 +132,12 @@ func findReports(t *testing.T, r *rig) {
 	r.Silence(false)
 	if err := r.Tier.Find(r.ctx, []cid.Cid{here.Root, later.Root}, func(cid.Cid) {}); err != nil {
 		t.Errorf("everything here: %v", err)
+	}
+	// Nobody may hold up the others with a root that no node takes; Hold tells its user why.
+	never := Block(cid.Raw, multihash.MURMUR3X64_64, []byte("weak")).Cid()
+	handed := 0
+	if err := r.Tier.Find(r.ctx, []cid.Cid{never, later.Root}, func(cid.Cid) { handed++ }); err != nil || handed != 2 {
+		t.Errorf("with a root that can never be held: %v, %d of 2 handed on", err, handed)
 	}
 	if err := r.Tier.Find(r.ctx, make([]cid.Cid, pins.MaxFind+1), func(cid.Cid) {}); err == nil {
 		t.Error("a find of too many roots was let through")

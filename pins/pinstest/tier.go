@@ -211,6 +211,7 @@ func (t *Tier) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) e
 		var arrived []cid.Cid
 		todo = slices.DeleteFunc(todo, func(c cid.Cid) bool {
 			_, ok := hold.Identity(c)
+			ok = ok || hold.Admit(c) != nil // Hold says why it can never be held
 			if !ok {
 				var b blocks.Block
 				if b, _, ok = t.lookup(blockKey(c)); ok {

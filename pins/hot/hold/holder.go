@@ -126,8 +126,3 @@ func (h *Holder) Pause(ctx context.Context, f func(running []cid.Cid) error) err
 	h.mu.Unlock()
 	return f(running)
 }
-
-// Enter keeps the collector away until leave is called, or cancels inner to be let in.
-func (h *Holder) Enter(ctx context.Context) (inner context.Context, leave func(), err error) {
-	return h.gate.enter(ctx)
-}
