@@ -48,7 +48,7 @@ e2e: ## run the end to end tests with long loops
 
 .PHONY: bench
 bench: ## print the figures, each beside its floor
-	$(GO) test ./... -run '^$$' -bench . -benchtime 2s
+	$(GO) run ./cmd/bench
 
 .PHONY: cover
 cover: ## write coverage.html

@@ -31,7 +31,7 @@ func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
 			token := s.newToken("writer-" + string(rune('a'+i)))
 			writers = append(writers, &writer{
 				t: t, api: s.as(token), shared: shared, rng: rand.New(rand.NewPCG(seed, uint64(i))),
-				held: map[string]string{}, removed: map[string]bool{},
+				model: newModel(),
 			})
 		}
 		rng := rand.New(rand.NewPCG(seed, 1<<32))
@@ -120,17 +120,10 @@ type writer struct {
 	api    *api
 	shared content
 	rng    *rand.Rand
-
-	held    map[string]string // id -> CID of what was acknowledged and not removed
-	removed map[string]bool   // ids whose removal or replacement was acknowledged
-	order   []string          // the keys of held, so that the seed decides which is picked
-	pending *operation        // what had no answer when the server died
+	model
 
 	acknowledged int
 }
-
-// An operation removes a pin, adds one, or both at once, which is a replacement.
-type operation struct{ removes, adds string }
 
 // run works until the server dies.
 func (w *writer) run() {
@@ -153,8 +146,8 @@ func (w *writer) run() {
 
 func (w *writer) next() (op operation) {
 	kind := w.rng.IntN(4)
-	if len(w.order) > 0 && kind >= 2 {
-		op.removes = w.order[w.rng.IntN(len(w.order))]
+	if len(w.ids) > 0 && kind >= 2 {
+		op.removes = w.ids[w.rng.IntN(len(w.ids))]
 	}
 	if op.removes == "" || kind == 3 {
 		op.adds = w.shared.roots[w.rng.IntN(len(w.shared.roots))]
@@ -194,57 +187,17 @@ func answerTo(op operation, got *pinStatus) any {
 	return got
 }
 
-func (w *writer) apply(op operation, id string) {
-	if op.removes != "" {
-		delete(w.held, op.removes)
-		w.removed[op.removes] = true
-	}
-	if op.adds != "" {
-		w.held[id] = op.adds
-	}
-	w.order = w.order[:0]
-	for id := range w.held {
-		w.order = append(w.order, id)
-	}
-}
-
 // reconcile compares the API with the model and settles what became of the pending operation.
 func (w *writer) reconcile() {
 	w.t.Helper()
-	shown := w.api.all()
-	var unknown []pinStatus
-	for id, p := range shown {
-		switch root, ok := w.held[id]; {
-		case w.removed[id]:
-			w.t.Errorf("pin %s is back after its removal was acknowledged: %+v", id, p)
-		case !ok:
-			unknown = append(unknown, p)
-		case root != p.Pin.CID:
-			w.t.Errorf("pin %s has CID %s; want %s", id, p.Pin.CID, root)
-		}
+	shown := map[string]string{}
+	for id, p := range w.api.all() {
+		shown[id] = p.Pin.CID
 		if p.Status == "failed" {
 			w.t.Errorf("pin %s failed: %v", id, p.Info)
 		}
 	}
-	var missing []string
-	for id := range w.held {
-		if _, ok := shown[id]; !ok {
-			missing = append(missing, id)
-		}
-	}
-	op := w.pending
-	w.pending = nil
-	switch {
-	case len(unknown) == 0 && len(missing) == 0:
-		// Not done. A pending removal of what is still shown may be tried again.
-	case op == nil,
-		len(unknown) > 1 || len(unknown) == 1 && unknown[0].Pin.CID != op.adds,
-		len(missing) > 1 || len(missing) == 1 && missing[0] != op.removes,
-		(op.adds != "") != (len(unknown) == 1), (op.removes != "") != (len(missing) == 1):
-		w.t.Errorf("after the restart %v are lost and %+v have appeared; the unanswered operation was %+v", missing, unknown, op)
-	case op.adds != "":
-		w.apply(*op, unknown[0].ID)
-	default:
-		w.apply(*op, "")
+	for _, problem := range w.settle(shown) {
+		w.t.Error(problem)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -74,6 +75,12 @@ func startProcess(t *testing.T, name string, cmd *exec.Cmd) *process {
 	}()
 	t.Cleanup(func() {
 		p.kill()
+		// A killed process cannot say so with its exit code.
+		for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+			if strings.Contains(p.stderr.String(), bad) {
+				t.Errorf("%s: %s", name, bad)
+			}
+		}
 		if t.Failed() {
 			t.Logf("%s (pid %d) said on stderr:\n%s", name, cmd.Process.Pid, p.stderr.tail())
 		}

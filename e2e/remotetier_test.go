@@ -19,7 +19,8 @@ type daemonTier struct {
 func newDaemonTier(t *testing.T) *daemonTier {
 	t.Helper()
 	daemon, author := startIPFS(t), startIPFS(t)
-	s := startServer(t, "FROSTPIN_HOT=remote", "FROSTPIN_HOT_URL="+daemon.rpc, "FROSTPIN_FETCH_IDLE=2s", "FROSTPIN_FETCH_STALL=5s")
+	s := startServer(t, "FROSTPIN_HOT=remote", "FROSTPIN_HOT_URL="+daemon.rpc,
+		"FROSTPIN_FETCH_IDLE=2s", "FROSTPIN_FETCH_STALL=5s", "FROSTPIN_RETRY_FIRST=500ms", "FROSTPIN_RETRY_MAX=2s")
 	return &daemonTier{s, daemon, author}
 }
 
@@ -69,9 +70,9 @@ func TestRemoteDaemonAwayMidPin(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemonTier(t)
-			rounds := 2
+			rounds := 1
 			if long() {
-				rounds = 6
+				rounds = 4
 			}
 			for range rounds {
 				d.awayOnce(away.leave, away.back)

@@ -54,13 +54,14 @@ func (s *shares) give(a Account) {
 
 // jobs is what this process works on. Nothing in it is needed after a restart: every job's root is a claimed row.
 type jobs struct {
-	mu      sync.Mutex
-	byRoot  map[int64]*job
-	finding *shares // roots looked for, and places reserved for requests being recorded
-	walking *shares
-	ready   map[Account][]*job // root block here, waiting for a slot
-	retries int                // walks of roots that have failed before
-	offered []Root             // claimed by a request, to be looked for
+	mu       sync.Mutex
+	byRoot   map[int64]*job
+	finding  *shares // roots looked for, and places reserved for requests being recorded
+	walking  *shares
+	ready    map[Account][]*job // root block here, waiting for a slot
+	retries  int                // walks of roots that have failed before
+	offered  []Root             // claimed by a request, to be looked for
+	returned []int64            // claimed by a request, to be given back
 }
 
 func newJobs(find, slots int) *jobs {

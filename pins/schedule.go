@@ -62,33 +62,49 @@ func signal(c chan struct{}) {
 
 func (d *scheduler) poke() { signal(d.poked) }
 
-// reserve takes a place for the root of a request that is about to be recorded. Before Run has entered the database
-// as a worker nothing may be claimed: others would take a claim for that of a dead process.
-func (d *scheduler) reserve(a Account) bool {
+// A ticket lets a request claim its root, so that it can look for it among the blocks that are here, and may hold a
+// place among the roots that are looked for on the network.
+type ticket struct {
+	account Account
+	claim   bool
+	place   bool
+}
+
+// ticket draws the ticket of a request that is about to be recorded. Before Run has entered the database as a worker
+// nothing may be claimed: others would take a claim for that of a dead process.
+func (d *scheduler) ticket(a Account) ticket {
 	select {
 	case <-d.entered:
 	default:
-		return false
+		return ticket{account: a}
 	}
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
-	if d.jobs.finding.room(a) == 0 {
-		return false
+	place := d.jobs.finding.room(a) > 0
+	if place {
+		d.jobs.finding.take(a, 1)
 	}
-	d.jobs.finding.take(a, 1)
-	return true
+	return ticket{account: a, claim: true, place: place}
 }
 
-func (d *scheduler) cancelReservation(a Account) {
+// giveTicket gives the place of a ticket back.
+func (d *scheduler) giveTicket(t ticket) {
+	if !t.place {
+		return
+	}
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
-	d.jobs.finding.give(a)
+	d.jobs.finding.give(t.account)
 }
 
-// offer hands over a root that a request has claimed; its place was reserved.
-func (d *scheduler) offer(r Root) {
+// offer hands over a root that a request has claimed and not found here. Without a place it goes back to wait its turn.
+func (d *scheduler) offer(t ticket, r Root) {
 	d.jobs.mu.Lock()
-	d.jobs.offered = append(d.jobs.offered, r)
+	if t.place {
+		d.jobs.offered = append(d.jobs.offered, r)
+	} else {
+		d.jobs.returned = append(d.jobs.returned, r.id)
+	}
 	d.jobs.mu.Unlock()
 	d.poke()
 }
@@ -173,7 +189,12 @@ func (d *scheduler) passes(ctx context.Context) {
 // pass starts work on what is due: first what nobody has tried, then what has failed before, for which at most half
 // of the places are used.
 func (d *scheduler) pass(ctx context.Context) error {
-	d.startFinds(ctx, d.takeOffered(), false)
+	offered, returned := d.takeOffered()
+	d.startFinds(ctx, offered, false)
+	if err := d.s.store.unclaim(ctx, returned); err != nil {
+		d.offerAgain(returned)
+		return err
+	}
 	if err := d.startReleases(ctx); err != nil {
 		return err
 	}
@@ -183,12 +204,19 @@ func (d *scheduler) pass(ctx context.Context) error {
 	return d.claimInTurn(ctx, retryRoots, d.s.store.claimRetry, true)
 }
 
-func (d *scheduler) takeOffered() []Root {
+// takeOffered takes what requests have handed over since the last pass.
+func (d *scheduler) takeOffered() (offered []Root, returned []int64) {
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
-	roots := d.jobs.offered
-	d.jobs.offered = nil
-	return roots
+	offered, returned = d.jobs.offered, d.jobs.returned
+	d.jobs.offered, d.jobs.returned = nil, nil
+	return offered, returned
+}
+
+func (d *scheduler) offerAgain(returned []int64) {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	d.jobs.returned = append(d.jobs.returned, returned...)
 }
 
 // claimInTurn claims roots of every account that has some waiting, as far as the account's share goes.

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -51,7 +49,7 @@ type Service struct {
 func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time) *Service {
 	s := &Service{
 		cfg:   cfg,
-		store: &store{db: db, now: now, me: uuid.NewString()},
+		store: newStore(db, now),
 		hot:   hot,
 		log:   log,
 		now:   now,
@@ -63,17 +61,17 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 
 // Add records a request and returns it, durably. The pin is `pinned` at once if the DAG is already here.
 func (s *Service) Add(ctx context.Context, account Account, r spec.Request) (Pin, error) {
-	reserved := s.sched.reserve(account)
-	a, err := s.store.add(ctx, account, r, reserved)
-	return s.begin(ctx, a, account, reserved, err)
+	t := s.sched.ticket(account)
+	a, err := s.store.add(ctx, account, r, t.claim)
+	return s.begin(ctx, t, a, err)
 }
 
 // Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
 func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request) (Pin, error) {
-	reserved := s.sched.reserve(account)
-	a, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, reserved)
+	t := s.sched.ticket(account)
+	a, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, t.claim)
 	s.sched.orphaned(orphans)
-	return s.begin(ctx, a, account, reserved, err)
+	return s.begin(ctx, t, a, err)
 }
 
 // Delete removes a request, whatever its state. It returns ErrNotFound if there is no such request.
@@ -102,26 +100,45 @@ func (s *Service) Counts(ctx context.Context) (map[spec.Status]int64, error) {
 func (s *Service) Delegates(ctx context.Context) ([]string, error) { return s.hot.Delegates(ctx) }
 
 // begin follows a request that was recorded: if its root was claimed with it, this process takes the first look.
-func (s *Service) begin(ctx context.Context, a *addition, account Account, reserved bool, err error) (Pin, error) {
+func (s *Service) begin(ctx context.Context, t ticket, a *addition, err error) (Pin, error) {
+	if err != nil || !a.claimed {
+		s.sched.giveTicket(t)
+	}
 	switch {
 	case err != nil:
-		if reserved {
-			s.sched.cancelReservation(account)
-		}
 		return Pin{}, err
-	case !a.claimed:
-		if reserved {
-			s.sched.cancelReservation(account)
+	case a.claimed:
+		defer s.store.counter.endLook(a)
+		if s.look(ctx, a) {
+			s.sched.giveTicket(t)
+		} else {
+			s.sched.offer(t, a.root)
 		}
-		if a.root.Hot != HotHeld {
-			s.sched.poke()
-		}
-	case s.look(ctx, a):
-		s.sched.cancelReservation(account)
-	default:
-		s.sched.offer(a.root)
+	case a.root.Hot != HotHeld:
+		s.sched.poke()
+		return s.await(ctx, a)
 	}
 	return a.pin, nil
+}
+
+// await answers a request whose root somebody else has claimed: with what another request's look comes to if one is
+// under way, and else with what has become of it since.
+func (s *Service) await(ctx context.Context, a *addition) (Pin, error) {
+	if a.first != nil {
+		timer := time.NewTimer(lookTime)
+		defer timer.Stop()
+		select {
+		case <-a.first.looked:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	p, err := s.store.get(context.WithoutCancel(ctx), a.account, a.pin.ID)
+	if err != nil {
+		// It was recorded, and that is what the client must learn: deleted since, or not readable just now.
+		return a.pin, nil //nolint:nilerr
+	}
+	return p, nil
 }
 
 // look holds a DAG whose blocks are already here and tells whether the root needs no more of this process.

@@ -3,12 +3,14 @@ package pins_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database"
@@ -52,6 +54,41 @@ func TestDAGThatIsAlreadyHereIsPinnedInTheAnswer(t *testing.T) {
 		inline := pinstest.Identity(cid.Raw, []byte("hello"))
 		if p := w.add(bob, request(inline)); p.Status() != spec.Pinned {
 			t.Fatalf("identity cid is %s, want pinned", p.Status())
+		}
+	})
+}
+
+func TestWhatIsHereIsPinnedInTheAnswerHoweverMuchIsLookedFor(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for i := range config().FindRoots {
+			w.add(alice, request(pinstest.Leaf(fmt.Sprint("nowhere ", i)).Root))
+		}
+		dag := pinstest.Leaf("here")
+		w.tier.AddLocal(dag.Blocks...)
+		if p := w.add(alice, request(dag.Root)); p.Status() != spec.Pinned {
+			t.Fatalf("status %s, want pinned", p.Status())
+		}
+	})
+}
+
+func TestEveryoneWhoAsksTogetherIsAnsweredAlike(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for round := range 20 {
+			dag := pinstest.Leaf(fmt.Sprint("together ", round))
+			w.tier.AddLocal(dag.Blocks...)
+			var group errgroup.Group
+			for i := range 8 {
+				group.Go(func() error {
+					p, err := w.Add(context.Background(), pins.Account(i%2+1), request(dag.Root))
+					if err == nil && p.Status() != spec.Pinned {
+						err = fmt.Errorf("round %d: status %s, want pinned", round, p.Status())
+					}
+					return err
+				})
+			}
+			if err := group.Wait(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

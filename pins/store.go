@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
@@ -35,6 +36,10 @@ type store struct {
 	me  string // this process in roots.claimed_by
 
 	counter counter
+}
+
+func newStore(db DB, now func() time.Time) *store {
+	return &store{db: db, now: now, me: uuid.NewString(), counter: counter{looking: map[int64]*addition{}}}
 }
 
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.

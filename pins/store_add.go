@@ -29,6 +29,13 @@ type addition struct {
 
 	err  error
 	done chan struct{} // closed when the above is final
+
+	first  *addition     // the one whose request is looking for the same root among the blocks that are here, or nil
+	looked chan struct{} // closed when that look is over
+}
+
+func newAddition(account Account, r spec.Request, claim bool) *addition {
+	return &addition{account: account, request: r, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
 }
 
 // A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
@@ -37,6 +44,33 @@ type counter struct {
 	mu      sync.Mutex
 	waiting []*addition
 	serving bool
+	looking map[int64]*addition // by root: those that have claimed it and are looking
+}
+
+// meet notes who looks for the roots of additions that were just committed.
+func (c *counter) meet(batch []*addition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range batch {
+		if a.claimed && a.err == nil {
+			c.looking[a.root.id] = a
+		}
+	}
+	for _, a := range batch {
+		if first := c.looking[a.root.id]; first != a {
+			a.first = first
+		}
+	}
+}
+
+// endLook ends what meet has noted.
+func (c *counter) endLook(a *addition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.looking[a.root.id] == a {
+		delete(c.looking, a.root.id)
+	}
+	close(a.looked)
 }
 
 // maxAdditions is the most pins that one transaction inserts.
@@ -44,7 +78,7 @@ const maxAdditions = 256
 
 // add inserts a pin, durably.
 func (s *store) add(ctx context.Context, account Account, r spec.Request, claim bool) (*addition, error) {
-	a := &addition{account: account, request: r, claim: claim, done: make(chan struct{})}
+	a := newAddition(account, r, claim)
 	s.counter.mu.Lock()
 	s.counter.waiting = append(s.counter.waiting, a)
 	if !s.counter.serving {
@@ -101,6 +135,9 @@ func (s *store) serveCounter() {
 				// One that the database refuses must not take the others with it.
 				a.err = s.db.Write(context.Background(), func(tx *gorm.DB) error { return s.insert(tx, []*addition{a}) })
 			}
+		}
+		s.counter.meet(batch)
+		for _, a := range batch {
 			close(a.done)
 		}
 		s.counter.mu.Lock()
@@ -176,8 +213,11 @@ func stampCreated(tx *gorm.DB, batch []*addition, now time.Time) error {
 	return nil
 }
 
-// want finds or inserts the roots of additions.
+// want finds or inserts the roots of additions, in one order, so that two servers do not wait for each other's locks.
 func (s *store) want(tx *gorm.DB, batch []*addition, now time.Time) error {
+	batch = slices.SortedStableFunc(slices.Values(batch), func(a, b *addition) int {
+		return strings.Compare(a.request.Root.KeyString(), b.request.Root.KeyString())
+	})
 	var fresh rowsOf
 	byCID := make(map[string]*addition, len(batch))
 	for _, a := range batch {

@@ -20,7 +20,7 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 		if err != nil {
 			return err
 		}
-		a = &addition{account: account, request: r, claim: claim}
+		a = newAddition(account, r, claim)
 		if err := s.insert(tx, []*addition{a}); err != nil {
 			return err
 		}
@@ -46,6 +46,9 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 		}
 		return err
 	})
+	if err == nil {
+		s.counter.meet([]*addition{a})
+	}
 	return a, orphans, err
 }
 

@@ -3,6 +3,7 @@ package pins
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -88,7 +89,12 @@ func (s *store) unclaim(ctx context.Context, roots []int64) error {
 		return nil
 	}
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Exec(`UPDATE roots SET claimed_by = '' WHERE claimed_by = ? AND id IN ?`, s.me, roots).Error
+		for some := range slices.Chunk(roots, 500) {
+			if err := tx.Exec(`UPDATE roots SET claimed_by = '' WHERE claimed_by = ? AND id IN ?`, s.me, some).Error; err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +28,9 @@ const (
 
 // A postgres is the engine over a PostgreSQL server.
 type postgres struct {
-	base *gorm.DB
-	pool *sql.DB
+	base   *gorm.DB
+	pool   *sql.DB
+	closed atomic.Bool
 }
 
 // checkPostgres judges a DSN without connecting. pgx's own message would repeat it.
@@ -88,7 +90,11 @@ func (p *postgres) write(ctx context.Context, fn func(tx *gorm.DB) error) error 
 		// a cancelled commit leaves nobody knowing.
 		inside, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 		defer cancel()
-		return p.attempt(ctx, inside, nil, func(tx *gorm.DB) error { return runSafely(fn, tx) })
+		again, err := p.attempt(ctx, inside, nil, func(tx *gorm.DB) error { return runSafely(fn, tx) })
+		if err != nil && inside.Err() != nil {
+			return false, fmt.Errorf("%w: %w", ErrUnavailable, err) // our limit, not the caller's
+		}
+		return again, err
 	})
 }
 
@@ -116,7 +122,7 @@ func (p *postgres) retry(ctx context.Context, attempt func() (again bool, err er
 func (p *postgres) attempt(ctx, inside context.Context, opts *sql.TxOptions, fn func(tx *gorm.DB) error) (again bool, err error) {
 	c, err := p.pool.Conn(ctx)
 	if err != nil {
-		if isPoolClosed(err) {
+		if p.closed.Load() {
 			return false, ErrClosed
 		}
 		return retryable(err), fmt.Errorf("connecting to the database: %w", err)
@@ -142,9 +148,6 @@ func (p *postgres) attempt(ctx, inside context.Context, opts *sql.TxOptions, fn 
 	return false, nil
 }
 
-// isPoolClosed recognises database/sql's unexported answer after Close.
-func isPoolClosed(err error) bool { return err.Error() == "sql: database is closed" }
-
 // migrate holds an advisory lock of the schema for the whole transaction. Waiting for it and building an index may
 // take longer than a statement may otherwise.
 func (p *postgres) migrate(ctx context.Context, fn func(tx *gorm.DB) error) error {
@@ -164,7 +167,7 @@ func (p *postgres) migrate(ctx context.Context, fn func(tx *gorm.DB) error) erro
 
 func (p *postgres) ping(ctx context.Context) error {
 	if err := p.pool.PingContext(ctx); err != nil {
-		if isPoolClosed(err) {
+		if p.closed.Load() {
 			return ErrClosed
 		}
 		return fmt.Errorf("asking the database: %w", err)
@@ -172,4 +175,7 @@ func (p *postgres) ping(ctx context.Context) error {
 	return nil
 }
 
-func (p *postgres) close() error { return p.pool.Close() }
+func (p *postgres) close() error {
+	p.closed.Store(true)
+	return p.pool.Close()
+}

@@ -31,6 +31,7 @@ func openHot(ctx context.Context, c *Config, log *slog.Logger) (hotTier, error) 
 			Authorization:       c.HotAuthorization.Reveal(),
 			AllowPrivateOrigins: c.AllowPrivateOrigins,
 			Announce:            c.Announce,
+			LastDelegates:       lastDelegates(c.DataDir),
 			Log:                 log,
 		})
 		if err != nil {

@@ -9,12 +9,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
 )
 
 // update rewrites golden files with what the program does now.
@@ -33,14 +37,34 @@ const patience = time.Minute
 //	keep NAME                 set the variable to what the last command printed
 //	request STATUS METHOD URL [TOKEN [BODY]]
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("testdata", "script"),
+	params := scripts()
+	params.Dir = filepath.Join("testdata", "script")
+	testscript.Run(t, params)
+}
+
+// TestScriptsOnPostgres runs those that do not speak of a database file.
+func TestScriptsOnPostgres(t *testing.T) {
+	if !slices.Contains(databasetest.Dialects(t), database.Postgres) {
+		t.Skip("there is no PostgreSQL here; in CI that is a failure")
+	}
+	for _, name := range []string{"serve", "pins"} {
+		t.Run(name, func(t *testing.T) { // each on a schema of its own
+			params := scripts("FROSTPIN_DATABASE=" + databasetest.DSN(t, database.Postgres))
+			params.Files = []string{filepath.Join("testdata", "script", name+".txtar")}
+			testscript.Run(t, params)
+		})
+	}
+}
+
+func scripts(environ ...string) testscript.Params {
+	return testscript.Params{
 		RequireExplicitExec: true,
 		UpdateScripts:       *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("FROSTPIN_NETWORK", "private")
 			env.Setenv("FROSTPIN_LISTEN", "127.0.0.1:0")
+			env.Vars = append(env.Vars, environ...)
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -48,7 +72,7 @@ func TestScripts(t *testing.T) {
 			"keep":         keep,
 			"request":      request,
 		},
-	})
+	}
 }
 
 func awaitServer(ts *testscript.TestScript, _ bool, args []string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -66,19 +67,8 @@ func (p *program) pinsList() *cobra.Command {
 				return errors.New("--limit must not be negative")
 			}
 			return p.withPins(c, account, func(ctx context.Context, service *pins.Service, accounts []auth.Account) error {
-				var lines []pinLine
-				for _, a := range accounts {
-					found, err := listPins(ctx, service, a, wanted, limit-len(lines), limit > 0)
-					if err != nil {
-						return err
-					}
-					lines = append(lines, found...)
-					if limit > 0 && len(lines) >= limit {
-						break
-					}
-				}
 				heading := []string{"REQUESTID", "ACCOUNT", "STATUS", "CID", "CREATED", "NAME"}
-				return printList(c, lines, heading, func(l pinLine) []string {
+				return printStream(c, pinLines(ctx, service, accounts, wanted, limit), heading, func(l pinLine) []string {
 					return []string{l.ID, l.Account, l.Status, l.CID, moment(l.Created), l.Name}
 				})
 			})
@@ -90,26 +80,45 @@ func (p *program) pinsList() *cobra.Command {
 	return c
 }
 
-// listPins reads page after page, each strictly before the last pin of the one before.
-func listPins(ctx context.Context, service *pins.Service, a auth.Account, statuses []spec.Status, limit int, limited bool) ([]pinLine, error) {
-	var lines []pinLine
-	query := spec.Query{Statuses: statuses, Match: spec.Exact, Limit: pageSize}
-	for {
-		if limited {
-			query.Limit = min(pageSize, limit-len(lines))
+// pinLines yields the pins of the accounts, at most limit unless that is 0.
+func pinLines(ctx context.Context, service *pins.Service, accounts []auth.Account, statuses []spec.Status, limit int) iter.Seq2[pinLine, error] {
+	return func(yield func(pinLine, error) bool) {
+		n := 0
+		for _, a := range accounts {
+			for pin, err := range pages(ctx, service, a, statuses) {
+				if err != nil {
+					yield(pinLine{}, err)
+					return
+				}
+				if n++; !yield(newPinLine(a.Name, pin), nil) || n == limit {
+					return
+				}
+			}
 		}
-		page, err := service.List(ctx, pins.Account(a.ID), query)
-		if err != nil {
-			return nil, fmt.Errorf("listing the pins of account %s: %w", a.Name, err)
+	}
+}
+
+// pages reads the pins of one account page after page, each strictly before the last pin of the one before.
+func pages(ctx context.Context, service *pins.Service, a auth.Account, statuses []spec.Status) iter.Seq2[pins.Pin, error] {
+	return func(yield func(pins.Pin, error) bool) {
+		query := spec.Query{Statuses: statuses, Match: spec.Exact, Limit: pageSize}
+		for {
+			page, err := service.List(ctx, pins.Account(a.ID), query)
+			if err != nil {
+				yield(pins.Pin{}, fmt.Errorf("listing the pins of account %s: %w", a.Name, err))
+				return
+			}
+			for _, pin := range page.Pins {
+				if !yield(pin, nil) {
+					return
+				}
+			}
+			if len(page.Pins) < pageSize {
+				return
+			}
+			before := page.Pins[len(page.Pins)-1].Created.UnixMilli()
+			query.BeforeMS = &before
 		}
-		for _, pin := range page.Pins {
-			lines = append(lines, newPinLine(a.Name, pin))
-		}
-		if len(page.Pins) < query.Limit || limited && len(lines) == limit {
-			return lines, nil
-		}
-		before := page.Pins[len(page.Pins)-1].Created.UnixMilli()
-		query.BeforeMS = &before
 	}
 }
 
@@ -153,7 +162,7 @@ func (l pinLine) describe(w io.Writer) error {
 	for _, origin := range l.Origins {
 		rows = append(rows, []string{"origin", plain(origin)})
 	}
-	return printTable(w, rows[0], rows[1:])
+	return printTable(w, rows)
 }
 
 // withPins opens the service for reading. It has no hot tier: what it is asked is in the database.

@@ -22,6 +22,7 @@ const (
 	lockFile     = "serve.lock"
 	presenceFile = "serve.json"
 	instanceFile = "instance"
+	delegateFile = "delegates" // the node's addresses as clients were told last, one a line; they outlive the server
 )
 
 // makeDataDir creates the data directory for its owner alone.
@@ -66,6 +67,15 @@ func instanceID(dir string) (string, error) {
 		return "", fmt.Errorf("naming this server: %w", err)
 	}
 	return id, nil
+}
+
+// lastDelegates are the addresses that clients were told last, or none.
+func lastDelegates(dir string) []string {
+	content, err := os.ReadFile(filepath.Join(dir, delegateFile))
+	if err != nil {
+		return nil // there will be some once the node answers
+	}
+	return strings.Fields(string(content))
 }
 
 // A presence is what a running server tells other commands about itself. The file that holds it means nothing without
@@ -141,7 +151,11 @@ func keepPresence(ctx context.Context, dir string, p presence, tier hotTier, log
 		}
 		if !written || !slices.Equal(delegates, p.Delegates) {
 			p.Delegates = delegates
-			if err := p.write(dir); err != nil {
+			err := p.write(dir)
+			if err == nil && len(delegates) > 0 {
+				err = replaceFile(filepath.Join(dir, delegateFile), []byte(strings.Join(delegates, "\n")+"\n"))
+			}
+			if err != nil {
 				log.Warn("other commands will not find this server", "err", err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,10 +31,10 @@ func printJSON(w io.Writer, v any) error {
 	return nil
 }
 
-// printTable writes rows in columns under a heading.
-func printTable(w io.Writer, heading []string, rows [][]string) error {
+// printTable writes rows in columns.
+func printTable(w io.Writer, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{heading}, rows...) {
+	for _, row := range rows {
 		if _, err := fmt.Fprintln(table, strings.Join(row, "\t")); err != nil {
 			return fmt.Errorf("printing: %w", err)
 		}
@@ -46,20 +47,66 @@ func printTable(w io.Writer, heading []string, rows [][]string) error {
 
 // printList writes items as JSON or as a table, as the command's flag says.
 func printList[T any](c *cobra.Command, items []T, heading []string, row func(T) []string) error {
+	return printStream(c, func(yield func(T, error) bool) {
+		for _, item := range items {
+			if !yield(item, nil) {
+				return
+			}
+		}
+	}, heading, row)
+}
+
+// chunk is how many rows of a table are aligned with each other. A longer list is printed while it is read.
+const chunk = 1000
+
+// printStream writes items as they come, so that a million of them need no memory.
+func printStream[T any](c *cobra.Command, items iter.Seq2[T, error], heading []string, row func(T) []string) error {
 	if wantsJSON(c) {
-		if items == nil {
-			items = []T{}
-		}
-		return printJSON(c.OutOrStdout(), items)
+		return printJSONStream(c.OutOrStdout(), items)
 	}
-	rows := make([][]string, len(items))
-	for i, item := range items {
-		rows[i] = row(item)
-		for j, cell := range rows[i] {
-			rows[i][j] = plain(cell)
+	rows := [][]string{heading}
+	for item, err := range items {
+		if err != nil {
+			return err
+		}
+		cells := row(item)
+		for i, cell := range cells {
+			cells[i] = plain(cell)
+		}
+		if rows = append(rows, cells); len(rows) == chunk {
+			if err := printTable(c.OutOrStdout(), rows); err != nil {
+				return err
+			}
+			rows = rows[:0]
 		}
 	}
-	return printTable(c.OutOrStdout(), heading, rows)
+	return printTable(c.OutOrStdout(), rows)
+}
+
+// printJSONStream writes one array.
+func printJSONStream[T any](w io.Writer, items iter.Seq2[T, error]) error {
+	opening := "["
+	for item, err := range items {
+		if err != nil {
+			return err
+		}
+		encoded, err := json.MarshalIndent(item, "  ", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s\n  %s", opening, encoded)
+		}
+		if err != nil {
+			return fmt.Errorf("printing: %w", err)
+		}
+		opening = ","
+	}
+	closing := "\n]\n"
+	if opening == "[" {
+		closing = "[]\n"
+	}
+	if _, err := io.WriteString(w, closing); err != nil {
+		return fmt.Errorf("printing: %w", err)
+	}
+	return nil
 }
 
 // plain makes text that users chose harmless for a terminal.

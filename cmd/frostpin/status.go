@@ -210,5 +210,5 @@ func (r *statusReport) describe(w io.Writer) error {
 	}
 	add("database", "%s", database)
 	add("hot tier", "%s", strings.TrimSpace(fmt.Sprintf("%s, %s %s", r.Hot, readable(r.HotBytes), r.HotDetail)))
-	return printTable(w, rows[0], rows[1:])
+	return printTable(w, rows)
 }

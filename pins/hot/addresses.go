@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -22,6 +23,9 @@ func (e *Embedded) Delegates(ctx context.Context) ([]string, error) {
 		return e.delegates.last()
 	}
 	defer done()
+	if known, fresh := e.delegates.fresh(time.Second); fresh {
+		return known, nil // they are part of every answer of the API
+	}
 	addrs := e.node.PeerHost.Addrs()
 	if len(delegates(nil, addrs, e.node.Identity)) == 0 {
 		// Behind a router the node announces no address until others have told it one. A private one is better
@@ -33,8 +37,9 @@ func (e *Embedded) Delegates(ctx context.Context) ([]string, error) {
 	return e.delegates.next(delegates(e.config.Announce, addrs, e.node.Identity))
 }
 
-// delegates chooses what to tell clients: first what the operator says, then public addresses, then private ones, and
-// loopback where there is nothing else. Only protocols that every libp2p knows are told.
+// delegates chooses what to tell clients: first what the operator says, then public addresses; private ones where
+// there is nothing else, and loopback last. Clients dial them one after another, and each that cannot be reached costs
+// them seconds. Only protocols that every libp2p knows are told.
 func delegates(announce []string, addrs []ma.Multiaddr, id peer.ID) []string {
 	var told, public, private, loopback []string
 	for _, s := range announce {
@@ -54,9 +59,11 @@ func delegates(announce []string, addrs []ma.Multiaddr, id peer.ID) []string {
 			private = append(private, spelled...)
 		}
 	}
-	out := slices.Concat(told, public, private)
-	if len(out) == 0 {
-		out = loopback
+	out := slices.Concat(told, public)
+	for _, instead := range [][]string{private, loopback} {
+		if len(out) == 0 {
+			out = instead
+		}
 	}
 	var unique []string
 	for _, s := range out {
@@ -88,10 +95,24 @@ func widelyKnown(addr ma.Multiaddr) bool {
 	return len(addr) > 0
 }
 
-// A delegateCache keeps the last addresses, for the times when the node does not answer.
+// A delegateCache keeps the last addresses: for a while instead of asking anew, and for the times when the node does
+// not answer.
 type delegateCache struct {
 	mu    sync.Mutex
 	known []string
+	asked time.Time
+}
+
+// fresh returns the last addresses if they were asked for less than so long ago. Whoever gets no answer is the one to
+// ask; the others need not ask at the same time.
+func (d *delegateCache) fresh(long time.Duration) ([]string, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.known) > 0 && time.Since(d.asked) < long {
+		return slices.Clone(d.known), true
+	}
+	d.asked = time.Now()
+	return nil, false
 }
 
 func (d *delegateCache) next(now []string) ([]string, error) {

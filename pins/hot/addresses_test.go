@@ -77,9 +77,13 @@ func TestDelegatesBestFirst(t *testing.T) {
 		want            []string
 	}{
 		{
-			"public before private, loopback not at all", nil,
+			"public ones alone", nil,
 			[]string{"/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/1.2.3.4/udp/1/quic-v1", "/dns4/n.example/tcp/1"},
-			[]string{"/ip4/1.2.3.4/udp/1/quic-v1" + tail, "/dns4/n.example/tcp/1" + tail, "/ip4/10.0.0.1/tcp/1" + tail},
+			[]string{"/ip4/1.2.3.4/udp/1/quic-v1" + tail, "/dns4/n.example/tcp/1" + tail},
+		},
+		{
+			"private ones when nothing is public", nil,
+			[]string{"/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"}, []string{"/ip4/10.0.0.1/tcp/1" + tail},
 		},
 		{
 			"loopback when there is nothing else", nil,

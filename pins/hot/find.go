@@ -31,7 +31,7 @@ const (
 	askBurst  = 800
 	askFresh  = 8000 // roots in a second, asked for the first time
 	askOld    = 1000 // and those asked for again
-	askSoon   = 5 * time.Second
+	askSoon   = 2 * time.Second
 	askRarely = time.Minute
 )
 
@@ -45,8 +45,8 @@ func newAskPace() askPace {
 // errTooMany answers a Find for more roots than one session can ask for.
 var errTooMany = errors.New("looking for more roots at once than a session asks for")
 
-// Find implements pins.HotTier. A root that can never be held counts as found: Hold says why. All roots share one session, which asks every connected peer for them and is told
-// when one gets them later. Such a session searches the routing system for one of its roots a minute only, so where
+// Find implements pins.HotTier. A root that can never be held counts as found: Hold says why. All roots share one
+// session, which asks every connected peer for them and is told when one gets them later. Such a session searches the routing system for one of its roots a minute only, so where
 // there is routing every root is searched for by ourselves as well (K13).
 func (e *Embedded) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error {
 	ctx, done, err := e.life.begin(ctx)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type RemoteConfig struct {
 	Authorization       string   // the whole header, like "Bearer …"; a secret
 	AllowPrivateOrigins bool     // let it dial loopback and private addresses that strangers name
 	Announce            []string // multiaddresses told to clients before those the daemon finds out itself
+	LastDelegates       []string // what Delegates told last, in an earlier process: told while the daemon is down
 	Log                 *slog.Logger
 }
 
@@ -67,8 +69,6 @@ type Remote struct {
 	peerMu   sync.Mutex
 	peerings map[string]int // users of the peers that we told the daemon to stay connected to
 
-	toldMu    sync.Mutex
-	told      time.Time // when the daemon was last asked for its addresses
 	delegates delegateCache
 }
 
@@ -110,6 +110,7 @@ func OpenRemote(ctx context.Context, cfg RemoteConfig) (*Remote, error) {
 		later:    newSlots(findSlots, laterTurn),
 		peerings: make(map[string]int),
 	}
+	r.delegates.known = slices.Clone(cfg.LastDelegates)
 	r.holder = hold.NewHolder(remoteNode{r}, remoteWalkers)
 	return r, nil
 }

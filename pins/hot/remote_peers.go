@@ -149,13 +149,7 @@ func (r *Remote) Delegates(ctx context.Context) ([]string, error) {
 		return r.delegates.last()
 	}
 	defer done()
-	r.toldMu.Lock()
-	fresh := time.Since(r.told) < askAgain
-	if !fresh {
-		r.told = time.Now() // the others need not ask at the same time
-	}
-	r.toldMu.Unlock()
-	if known, err := r.delegates.last(); fresh && err == nil {
+	if known, fresh := r.delegates.fresh(askAgain); fresh {
 		return known, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
