@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -218,10 +219,34 @@ func (s *store) want(tx *gorm.DB, batch []*addition, now time.Time) error {
 	batch = slices.SortedStableFunc(slices.Values(batch), func(a, b *addition) int {
 		return strings.Compare(a.request.Root.KeyString(), b.request.Root.KeyString())
 	})
+	// A root that was there may be released and gone before we lock it (PostgreSQL). Then it is inserted after all.
+	for waiting := batch; len(waiting) > 0; {
+		if err := s.insertRoots(tx, waiting, now); err != nil {
+			return err
+		}
+		var gone []*addition
+		for _, a := range waiting {
+			if a.root.id != 0 {
+				continue
+			}
+			err := s.wantAgain(tx, a, now)
+			if errors.Is(err, errStale) {
+				gone = append(gone, a)
+			} else if err != nil {
+				return err
+			}
+		}
+		waiting = gone
+	}
+	return nil
+}
+
+// insertRoots inserts the roots that are not there, and leaves the others without an id.
+func (s *store) insertRoots(tx *gorm.DB, batch []*addition, now time.Time) error {
 	var fresh rowsOf
 	byCID := make(map[string]*addition, len(batch))
 	for _, a := range batch {
-		a.claimed = false
+		a.root, a.claimed = Root{}, false
 		key := a.request.Root.String()
 		if byCID[key] != nil {
 			continue // the first of the batch inserts it
@@ -231,32 +256,20 @@ func (s *store) want(tx *gorm.DB, batch []*addition, now time.Time) error {
 		if a.claim {
 			holder = s.me
 		}
-		a.root = Root{CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
 		fresh = append(fresh, []any{key, HotQueued, a.account, 0, now.UnixMilli(), now.UnixMilli(), holder, 0, 0, ""})
 	}
-	inserted := make(map[*addition]bool, len(fresh))
-	err := fresh.query(tx, func(r row) error {
+	return fresh.query(tx, func(r row) error {
 		var id int64
 		var key string
 		if err := r.Scan(&id, &key); err != nil {
 			return err
 		}
 		a := byCID[key]
-		a.root.id, a.claimed, inserted[a] = id, a.claim, true
+		a.root = Root{id: id, CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
+		a.claimed = a.claim
 		return nil
 	}, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason) VALUES `,
 		` ON CONFLICT (cid) DO NOTHING RETURNING id, cid`)
-	if err != nil {
-		return err
-	}
-	for _, a := range batch {
-		if !inserted[a] {
-			if err := s.wantAgain(tx, a, now); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // wantAgain records one more request for a root that is there.

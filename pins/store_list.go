@@ -35,25 +35,28 @@ func (s *store) list(ctx context.Context, account Account, q spec.Query) (page P
 // status from the index in order and counts from the counters.
 func listByStatus(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
 	before, after := bounds(q)
-	if err := countByStatus(tx, account, q.Statuses, before, after, &page.Count); err != nil || page.Count == 0 {
-		return err
-	}
 	rows := func(index, where string, args ...any) error {
-		return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p`+indexedBy(tx, index)+` JOIN roots r ON r.id = p.root_id
+		return appendPins(tx, account, page, `SELECT `+pinColumns+` FROM pins p`+indexedBy(tx, index)+` JOIN roots r ON r.id = p.root_id
 			WHERE p.account = ?`+where+` AND p.created_ms < ? AND p.created_ms > ? ORDER BY p.created_ms DESC LIMIT ?`,
 			append(append([]any{account}, args...), before, after, q.Limit)...)
 	}
 	if len(q.Statuses) == len(allStatuses()) {
-		return rows("", "")
-	}
-	for _, status := range q.Statuses {
-		if err := rows("pins_status", ` AND p.status = ?`, status); err != nil {
+		if err := rows("", ""); err != nil {
 			return err
 		}
+	} else {
+		for _, status := range q.Statuses {
+			if err := rows("pins_status", ` AND p.status = ?`, status); err != nil {
+				return err
+			}
+		}
+		slices.SortFunc(page.Pins, func(a, b Pin) int { return b.Created.Compare(a.Created) })
+		page.Pins = page.Pins[:min(len(page.Pins), q.Limit)]
 	}
-	slices.SortFunc(page.Pins, func(a, b Pin) int { return b.Created.Compare(a.Created) })
-	page.Pins = page.Pins[:min(len(page.Pins), q.Limit)]
-	return nil
+	if page.Count = int64(len(page.Pins)); page.Count < int64(q.Limit) {
+		return nil // there are no others
+	}
+	return countByStatus(tx, account, q.Statuses, before, after, &page.Count)
 }
 
 // indexedBy names an index to SQLite, which without statistics would read a whole account in the order of the list.
@@ -78,7 +81,7 @@ func (f filter) count(tx *gorm.DB, page *Page) error {
 
 // page appends the newest pins that pass the filter.
 func (f filter) page(tx *gorm.DB, q spec.Query, page *Page) error {
-	return appendPins(tx, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.from+f.where+` ORDER BY p.created_ms DESC LIMIT ?) AS k
+	return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.from+f.where+` ORDER BY p.created_ms DESC LIMIT ?) AS k
 		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
 		ORDER BY p.created_ms DESC`, append(slices.Clone(f.args), q.Limit)...)
 }
@@ -112,7 +115,7 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 		if len(created) == 0 {
 			return nil
 		}
-		return appendPins(tx, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
+		return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
 			WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, f.account, created)
 	}
 	before, after := bounds(q)
@@ -129,9 +132,9 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 	return listByFilter(tx, f, q, page)
 }
 
-func appendPins(tx *gorm.DB, page *Page, sql string, args ...any) error {
+func appendPins(tx *gorm.DB, account Account, page *Page, sql string, args ...any) error {
 	return query(tx, func(r row) error {
-		p, err := scanPin(r)
+		p, err := scanPin(r, account)
 		page.Pins = append(page.Pins, p)
 		return err
 	}, sql, args...)
@@ -292,10 +295,15 @@ func countBelow(tx *gorm.DB, account Account, statuses []spec.Status, x int64, n
 		return nil
 	}
 	const counters = `(SELECT coalesce(sum(n), 0) FROM pin_counts WHERE account = ? AND status IN ? AND level = `
-	if x == math.MaxInt64 {
-		return tx.Raw(`SELECT CAST(`+counters+`3) AS BIGINT)`, account, statuses).Row().Scan(n)
+	scan := func(r row) error { return r.Scan(n) }
+	if x == math.MaxInt64 && len(statuses) == 1 {
+		return query(tx, scan, `SELECT CAST(coalesce(sum(n), 0) AS BIGINT) FROM pin_counts WHERE account = ? AND status = ? AND level = 3`,
+			account, statuses[0])
 	}
-	return tx.Raw(`SELECT CAST(`+
+	if x == math.MaxInt64 {
+		return query(tx, scan, `SELECT CAST(`+counters+`3) AS BIGINT)`, account, statuses)
+	}
+	return query(tx, scan, `SELECT CAST(`+
 		counters+`3 AND bucket < ?) + `+
 		counters+`2 AND bucket >= ? AND bucket < ?) + `+
 		counters+`1 AND bucket >= ? AND bucket < ?) +
@@ -303,5 +311,5 @@ func countBelow(tx *gorm.DB, account Account, statuses []spec.Status, x int64, n
 		account, statuses, x>>span3,
 		account, statuses, x>>span3<<(span3-span2), x>>span2,
 		account, statuses, x>>span2<<(span2-span1), x>>span1,
-		account, statuses, x>>span1<<span1, x).Row().Scan(n)
+		account, statuses, x>>span1<<span1, x)
 }

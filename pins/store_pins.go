@@ -72,10 +72,14 @@ func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []i
 }
 
 func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) (err error) {
-		p, err = scanPin(tx.Raw(`SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
-			WHERE p.id = ? AND p.account = ?`, id, account).Row())
-		if errors.Is(err, sql.ErrNoRows) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		found := false
+		err := query(tx, func(r row) (err error) {
+			p, err = scanPin(r, account)
+			found = true
+			return err
+		}, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id WHERE p.id = ? AND p.account = ?`, id, account)
+		if err == nil && !found {
 			return ErrNotFound
 		}
 		return err

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -85,45 +84,42 @@ func (b *bench) post(ctx context.Context) error {
 	return s.stop()
 }
 
-// inserts returns the durable rates of the driver at 64 goroutines: each row its own transaction, and grouped.
+// floorRow is a row of nine columns in a table with four indexes.
+type floorRow struct {
+	A string `gorm:"primaryKey"`
+	B int64  `gorm:"uniqueIndex:floor_bc,priority:1;index:floor_bdc,priority:1;index:floor_be,priority:1"`
+	C int64  `gorm:"uniqueIndex:floor_bc,priority:2;index:floor_bdc,priority:3"`
+	D string `gorm:"index:floor_bdc,priority:2"`
+	E string `gorm:"index:floor_be,priority:2"`
+	F string
+	G string
+	H string
+	I int64
+}
+
+// inserts returns the durable rates of gorm and the driver at 64 goroutines: each row its own transaction, and
+// grouped as they wait.
 func (b *bench) inserts(ctx context.Context, long time.Duration) (single, grouped float64, err error) {
 	for i, out := range []*float64{&single, &grouped} {
 		db, err := database.Open(ctx, filepath.Join(b.dir, fmt.Sprintf("floor%d.db", i)), discard())
 		if err != nil {
 			return 0, 0, err
 		}
-		err = db.Write(ctx, func(tx *gorm.DB) error {
-			for _, statement := range []string{
-				`CREATE TABLE floor (a TEXT PRIMARY KEY, b BIGINT, c BIGINT, d TEXT, e TEXT, f TEXT, g TEXT, h TEXT, i BIGINT)`,
-				`CREATE UNIQUE INDEX floor_bc ON floor (b, c)`,
-				`CREATE INDEX floor_bdc ON floor (b, d, c)`,
-				`CREATE INDEX floor_be ON floor (b, e)`,
-			} {
-				if err := tx.Exec(statement).Error; err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := db.Write(ctx, func(tx *gorm.DB) error { return tx.AutoMigrate(&floorRow{}) }); err != nil {
 			return 0, 0, err
 		}
 		var alone chan struct{} // with it, one Write at a time: nothing to share a commit with
 		if i == 0 {
 			alone = make(chan struct{}, 1)
 		}
-		var n atomic.Int64
-		*out, err = rate(ctx, postClients, long, 0, func(ctx context.Context, _ int64) error {
+		*out, err = rate(ctx, postClients, long, 0, func(ctx context.Context, k int64) error {
 			if alone != nil {
 				alone <- struct{}{}
 				defer func() { <-alone }()
 			}
-			k := n.Add(1)
 			cid := pinstest.Leaf(fmt.Sprint("floor ", k)).Root.String()
-			return db.Write(ctx, func(tx *gorm.DB) error {
-				return tx.Exec(`INSERT INTO floor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-					fmt.Sprintf("%036d", k), 1, k, "queued", cid, cid, fmt.Sprint("post ", k), "", k).Error
-			})
+			row := floorRow{A: fmt.Sprintf("%036d", k), B: 1, C: k, D: "queued", E: cid, F: cid, G: fmt.Sprint("post ", k), I: k}
+			return db.Write(ctx, func(tx *gorm.DB) error { return tx.Create(&row).Error })
 		})
 		if err != nil {
 			return 0, 0, err

@@ -26,6 +26,7 @@ const (
 	writerCacheKiB      = 16 << 10
 	busyTimeoutMS       = 5000
 	journalSizeLimit    = 64 << 20 // the WAL is cut back to this after a checkpoint
+	checkpointPages     = 8000     // 32 MiB: a page that many commits change is copied back once, not every few commits
 	sqliteFilePerm      = 0o600
 	sqliteDirectoryPerm = 0o700
 )
@@ -132,7 +133,7 @@ func sqlitePool(path string, size int, readOnly bool) *sql.DB {
 	}
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: settings.Encode()}
 	withPragmas := &sqlite3.SQLiteDriver{ConnectHook: func(c *sqlite3.SQLiteConn) error {
-		_, err := c.Exec(fmt.Sprintf("PRAGMA temp_store = memory; PRAGMA journal_size_limit = %d", journalSizeLimit), nil)
+		_, err := c.Exec(fmt.Sprintf("PRAGMA temp_store = memory; PRAGMA journal_size_limit = %d; PRAGMA wal_autocheckpoint = %d", journalSizeLimit, checkpointPages), nil)
 		return err
 	}}
 	pool := sql.OpenDB(sqliteConnector{driver: withPragmas, dsn: dsn.String()})
