@@ -321,8 +321,10 @@ func FuzzAuthenticate(f *testing.F) {
 		f.Fatal(err)
 	}
 	good := text.Reveal()
-	for _, seed := range []string{"", "fp_", "fp__", good[:19] + "_" + strings.Repeat("a", 52), good[:30], good + "\x00",
-		"fp_' OR 1=1 --" + strings.Repeat("a", 58), strings.Repeat("fp_", 24)} {
+	for _, seed := range []string{
+		"", "fp_", "fp__", good[:19] + "_" + strings.Repeat("a", 52), good[:30], good + "\x00",
+		"fp_' OR 1=1 --" + strings.Repeat("a", 58), strings.Repeat("fp_", 24),
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, presented string) {

@@ -65,7 +65,6 @@ type Statement struct {
 func Statements(tx *gorm.DB, account Account, q spec.Query) []Statement {
 	var out []Statement
 	recording := tx.Session(&gorm.Session{NewDB: true})
-	recording.Config = &(*tx.Config)
 	record := &recorder{ConnPool: tx.Statement.ConnPool, out: &out}
 	recording.Statement.ConnPool = record
 	var page Page

@@ -136,7 +136,7 @@ func (s *Service) await(ctx context.Context, a *addition) (Pin, error) {
 	p, err := s.store.get(context.WithoutCancel(ctx), a.account, a.pin.ID)
 	if err != nil {
 		// It was recorded, and that is what the client must learn: deleted since, or not readable just now.
-		return a.pin, nil //nolint:nilerr
+		return a.pin, nil //nolint:nilerr // as said above
 	}
 	return p, nil
 }

@@ -84,7 +84,7 @@ func (s *store) add(ctx context.Context, account Account, r spec.Request, claim 
 	s.counter.waiting = append(s.counter.waiting, a)
 	if !s.counter.serving {
 		s.counter.serving = true
-		go s.serveCounter()
+		go s.serveCounter() //nolint:contextcheck // it serves others too, and outlives this caller
 	}
 	s.counter.mu.Unlock()
 	select {

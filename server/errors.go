@@ -47,13 +47,17 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
 	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
-		return verdict{http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
-			"the service is busy or starting; try again in a few seconds"}
+		return verdict{
+			http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
+			"the service is busy or starting; try again in a few seconds",
+		}
 	case errors.As(err, &routed):
 		return s.judgeRouted(routed.Code)
 	}
-	return verdict{http.StatusInternalServerError, spec.ReasonInternal,
-		"something went wrong here; the operator finds it in the log under request " + requestID(c)}
+	return verdict{
+		http.StatusInternalServerError, spec.ReasonInternal,
+		"something went wrong here; the operator finds it in the log under request " + requestID(c),
+	}
 }
 
 // judgeRouted takes the errors of echo and of the generated wrapper. Their texts quote parsers and are not shown.

@@ -50,14 +50,30 @@ func TestReadiness(t *testing.T) {
 		want   string
 	}{
 		{"nothing to check", nil, 200, `{"status":"ready","checks":{}}`},
-		{"all well", []server.Check{{"database", fine, true}, {"node", fine, false}}, 200,
-			`{"status":"ready","checks":{"database":{"status":"ok"},"node":{"status":"ok"}}}`},
-		{"one away that we can do without", []server.Check{{"database", fine, true}, {"node", broken, false}}, 200,
-			`{"status":"degraded","checks":{"database":{"status":"ok"},"node":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"}}}`},
-		{"one away that we need", []server.Check{{"node", broken, false}, {"database", broken, true}}, 503,
-			`{"status":"unavailable","checks":{"database":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"},"node":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"}}}`},
-		{"one that panics", []server.Check{{"node", func(context.Context) error { panic("x") }, false}}, 200,
-			`{"status":"degraded","checks":{"node":{"status":"failing","detail":"panic: x"}}}`},
+		{
+			"all well",
+			[]server.Check{{"database", fine, true}, {"node", fine, false}},
+			200,
+			`{"status":"ready","checks":{"database":{"status":"ok"},"node":{"status":"ok"}}}`,
+		},
+		{
+			"one away that we can do without",
+			[]server.Check{{"database", fine, true}, {"node", broken, false}},
+			200,
+			`{"status":"degraded","checks":{"database":{"status":"ok"},"node":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"}}}`,
+		},
+		{
+			"one away that we need",
+			[]server.Check{{"node", broken, false}, {"database", broken, true}},
+			503,
+			`{"status":"unavailable","checks":{"database":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"},"node":{"status":"failing","detail":"secret: /var/lib/frostpin/frostpin.db"}}}`,
+		},
+		{
+			"one that panics",
+			[]server.Check{{"node", func(context.Context) error { panic("x") }, false}},
+			200,
+			`{"status":"degraded","checks":{"node":{"status":"failing","detail":"panic: x"}}}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, func(cfg *server.Config) { cfg.Checks = c.checks })

@@ -59,8 +59,15 @@ func TestPathsAreServedInPlace(t *testing.T) {
 		}
 		id := string(f.pins.rows[0].ID)
 		for _, c := range []struct{ method, path string }{
-			{"GET", "/pins"}, {"GET", "/pins/"}, {"GET", "//pins"}, {"GET", "///pins//"}, {"GET", "/pins/" + id},
-			{"GET", "/pins/" + id + "/"}, {"GET", "/pins//" + id}, {"GET", "//pins/" + id}, {"GET", "/pins%2F" + id},
+			{"GET", "/pins"},
+			{"GET", "/pins/"},
+			{"GET", "//pins"},
+			{"GET", "///pins//"},
+			{"GET", "/pins/" + id},
+			{"GET", "/pins/" + id + "/"},
+			{"GET", "/pins//" + id},
+			{"GET", "//pins/" + id},
+			{"GET", "/pins%2F" + id},
 			{"GET", "/pins/" + strings.Replace(id, "-", "%2D", 1)},
 		} {
 			if w := f.do(alice, c.method, "http://host/"+prefix+c.path, ""); w.Code != http.StatusOK {

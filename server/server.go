@@ -178,7 +178,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			s.log.Warn("closing connections", "err", err)
 		}
 	}
-	<-ended
+	<-ended //nolint:errcheck // it is http.ErrServerClosed: we have just shut it down
 	return nil
 }
 

@@ -95,10 +95,14 @@ func TestPinBodyRules(t *testing.T) {
 
 		{rule: "R36", body: with("origins", `["`+addrA+`"]`), want: ok(spec.Request{CID: v0, Root: root, Origins: []string{addrA}})},
 		{rule: "R36 empty", body: with("origins", `[]`), want: ok(spec.Request{CID: v0, Root: root, Origins: []string{}})},
-		{rule: "R36 private, relayed, bare peer", body: with("origins", `["/ip4/127.0.0.1/tcp/1`+peerA+`","`+addrA+`/p2p-circuit`+peerA+`","`+peerA+`"]`),
-			want: ok(spec.Request{CID: v0, Root: root, Origins: []string{"/ip4/127.0.0.1/tcp/1" + peerA, addrA + "/p2p-circuit" + peerA, peerA}})},
-		{rule: "R36 unusable", body: with("origins", `["","nonsense","/ip4/1.2.3.4/tcp/1","/unknown/x`+peerA+`","`+addrA+`/tcp/1","`+addrA+`","/dns4/a\u0000b/tcp/1`+peerA+`"]`),
-			want: ok(spec.Request{CID: v0, Root: root, Origins: []string{addrA}, Dropped: 6})},
+		{
+			rule: "R36 private, relayed, bare peer", body: with("origins", `["/ip4/127.0.0.1/tcp/1`+peerA+`","`+addrA+`/p2p-circuit`+peerA+`","`+peerA+`"]`),
+			want: ok(spec.Request{CID: v0, Root: root, Origins: []string{"/ip4/127.0.0.1/tcp/1" + peerA, addrA + "/p2p-circuit" + peerA, peerA}}),
+		},
+		{
+			rule: "R36 unusable", body: with("origins", `["","nonsense","/ip4/1.2.3.4/tcp/1","/unknown/x`+peerA+`","`+addrA+`/tcp/1","`+addrA+`","/dns4/a\u0000b/tcp/1`+peerA+`"]`),
+			want: ok(spec.Request{CID: v0, Root: root, Origins: []string{addrA}, Dropped: 6}),
+		},
 		{rule: "R36 repeated", body: with("origins", `["`+addrA+`","`+addrA+`"]`), want: ok(spec.Request{CID: v0, Root: root, Origins: []string{addrA}})},
 		{rule: "R36 long", body: with("origins", `["/dns4/`+strings.Repeat("a", 2000)+`/tcp/1`+peerA+`"]`), want: ok(spec.Request{CID: v0, Root: root, Origins: []string{}, Dropped: 1})},
 		{rule: "R36 more than 20", body: with("origins", addrs(30)), want: func() *spec.Request {

@@ -36,8 +36,10 @@ func openWide(b *testing.B) *database.DB {
 }
 
 func insertWide(tx *gorm.DB, n int64) error {
-	return tx.Create(&wide{ID: fmt.Sprintf("%032d", n*7919), Account: n % 3, Created: n, Root: fmt.Sprint("root", n),
-		Name: fmt.Sprint("name", n), Meta: "{}", Orig: "[]", Hot: "queued"}).Error
+	return tx.Create(&wide{
+		ID: fmt.Sprintf("%032d", n*7919), Account: n % 3, Created: n, Root: fmt.Sprint("root", n),
+		Name: fmt.Sprint("name", n), Meta: "{}", Orig: "[]", Hot: "queued",
+	}).Error
 }
 
 // BenchmarkInsert shows what sharing commits is worth: the same durable insert from 1, 16 and 64 goroutines, and with

@@ -176,8 +176,21 @@ func TestHelpAndDocumentsSayWhatTheSettingsAre(t *testing.T) {
 func TestEveryCommandHelpsAndRefusesWhatItDoesNotKnow(t *testing.T) {
 	environ := []string{"HOME=" + t.TempDir()}
 	for _, args := range [][]string{
-		{"serve"}, {"account"}, {"account", "create"}, {"account", "list"}, {"token"}, {"token", "create"}, {"token", "list"},
-		{"token", "revoke"}, {"pins"}, {"pins", "list"}, {"pins", "show"}, {"status"}, {"doctor"}, {"config", "show"}, {"version"},
+		{"serve"},
+		{"account"},
+		{"account", "create"},
+		{"account", "list"},
+		{"token"},
+		{"token", "create"},
+		{"token", "list"},
+		{"token", "revoke"},
+		{"pins"},
+		{"pins", "list"},
+		{"pins", "show"},
+		{"status"},
+		{"doctor"},
+		{"config", "show"},
+		{"version"},
 	} {
 		if code, stdout, stderr := command(t, environ, append(args, "--help")...); code != 0 || !strings.Contains(stdout, "Usage:") || stderr != "" {
 			t.Errorf("%v --help: exit code %d\n%s\n%s", args, code, stdout, stderr)

@@ -150,7 +150,11 @@ func (p *program) pinsShow() *cobra.Command {
 // describe prints one fact per line.
 func (l pinLine) describe(w io.Writer) error {
 	rows := [][]string{
-		{"requestid", l.ID}, {"account", l.Account}, {"status", l.Status}, {"cid", l.CID}, {"name", plain(l.Name)},
+		{"requestid", l.ID},
+		{"account", l.Account},
+		{"status", l.Status},
+		{"cid", l.CID},
+		{"name", plain(l.Name)},
 		{"created", moment(l.Created)},
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.Info)) {

@@ -83,11 +83,13 @@ func TestDelegatesBestFirst(t *testing.T) {
 		},
 		{
 			"private ones when nothing is public", nil,
-			[]string{"/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"}, []string{"/ip4/10.0.0.1/tcp/1" + tail},
+			[]string{"/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"},
+			[]string{"/ip4/10.0.0.1/tcp/1" + tail},
 		},
 		{
 			"loopback when there is nothing else", nil,
-			[]string{"/ip6/::1/tcp/1", "/ip6/fe80::1/tcp/1", "/ip4/0.0.0.0/tcp/1"}, []string{"/ip6/::1/tcp/1" + tail},
+			[]string{"/ip6/::1/tcp/1", "/ip6/fe80::1/tcp/1", "/ip4/0.0.0.0/tcp/1"},
+			[]string{"/ip6/::1/tcp/1" + tail},
 		},
 		{
 			"what the operator says comes first, once, and only for this node",

@@ -4,10 +4,9 @@ import (
 	"context"
 	"time"
 
-	ma "github.com/multiformats/go-multiaddr"
-
 	"github.com/ipfs/kubo/core"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // Hasten makes a hung daemon known within a second.

@@ -123,7 +123,7 @@ func settings(t *testing.T, dir string) (text string, parsed map[string]any) {
 func setting(t *testing.T, k map[string]any, path string) any {
 	t.Helper()
 	var v any = k
-	for _, key := range strings.Split(path, ".") {
+	for key := range strings.SplitSeq(path, ".") {
 		m, ok := v.(map[string]any)
 		if !ok {
 			t.Fatalf("there is no setting %s", path)

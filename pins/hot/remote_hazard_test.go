@@ -118,11 +118,11 @@ func captureStderr(t *testing.T) (said func() string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := os.Stderr
+	stderr := os.Stderr
 	os.Stderr = w
-	t.Cleanup(func() { os.Stderr = real })
+	t.Cleanup(func() { os.Stderr = stderr })
 	return func() string {
-		os.Stderr = real
+		os.Stderr = stderr
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -371,8 +371,10 @@ func TestDoctorNamesWhatIsRisky(t *testing.T) {
 		private      bool
 		want         []string
 	}{
-		{"as Kubo makes it", `{"Datastore":{"Spec":{"type":"mount","mounts":[{"type":"flatfs","sync":false}]}},"Swarm":{}}`, false,
-			[]string{"HTTPRetrieval", "AddrFilters", "flatfs", "Provide.Strategy"}},
+		{
+			"as Kubo makes it", `{"Datastore":{"Spec":{"type":"mount","mounts":[{"type":"flatfs","sync":false}]}},"Swarm":{}}`, false,
+			[]string{"HTTPRetrieval", "AddrFilters", "flatfs", "Provide.Strategy"},
+		},
 		{"as we ask for", `{"Datastore":{"Spec":{"type":"pebbleds"}},"Swarm":{"AddrFilters":["/ip4/10.0.0.0/ipcidr/8"]},
 			"HTTPRetrieval":{"Enabled":false},"Provide":{"Strategy":"roots"}}`, false, nil},
 		{"with private origins", `{"Datastore":{"Spec":{"type":"measure","child":{"type":"flatfs","sync":true}}},"Swarm":{},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/ipfs/kubo/config"
 )
@@ -59,10 +60,5 @@ func unsynced(spec map[string]any) bool {
 	if sync, _ := spec["sync"].(bool); spec["type"] == Flatfs && !sync {
 		return true
 	}
-	for _, part := range parts(spec) {
-		if unsynced(part) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(parts(spec), unsynced)
 }

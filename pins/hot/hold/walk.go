@@ -2,6 +2,7 @@ package hold
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/ipfs/go-cid"
@@ -79,8 +80,7 @@ func (r *run) push(links []cid.Cid, depth int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// In reverse, so that what was linked first is fetched first.
-	for i := len(links) - 1; i >= 0; i-- {
-		c := links[i]
+	for _, c := range slices.Backward(links) {
 		if _, met := r.seen[c.KeyString()]; met {
 			continue
 		}
