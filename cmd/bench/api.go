@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -172,20 +174,28 @@ func (b *bench) get(ctx context.Context) error {
 			return err
 		}
 	}
-	static, err := rate(ctx, getClients, long, 0, get(floor, func(int64) string { return "/pins" }))
-	if err != nil {
-		return err
+	for _, read := range []struct {
+		what string
+		path func(i int64) string
+		goal float64
+	}{
+		{"GET /pins/{id}", func(i int64) string { return "/pins/" + ids[i%1000] }, 0.4},
+		{"GET /pins, 10 rows", func(int64) string { return "/pins" }, 0.2},
+	} {
+		var answer json.RawMessage
+		if _, err := s.do(ctx, http.MethodGet, read.path(0), nil, &answer); err != nil {
+			return err
+		}
+		static, err := rate(ctx, getClients, long, 0, get(floor, func(int64) string { return fmt.Sprint("/pins/", len(answer)) }))
+		if err != nil {
+			return err
+		}
+		measured, err := rate(ctx, getClients, long, 0, get(s, read.path))
+		if err != nil {
+			return err
+		}
+		ratio(read.what+", 16 clients, against a static handler of as many bytes", "/s", measured, static, atLeast(read.goal))
 	}
-	one, err := rate(ctx, getClients, long, 0, get(s, func(i int64) string { return "/pins/" + ids[i%1000] }))
-	if err != nil {
-		return err
-	}
-	list, err := rate(ctx, getClients, long, 0, get(s, func(int64) string { return "/pins" }))
-	if err != nil {
-		return err
-	}
-	ratio("GET /pins/{id}, 16 clients, against a static handler", "/s", one, static, atLeast(0.4))
-	ratio("GET /pins, 10 rows, 16 clients, against a static handler", "/s", list, static, atLeast(0.2))
 	if err := floor.stop(); err != nil {
 		return err
 	}
@@ -196,8 +206,16 @@ func (b *bench) get(ctx context.Context) error {
 func serveStatic(ctx context.Context, address string) error {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	body := []byte(fmt.Sprintf("%0500d", 0))
-	e.GET("/pins", func(c echo.Context) error { return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body) })
+	body := bytes.Repeat([]byte("0"), 1<<20)
+	answer := func(c echo.Context) error {
+		n, err := strconv.Atoi(c.Param("bytes"))
+		if err != nil || n > len(body) {
+			n = 1
+		}
+		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body[:n])
+	}
+	e.GET("/pins", answer)
+	e.GET("/pins/:bytes", answer)
 	go func() {
 		<-ctx.Done()
 		_ = e.Close()
