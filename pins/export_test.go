@@ -44,6 +44,15 @@ func Dump(s *Service) string {
 	return fmt.Sprintf("%s%d finding, %d walking, me %s, %v", b.String(), finding, walking, s.store.me, err)
 }
 
+// FreeStrays does two sweeps for claims on which nothing works.
+func FreeStrays(ctx context.Context, s *Service) error {
+	strays, err := s.sched.freeStrays(ctx, nil)
+	if err == nil {
+		_, err = s.sched.freeStrays(ctx, strays)
+	}
+	return err
+}
+
 // Backoff is how long a root waits after its n-th failed slice.
 var Backoff = backoff
 

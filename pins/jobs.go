@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -54,19 +55,20 @@ func (s *shares) give(a Account) {
 
 // jobs is what this process works on. Nothing in it is needed after a restart: every job's root is a claimed row.
 type jobs struct {
-	mu       sync.Mutex
-	byRoot   map[int64]*job
-	finding  *shares // roots looked for, and places reserved for requests being recorded
-	walking  *shares
-	ready    map[Account][]*job // root block here, waiting for a slot
-	retries  int                // walks of roots that have failed before
-	offered  []Root             // claimed by a request, to be looked for
-	returned []int64            // claimed by a request, to be given back
+	mu        sync.Mutex
+	byRoot    map[int64]*job
+	finding   *shares // roots looked for, and places reserved for requests being recorded
+	walking   *shares
+	ready     map[Account][]*job // root block here, waiting for a slot
+	releasing map[int64]bool
+	retries   int     // walks of roots that have failed before
+	offered   []Root  // claimed by a request, to be looked for
+	returned  []int64 // claimed by a request, to be given back
 }
 
 func newJobs(find, slots int) *jobs {
 	return &jobs{
-		byRoot: map[int64]*job{}, finding: newShares(find), walking: newShares(slots), ready: map[Account][]*job{},
+		byRoot: map[int64]*job{}, releasing: map[int64]bool{}, finding: newShares(find), walking: newShares(slots), ready: map[Account][]*job{},
 	}
 }
 
@@ -137,6 +139,27 @@ func (j *jobs) counts() []count {
 		}
 	}
 	return out
+}
+
+// knows tells whether this process has a root in hand.
+func (j *jobs) knows(id int64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.byRoot[id] != nil || j.releasing[id] || slices.Contains(j.returned, id) ||
+		slices.ContainsFunc(j.offered, func(r Root) bool { return r.id == id })
+}
+
+// release notes that roots are being released, or no longer are.
+func (j *jobs) release(roots []Root, running bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, r := range roots {
+		if running {
+			j.releasing[r.id] = true
+		} else {
+			delete(j.releasing, r.id)
+		}
+	}
 }
 
 // sizes returns how many roots are looked for and walked.

@@ -276,7 +276,9 @@ func (d *scheduler) startReleases(ctx context.Context) error {
 	if len(roots) == 0 {
 		return nil
 	}
+	d.jobs.release(roots, true)
 	d.workers.Go(func() {
+		defer d.jobs.release(roots, false)
 		for _, r := range roots {
 			d.release(ctx, r)
 		}

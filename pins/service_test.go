@@ -324,6 +324,30 @@ func TestClaimsOfALivingProcessAreLeftAlone(t *testing.T) {
 	})
 }
 
+func TestClaimOnWhichNothingWorksIsGivenBack(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		dag := pinstest.Leaf("stray")
+		p := w.add(alice, request(dag.Root))
+		stray := func() error {
+			return w.db.Write(context.Background(), func(tx *gorm.DB) error {
+				return tx.Exec(`UPDATE roots SET claimed_by = (SELECT id FROM workers) WHERE attempts > 0`).Error
+			})
+		}
+		// Between two tries nothing has it in hand; as if giving it back had failed, it is still claimed.
+		w.until("it was tried", func() bool { return w.get(p).DAG.Attempts > 2 })
+		if err := stray(); err != nil {
+			t.Fatal(err)
+		}
+		w.tier.AddNetwork(dag.Blocks...)
+		w.until("it is pinned", func() bool {
+			if err := pins.FreeStrays(context.Background(), w.Service); err != nil {
+				t.Fatal(err)
+			}
+			return w.get(p).Status() == spec.Pinned
+		})
+	})
+}
+
 func TestOriginsAreConnectedWhileThePinIsFetched(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		id, err := peer.Decode("12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5")

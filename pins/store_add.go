@@ -64,6 +64,13 @@ func (c *counter) meet(batch []*addition) {
 	}
 }
 
+// looks tells whether a request is looking for a root.
+func (c *counter) looks(id int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.looking[id] != nil
+}
+
 // endLook ends what meet has noted.
 func (c *counter) endLook(a *addition) {
 	c.mu.Lock()

@@ -50,6 +50,20 @@ func (s *store) beat(ctx context.Context, ttl time.Duration) (alive bool, err er
 	return alive, err
 }
 
+// mine returns the roots that this process has claimed.
+func (s *store) mine(ctx context.Context) (ids []int64, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		ids = nil
+		return query(tx, func(r row) error {
+			var id int64
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT id FROM roots WHERE claimed_by = ? AND claimed_by <> ''`, s.me)
+	})
+	return ids, err
+}
+
 // leave gives everything back that this process has claimed.
 func (s *store) leave(ctx context.Context) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {

@@ -9,15 +9,44 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// sweeps lets go of what was kept back too long.
+// sweeps lets go of what was kept back too long, and of claims that nothing here works on.
 func (d *scheduler) sweeps(ctx context.Context) {
+	strays := map[int64]bool{}
 	every(ctx, sweepEvery, func(ctx context.Context) {
+		var err error
+		if strays, err = d.freeStrays(ctx, strays); err != nil && ctx.Err() == nil {
+			d.log.Error("looking for stray claims", "err", err)
+		}
 		orphans, err := d.s.store.expireRetained(ctx)
 		if err != nil && ctx.Err() == nil {
 			d.log.Error("letting retained dags go", "err", err)
 		}
 		d.orphaned(orphans)
 	})
+}
+
+// freeStrays gives back the claims that were strays before and still are: those of roots on which nothing works, as is
+// left when the database was away at the moment of giving one back. It returns the strays it sees for the first time.
+func (d *scheduler) freeStrays(ctx context.Context, before map[int64]bool) (now map[int64]bool, err error) {
+	mine, err := d.s.store.mine(ctx)
+	if err != nil {
+		return before, err
+	}
+	now = map[int64]bool{}
+	var free []int64
+	for _, id := range mine {
+		switch {
+		case d.jobs.knows(id) || d.s.store.counter.looks(id):
+		case before[id]:
+			free = append(free, id)
+		default:
+			now[id] = true
+		}
+	}
+	if len(free) > 0 {
+		d.log.Warn("giving back claims that nothing worked on", "roots", len(free))
+	}
+	return now, d.s.store.unclaim(ctx, free)
 }
 
 // compares holds the database, which is the authority, against the hot tier.
