@@ -186,6 +186,11 @@ func TestReplaceKeepsOldDAGUntilNewIsHeld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// Releases are carried out in the order in which they fell due: once a later one has been, an earlier would be.
+		witness := pinstest.Leaf("released later")
+		w.tier.AddLocal(witness.Blocks...)
+		w.delete(w.add(alice, request(witness.Root)))
+		w.until("the witness was let go", func() bool { return !w.held(witness.Root) })
 		if !w.held(old.Root) {
 			t.Fatal("the old dag was let go before the new one was held")
 		}
