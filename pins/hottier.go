@@ -32,6 +32,11 @@ type HotTier interface {
 	// Roots yields every root that is held, in no order, until yield returns an error.
 	Roots(ctx context.Context, yield func(cid.Cid) error) error
 
+	// Block returns the bytes of a block that is here, held or not, and never asks the network. They were verified
+	// against c, which may be any spelling of the CID, and are the caller's to keep but not to change. Errors:
+	// ErrAbsent (it is not here; an identity CID has no block), ErrCorrupt, ErrUnavailable (the node does not answer).
+	Block(ctx context.Context, c cid.Cid) ([]byte, error)
+
 	// Find looks for the root blocks of at most MaxFind DAGs on the network and calls found, from one goroutine,
 	// for each that has arrived and is stored. It returns nil when all were found, else when ctx ends.
 	Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error
@@ -98,6 +103,7 @@ func (p *Progress) Reset() { p.blocks.Store(0); p.bytes.Store(0) }
 var (
 	ErrAbsent      = errors.New("a block is not held here")
 	ErrStalled     = errors.New("no new block arrived in time")
+	ErrCorrupt     = errors.New("the bytes of a block are not those that its CID names")
 	ErrUnavailable = errors.New("the hot tier does not answer")
 )
 

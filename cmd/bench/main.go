@@ -31,11 +31,15 @@ func run(ctx context.Context, args []string) error {
 	quick := flags.Bool("quick", false, "a tenth of the load: to see that it works, not to quote")
 	binary := flags.String("binary", "", "measure this frostpin instead of building one")
 	static := flags.String("static", "", "serve the static handler on this address (used by bench itself)")
+	making := flags.String("piece", "", "measure making a piece (used by bench itself)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *static != "" {
 		return serveStatic(ctx, *static)
+	}
+	if *making != "" {
+		return measurePiece(ctx, *making)
 	}
 	match, err := regexp.Compile(*only)
 	if err != nil {
@@ -72,6 +76,7 @@ func (b *bench) table(ctx context.Context, match *regexp.Regexp) error {
 		run  func(context.Context) error
 	}{
 		{"idle", b.idle}, {"post", b.post}, {"get", b.get}, {"million", b.million}, {"local", b.local}, {"unfindable", b.unfindable},
+		{"piece", b.piece},
 	} {
 		if match.MatchString(m.name) {
 			if err := m.run(ctx); err != nil {

@@ -3,6 +3,8 @@ package hot_test
 import (
 	"testing"
 
+	blocks "github.com/ipfs/go-block-format"
+
 	"github.com/frostpin/frostpin/pins/hot"
 	"github.com/frostpin/frostpin/pins/pinstest"
 )
@@ -26,16 +28,30 @@ func openEmbedded(t testing.TB, cfg hot.Config) *hot.Embedded {
 	return tier
 }
 
+// corrupt changes the bytes of a block behind the tier's back.
+func corrupt(t *testing.T, tier *hot.Embedded, b blocks.Block) {
+	t.Helper()
+	store := tier.Node().Blockstore
+	if err := store.DeleteBlock(t.Context(), b.Cid()); err != nil { // what is there is not written again
+		t.Fatal(err)
+	}
+	if err := store.Put(t.Context(), pinstest.Corrupted(b)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestEmbeddedKeepsTheContract(t *testing.T) {
 	for _, profile := range []string{hot.Pebble, hot.Flatfs} {
 		t.Run(profile, func(t *testing.T) {
 			pinstest.TestHotTier(t, func(t *testing.T) pinstest.Rig {
 				peer := newPeer(t)
+				tier := openEmbedded(t, hot.Config{AllowPrivateOrigins: true, Profile: profile})
 				return pinstest.Rig{
-					Tier:            openEmbedded(t, hot.Config{AllowPrivateOrigins: true, Profile: profile}),
+					Tier:            tier,
 					Peer:            peer.info(),
 					Provide:         peer.provide,
 					Silence:         peer.store.silence,
+					Corrupt:         func(b blocks.Block) { corrupt(t, tier, b) },
 					KeepsUnfinished: true,
 				}
 			})

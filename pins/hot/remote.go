@@ -1,7 +1,6 @@
 package hot
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -192,18 +191,11 @@ func readBlock(ctx context.Context, api iface.CoreAPI, c cid.Cid) (hold.Block, e
 		}
 		return hold.Block{Size: stat.Size()}, nil
 	}
-	reader, err := api.Block().Get(ctx, path.FromCid(c))
+	data, err := blockBytes(ctx, api, c)
 	if err != nil {
-		return hold.Block{}, fmt.Errorf("getting block %s: %w", c, err)
+		return hold.Block{}, err
 	}
-	var data bytes.Buffer
-	if _, err := data.ReadFrom(reader); err != nil {
-		return hold.Block{}, fmt.Errorf("reading block %s: %w", c, err)
-	}
-	if sum, err := c.Prefix().Sum(data.Bytes()); err != nil || !sum.Equals(c) {
-		return hold.Block{}, fmt.Errorf("the kubo daemon sent other bytes for block %s", c)
-	}
-	return hold.Block{Size: data.Len(), Data: data.Bytes()}, nil
+	return hold.Block{Size: len(data), Data: data}, nil
 }
 
 func isNotFound(err error) bool {

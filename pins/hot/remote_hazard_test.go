@@ -36,6 +36,7 @@ func everything(ctx context.Context, tier *hot.Remote) map[string]error {
 	_, got["Held"] = tier.Held(ctx, root)
 	got["Roots"] = tier.Roots(ctx, func(cid.Cid) error { return nil })
 	got["Find"] = tier.Find(ctx, []cid.Cid{root}, func(cid.Cid) {})
+	_, got["Block"] = tier.Block(ctx, root)
 	got["Announce"] = tier.Announce(ctx, root)
 	_, got["Delegates"] = tier.Delegates(ctx)
 	_, got["Usage"] = tier.Usage(ctx)

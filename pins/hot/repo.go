@@ -30,6 +30,7 @@ const lockName = "frostpin.lock"
 // one repository. The three stores are all we need of it.
 var prepareKubo = sync.OnceValue(func() error {
 	quiet()
+	fewArenas()
 	for _, p := range []plugin.Plugin{pebbleds.Plugins[0], flatfs.Plugins[0], levelds.Plugins[0]} {
 		store, ok := p.(plugin.PluginDatastore)
 		if !ok {

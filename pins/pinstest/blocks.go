@@ -1,6 +1,7 @@
 package pinstest
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
@@ -98,6 +99,17 @@ func V0(c cid.Cid) cid.Cid { return cid.NewCidV0(c.Hash()) }
 // Identity returns a CID that carries its data.
 func Identity(codec uint64, data []byte) cid.Cid {
 	return Block(codec, multihash.IDENTITY, data).Cid()
+}
+
+// Corrupted returns the block with one bit changed, still under its CID.
+func Corrupted(b blocks.Block) blocks.Block {
+	data := bytes.Clone(b.RawData())
+	data[len(data)-1] ^= 1
+	bad, err := blocks.NewBlockWithCid(data, b.Cid())
+	if err != nil {
+		panic(fmt.Sprintf("making a test block: %v", err))
+	}
+	return bad
 }
 
 func canonical(c cid.Cid) cid.Cid { return spec.Canonical(c) }

@@ -22,6 +22,8 @@ type Rig struct {
 	Provide func(...blocks.Block) // makes blocks obtainable from the peer
 	Silence func(on bool)         // makes the peer keep what it is asked for to itself, or answer everything
 
+	Corrupt func(blocks.Block) // puts a block that is here into the node again with other bytes; nil where nobody can
+
 	KeepsUnfinished bool // Collect keeps what is present below the roots it is told
 }
 
@@ -50,6 +52,8 @@ func TestHotTier(t *testing.T, open func(*testing.T) Rig) {
 		{"CollectKeepsUnfinishedDAGs", collectKeeps},
 		{"IdentityRootIsHeldAtOnce", identityRoot},
 		{"EveryAdmittedCodecIsHeldAndCollectedAround", everyCodec},
+		{"BlockReturnsWhatIsHereAndNeverFetches", blockLocal},
+		{"BlockIsVerified", blockVerified},
 		{"FindReportsWhatArrives", findReports},
 		{"RootsListsExactlyWhatIsHeld", rootsLists},
 		{"DelegatesAreDialable", delegatesDialable},

@@ -196,6 +196,28 @@ func (t *Tier) Roots(ctx context.Context, yield func(cid.Cid) error) error {
 	return nil
 }
 
+// Block implements pins.HotTier.
+func (t *Tier) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	t.mu.Lock()
+	b, ok := t.local[blockKey(c)]
+	err := t.up()
+	t.mu.Unlock()
+	_, inline := hold.Identity(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok, inline:
+		return nil, pins.ErrAbsent
+	}
+	if sum, err := c.Prefix().Sum(b.RawData()); err != nil || !sum.Equals(c) {
+		return nil, pins.ErrCorrupt
+	}
+	return b.RawData(), nil
+}
+
 // Find implements pins.HotTier.
 func (t *Tier) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error {
 	if len(roots) > pins.MaxFind {

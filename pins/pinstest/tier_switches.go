@@ -50,6 +50,15 @@ func (t *Tier) AddLocal(add ...blocks.Block) {
 	})
 }
 
+// Corrupt changes the bytes of a block that is here, as a failing disk would.
+func (t *Tier) Corrupt(c cid.Cid) {
+	t.change(func() {
+		if b, ok := t.local[blockKey(c)]; ok {
+			t.local[blockKey(c)] = Corrupted(b)
+		}
+	})
+}
+
 // Silence makes the network stop answering, or answer again.
 func (t *Tier) Silence(on bool) { t.change(func() { t.silent = on }) }
 

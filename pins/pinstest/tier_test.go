@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
@@ -29,6 +30,7 @@ func TestModelKeepsTheContract(t *testing.T) {
 			Peer:            peer.AddrInfo{ID: "somebody", Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/9")}},
 			Provide:         tier.AddNetwork,
 			Silence:         tier.Silence,
+			Corrupt:         func(b blocks.Block) { tier.Corrupt(b.Cid()) },
 			KeepsUnfinished: true,
 		}
 	})

@@ -1,0 +1,12 @@
+package piece
+
+// Waiting counts those who wait for a layout that is being made.
+func Waiting(s *Store) int {
+	s.rooms.mu.Lock()
+	defer s.rooms.mu.Unlock()
+	n := 0
+	for _, in := range s.rooms.open {
+		n += in.waiting
+	}
+	return n
+}
