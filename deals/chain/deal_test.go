@@ -1,0 +1,66 @@
+package chain_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/big"
+	"github.com/filecoin-project/go-state-types/builtin"
+	"github.com/filecoin-project/go-state-types/builtin/v9/market"
+	"github.com/filecoin-project/lotus/api"
+	apitypes "github.com/filecoin-project/lotus/api/types"
+	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
+)
+
+// proposal is one of the wallet to f01000.
+func proposal(t *testing.T) market.DealProposal {
+	t.Helper()
+	provider, err := address.NewIDAddress(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	label, err := market.NewLabelFromString("bafyroot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return market.DealProposal{
+		PieceCID:  cid.MustParse("baga6ea4seaqao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq"),
+		PieceSize: 1 << 20, Client: wallet, Provider: provider, Label: label,
+		StartEpoch: 10_000, EndEpoch: 600_000,
+		StoragePricePerEpoch: big.NewInt(7), ProviderCollateral: big.NewInt(100), ClientCollateral: big.Zero(),
+	}
+}
+
+func TestMessageThatPublishedNothingOfOursIsNoDeal(t *testing.T) {
+	p := proposal(t)
+	message := p.PieceCID // any
+	batch := encode(t, &market.PublishStorageDealsParams{Deals: []market.ClientDealProposal{{Proposal: p}}})
+	provider := p.Provider
+	for name, c := range map[string]struct {
+		lookup *api.MsgLookup
+		sent   types.Message
+	}{
+		"on no tipset":     {nil, types.Message{}},
+		"failed":           {&api.MsgLookup{Message: message, Receipt: types.MessageReceipt{ExitCode: 16}}, types.Message{To: builtin.StorageMarketActorAddr, Method: builtin.MethodsMarket.PublishStorageDeals, Params: batch}},
+		"another method":   {&api.MsgLookup{Message: message}, types.Message{To: builtin.StorageMarketActorAddr, Method: builtin.MethodsMarket.AddBalance, Params: batch}},
+		"to another actor": {&api.MsgLookup{Message: message}, types.Message{To: provider, Method: builtin.MethodsMarket.PublishStorageDeals, Params: batch}},
+	} {
+		f := grown(t, "a")
+		f.Internal.StateSearchMsg = func(context.Context, types.TipSetKey, cid.Cid, abi.ChainEpoch, bool) (*api.MsgLookup, error) {
+			return c.lookup, nil
+		}
+		f.Internal.ChainGetMessage = func(context.Context, cid.Cid) (*types.Message, error) {
+			m := c.sent
+			m.From, m.Value, m.GasFeeCap, m.GasPremium = wallet, big.Zero(), big.Zero(), big.Zero()
+			return &m, nil
+		}
+		f.Internal.StateNetworkVersion = func(context.Context, types.TipSetKey) (apitypes.NetworkVersion, error) { return 27, nil }
+		l := open(t, f.serve(t), nil)
+		if id, found, err := l.Published(t.Context(), message, p); err != nil || found {
+			t.Errorf("%s: deal %d, found %v, %v", name, id, found, err)
+		}
+	}
+}

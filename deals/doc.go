@@ -1,0 +1,49 @@
+// Package deals keeps cold copies: every DAG that is wanted at replication factor X lies in X storage deals with X
+// different Filecoin providers, from the moment it is held hot until nobody wants it any more.
+//
+// It owns what is wanted cold (archives), the promise of each copy (slots), every try to keep one (attempts), the
+// providers, and the money that deals cost. It knows CIDs, pieces and providers; it knows neither pins nor accounts
+// nor HTTP. Filecoin is reached through Chain (a node) and Market (a deal protocol), bytes through piece.Blocks.
+//
+// # Rows
+//
+// An archive is one DAG under one set of terms: pins that ask the same of the same DAG share it. Its X slots are the
+// promise; a slot is filled while one of its attempts is active on chain. A piece is a CAR with its commitment; pieces
+// and roots are many-to-many, although today a piece carries one root.
+//
+// # States of an attempt
+//
+//	planned       recorded, nothing signed                          moved on by: the maker
+//	proposing     signed and stored; perhaps sent                   moved on by: the provider's answer or status
+//	accepted      the provider has said yes                         moved on by: the provider's pull, or the chain
+//	transferring  the provider has begun to pull                    moved on by: the chain
+//	published     the chain knows the proposal, its id is unknown   moved on by: the chain
+//	sealing       on chain under an id, not activated               moved on by: the chain
+//	active        proven                                            moved on by: the chain
+//	rejected, failed, missed, expired, terminated, cancelled        final
+//
+// Next (slots) and Track (attempts) are pure functions; the loops load, look, call them and store.
+//
+// # Invariants
+//
+//   - The intent is committed before anything is signed, the signed bytes before anything is sent. After that the same
+//     bytes are sent again as often as needed, never others: a lost answer makes no second deal.
+//   - Only the chain makes an attempt active, missed, expired or terminated. A provider's word moves nothing but the
+//     display, except that it can refuse. An error of the network or of the node is never "not found".
+//   - What is lost is concluded from a final tipset, and a proven deal only after several such observations.
+//   - No two live attempts of one root are with one provider, unless one renews the other.
+//   - Every attempt that may still become a deal keeps its reservation and counts against the caps. Caps are checked
+//     in the transaction that writes the intent, and again in the one that writes the signed bytes.
+//   - One process at a time makes deals: the holder of a lease in the database. A transaction of the loops that finds
+//     the lease gone writes nothing.
+//   - Standing (what pins show) is written by one function, in the transaction that changed a slot or an attempt.
+//
+// # Decisions
+//
+//   - Pins with the same terms share slots; other terms make other slots, and copies are not counted twice. It may
+//     store a copy too many, never one too few.
+//   - With regions, copy i lies in region i mod n of the list: strict, so that nothing is relaxed silently.
+//   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
+//   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round
+//     costs as many calls as the tree has changed nodes on the paths to our deals, not one call per deal.
+package deals

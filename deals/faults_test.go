@@ -1,0 +1,258 @@
+package deals_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/deals/dealstest"
+)
+
+// TestEveryFaultOfAProviderEndsWithAllCopiesElsewhere lets two of five providers misbehave in one way from the start.
+func TestEveryFaultOfAProviderEndsWithAllCopiesElsewhere(t *testing.T) {
+	faults := map[string]struct {
+		change func(p *dealstest.Provider)
+		leads  deals.State // of the attempts with them; empty: they serve us all the same
+	}{
+		"is offline":                        {func(p *dealstest.Provider) { p.Offline = true }, "none"},
+		"refuses":                           {func(p *dealstest.Provider) { p.Reject = "client not allowed by provider" }, deals.Rejected},
+		"refuses for now":                   {func(p *dealstest.Provider) { p.Reject, p.Later = "please retry in some time", true }, deals.Rejected},
+		"takes and never answers":           {func(p *dealstest.Provider) { p.Hang, p.Silent = true, true }, deals.Failed},
+		"loses every proposal":              {func(p *dealstest.Provider) { p.LoseProposal = true }, deals.Failed},
+		"loses its answer":                  {func(p *dealstest.Provider) { p.LoseAnswer = true }, ""},
+		"loses its answer, and never tells": {func(p *dealstest.Provider) { p.LoseAnswer, p.Silent = true, true }, ""},
+		"never publishes":                   {func(p *dealstest.Provider) { p.NeverPublish = true }, deals.Missed},
+		"never seals":                       {func(p *dealstest.Provider) { p.NeverSeal = true }, deals.Missed},
+		"seals too late":                    {func(p *dealstest.Provider) { p.SealLate = true }, deals.Missed},
+		"gives up":                          {func(p *dealstest.Provider) { p.GiveUp = true }, deals.Failed},
+		"forgets":                           {func(p *dealstest.Provider) { p.Forget = true }, deals.Failed},
+		"names another's deal":              {func(p *dealstest.Provider) { p.WrongID = true }, ""},
+		"tells of another deal":             {func(p *dealstest.Provider) { p.OtherProposal = true }, ""},
+		"says nothing but Processing":       {func(p *dealstest.Provider) { p.Curio = true }, ""},
+		"never says anything":               {func(p *dealstest.Provider) { p.Silent = true }, ""},
+		"asks too much":                     {func(p *dealstest.Provider) { p.Price = dealstest.FIL(1) }, "none"},
+		"wants large pieces only":           {func(p *dealstest.Provider) { p.MinPiece = 16 << 30 }, "none"},
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			forLong(t, 5, func(t *testing.T, w *world) {
+				bad := honest()
+				fault.change(&bad)
+				w.net.Add(1000, bad)
+				w.net.Add(1001, bad)
+				w.start()
+				wish := w.wish(name, 3)
+				w.untilActive(wish, 3)
+				pass(2 * time.Hour)
+				w.mustBeSound()
+				if s := w.standing(wish); s.Active < 3 {
+					t.Errorf("copies did not stay: %+v", s)
+				}
+				for _, a := range w.attempts(wish) {
+					switch faulty := a.Provider <= 1001; {
+					case !faulty && a.State != deals.Active:
+						t.Errorf("%s is honest, and its deal is %s: %s", a.Provider, a.State, a.Reason)
+					case faulty && fault.leads == "" && a.State != deals.Active:
+						t.Errorf("%s serves us all the same, and its deal is %s: %s", a.Provider, a.State, a.Reason)
+					case faulty && fault.leads != "" && a.State != fault.leads:
+						t.Errorf("the deal with %s is %s, not %s: %s", a.Provider, a.State, fault.leads, a.Reason)
+					case faulty && fault.leads != "" && a.Reason == "":
+						t.Errorf("nothing says why the deal with %s is %s", a.Provider, a.State)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestASlotThatCannotBeFilledSaysWhy(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		id, err := w.Record(t.Context(), deals.Terms{Replicas: 3, Days: 180})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		wish := w.want(deals.Wish{Root: w.blocks.add([]byte("x")), Terms: id})
+		w.untilActive(wish, 2)
+		pass(time.Hour)
+		s := w.standing(wish)
+		if s.Cold != deals.ColdDegraded || !strings.Contains(s.Reason, "already with a copy") {
+			t.Errorf("got %s: %q", s.Cold, s.Reason)
+		}
+		if n := len(w.attempts(wish)); n != 2 {
+			t.Errorf("%d attempts were made with 2 providers", n)
+		}
+	})
+}
+
+func TestASlashedDealIsReplaced(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 2)
+		lost := w.attempts(wish)[0]
+		pass(10 * time.Minute)
+		if !w.net.Slash(lost.Provider) {
+			t.Fatal("nothing was slashed")
+		}
+		w.until("the loss is known", time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Terminated })
+		w.untilActive(wish, 2)
+		if again := w.attempts(wish)[2]; again.Provider == lost.Provider || again.Slot != lost.Slot {
+			t.Errorf("the loss with %s in slot %d was replaced with %s in slot %d", lost.Provider, lost.Slot, again.Provider, again.Slot)
+		}
+		w.mustBeSound()
+	})
+}
+
+func TestADealIsRenewedWithTheSameProviderBeforeItEnds(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		first := w.attempts(wish)[0]
+		w.until("it is renewed", 20*time.Hour, func() bool { return len(w.attempts(wish)) == 2 && w.attempts(wish)[1].State == deals.Active })
+		second := w.attempts(wish)[1]
+		if second.Provider != first.Provider || second.Renews != first.ID || w.net.Height() >= first.End {
+			t.Errorf("renewed by %+v at height %d", second, w.net.Height())
+		}
+		w.until("the first has ended", 20*time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Expired })
+		if s := w.standing(wish); s.Active != 1 || s.Cold != deals.ColdStored {
+			t.Errorf("got %+v", s)
+		}
+		w.mustBeSound()
+	})
+}
+
+func TestNothingIsRenewedThatNobodyWants(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 2)
+		w.unwant(wish)
+		if s := w.standing(wish); s.Cold != deals.ColdDisabled {
+			t.Errorf("got %s", s.Cold)
+		}
+		pass(20 * time.Hour)
+		if got, want := w.states(wish), []deals.State{deals.Expired, deals.Expired}; !slices.Equal(got, want) {
+			t.Errorf("got %v", got)
+		}
+		w.want(wish)
+		w.untilActive(wish, 2)
+		w.mustBeSound()
+	})
+}
+
+func TestWhatIsUnwantedBeforeItIsSentIsCancelled(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		w.start()
+		pass(time.Minute)      // providers are asked
+		w.net.Node(true, 0, 0) // nothing can be signed
+		wish := w.wish("x", 2)
+		w.until("attempts are planned", time.Hour, func() bool { return len(w.attempts(wish)) == 2 })
+		pass(5 * time.Minute)
+		w.unwant(wish)
+		pass(5 * time.Minute)
+		w.net.Node(false, 0, 0)
+		pass(time.Hour)
+		if sent := w.net.Proposed(); len(sent) > 0 {
+			t.Errorf("%d proposals were sent", len(sent))
+		}
+		for _, a := range w.attempts(wish) {
+			if a.State != deals.Cancelled {
+				t.Errorf("got %s", a.State)
+			}
+		}
+		w.mustBeSound()
+	})
+}
+
+// TestChangingTheNumberOfCopiesMakesOnlyThoseThatAreMissing raises two copies to three among three providers: a new
+// deal for each would find nobody.
+func TestChangingTheNumberOfCopiesMakesOnlyThoseThatAreMissing(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.start()
+		two := w.wish("x", 2)
+		w.untilActive(two, 2)
+		three := w.want(deals.Wish{Root: two.Root, Terms: w.terms(3)})
+		w.unwant(two)
+		w.untilActive(three, 3)
+		if n := len(w.net.Deals()); n != 3 {
+			t.Errorf("%d deals were made for at most 3 copies", n)
+		}
+		w.want(two)
+		w.unwant(three)
+		w.until("two are wanted", time.Hour, func() bool { return w.standing(two).Active == 2 })
+		pass(time.Hour)
+		if n := len(w.net.Deals()); n != 3 {
+			t.Errorf("%d deals were made for at most 3 copies", n)
+		}
+		w.mustBeSound()
+	})
+}
+
+func TestANodeThatIsAwayForADayLosesNothing(t *testing.T) {
+	forLong(t, 3, func(t *testing.T, w *world) {
+		w.start()
+		active, moving := w.wish("active", 2), w.wish("moving", 2)
+		w.untilActive(active, 2)
+		pass(time.Minute)
+		w.net.Node(true, 0, 0)
+		late := w.wish("late", 1)
+		pass(5 * time.Hour)
+		for _, wish := range []deals.Wish{active, moving} {
+			for _, a := range w.attempts(wish) {
+				if a.State.Final() {
+					t.Errorf("without a node it was concluded that a deal is %s: %s", a.State, a.Reason)
+				}
+			}
+		}
+		w.net.Node(false, 0, 0)
+		w.untilActive(late, 1)
+		w.untilActive(moving, 2)
+		w.untilActive(active, 2)
+		w.mustBeSound()
+	})
+}
+
+func TestDealsWaitForMoneyAndBurnNoAttempt(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		w.cfg.Caps.PerDay = dealstest.FIL(0)
+		w.make()
+		w.start()
+		wish := w.wish("x", 1)
+		pass(time.Hour)
+		s := w.standing(wish)
+		if s.Cold != deals.ColdPending || !strings.Contains(s.Reason, "today") || len(w.attempts(wish)) != 0 {
+			t.Errorf("got %s: %q with %d attempts", s.Cold, s.Reason, len(w.attempts(wish)))
+		}
+		w.stop()
+		w.cfg.Caps.PerDay = dealstest.FIL(1)
+		w.make()
+		w.start()
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+	})
+}
+
+func TestADAGTooLargeForAPieceIsRefusedWithTheReason(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		w.cfg.MaxPiece = 1024
+		w.make()
+		w.start()
+		wish := w.want(deals.Wish{Root: w.blocks.add(make([]byte, 5000)), Terms: w.terms(1)})
+		pass(time.Minute)
+		if s := w.standing(wish); s.Cold != deals.ColdFailed || !strings.Contains(s.Reason, "1 KiB") {
+			t.Errorf("got %s: %q", s.Cold, s.Reason)
+		}
+		w.stop()
+		w.cfg.MaxPiece = 1 << 20
+		w.make()
+		w.start()
+		if n, err := w.Retry(t.Context(), wish.Root); n != 1 || err != nil {
+			t.Fatalf("got %d, %v", n, err)
+		}
+		w.untilActive(wish, 1)
+	})
+}

@@ -1,0 +1,190 @@
+package deals
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/deals/piece"
+)
+
+type (
+	// An ArchiveID names an archive in the database.
+	ArchiveID int64
+	// A SlotID names a slot in the database.
+	SlotID int64
+)
+
+// A Wish names an archive from outside: a DAG under recorded terms.
+type Wish struct {
+	Root  cid.Cid // canonical
+	Terms TermsID
+}
+
+// An Archive is one DAG under one set of terms.
+type Archive struct {
+	ID     ArchiveID
+	Root   cid.Cid
+	Terms  Terms
+	Wanted bool         // a pin asks for it
+	Held   bool         // its bytes are on the hot tier
+	Piece  *piece.Piece // nil until the CAR was walked
+	Reason string       // why there is no piece
+	Barred bool         // there can never be one: too large
+}
+
+// A SlotState says whether a promise is kept. The zero value is invalid.
+type SlotState string
+
+const (
+	Open    SlotState = "open"    // no live attempt; the maker plans one
+	Filling SlotState = "filling" // an attempt is under way
+	Filled  SlotState = "filled"  // an attempt is active
+	Closed  SlotState = "closed"  // final until wanted again
+)
+
+// A Slot is the promise of one copy.
+type Slot struct {
+	ID      SlotID
+	Archive ArchiveID
+	Index   int    // from 0
+	Region  string // where the copy has to lie; empty: anywhere
+	State   SlotState
+	Reason  string // what it waits for, in words for the user
+	// Exhausted tells that the cap of tries is reached; it is tried daily from then on.
+	Exhausted bool
+	Queued    bool      // it waits for others to be done, not for a time; NextAt is since when
+	Forgiven  time.Time // attempts that ended before do not count against it: the operator said so
+	NextAt    time.Time
+}
+
+// A Cold is how an archive stands, for users. The zero value is invalid.
+type Cold string
+
+const (
+	ColdDisabled   Cold = "disabled"    // nothing is wanted cold
+	ColdPending    Cold = "pending"     // nothing under way yet
+	ColdInProgress Cold = "in_progress" // attempts under way, none active
+	ColdDegraded   Cold = "degraded"    // some active, fewer than wanted
+	ColdStored     Cold = "stored"      // as many active as wanted
+	ColdFailed     Cold = "failed"      // given up for now: tried daily, or never possible
+)
+
+// A Standing is what is known of an archive from outside. It is written with every change of a slot or an attempt.
+type Standing struct {
+	Cold     Cold
+	Wanted   int  // X
+	Accepted int  // slots with an attempt that the provider accepted or better
+	Active   int  // slots with a proven deal
+	Working  int  // slots with an attempt under way and none active
+	Kept     bool // every copy that was promised has been active at some time
+	Ever     int  // slots that have had a proven deal at some time
+	GivenUp  bool // nothing is under way for the copies that are missing, and they are tried daily or never possible
+	Piece    *piece.Piece
+	Reason   string // what it waits for or why it failed, in words for the user; empty when there is nothing to say
+	Deals    []Deal // the latest attempt of each slot, and live ones beside it; at most 10
+	NextAt   time.Time
+}
+
+// A Deal is what users see of an attempt.
+type Deal struct {
+	Provider ProviderID `json:"provider"`
+	State    State      `json:"state"`
+	DealID   string     `json:"deal_id,omitempty"`
+	Proposal string     `json:"proposal"` // the deal's UUID
+	Start    Epoch      `json:"start,omitempty"`
+	End      Epoch      `json:"end,omitempty"`
+	Protocol string     `json:"protocol"`
+	Error    string     `json:"error,omitempty"`
+}
+
+// StandingOf derives how an archive stands from its slots (those not closed) and their attempts. Nothing else decides
+// it.
+func StandingOf(a Archive, slots []Slot, attempts []Attempt) Standing {
+	s := Standing{Wanted: a.Terms.Replicas, Piece: a.Piece, Reason: a.Reason}
+	if !a.Wanted {
+		s.Cold, s.Wanted = ColdDisabled, 0
+		return s
+	}
+	exhausted, kept := 0, 0
+	for _, slot := range slots {
+		if slot.State == Closed {
+			continue
+		}
+		active, accepted, live, ever := false, false, false, false
+		for _, t := range attempts {
+			if t.Slot != slot.ID {
+				continue
+			}
+			active = active || t.State == Active
+			live = live || !t.State.Final()
+			accepted = accepted || !t.State.Final() && !t.State.before(Accepted)
+			ever = ever || !t.ActiveAt.IsZero()
+		}
+		switch {
+		case active:
+			s.Active++
+		case live:
+			s.Working++
+		case slot.Exhausted:
+			exhausted++
+		}
+		if accepted {
+			s.Accepted++
+		}
+		if ever {
+			kept++
+		}
+		if !active && slot.Reason != "" && s.Reason == "" {
+			s.Reason = slot.Reason
+		}
+		if s.NextAt.IsZero() || slot.NextAt.Before(s.NextAt) {
+			s.NextAt = slot.NextAt
+		}
+	}
+	s.Ever, s.Kept = kept, s.Wanted > 0 && kept >= s.Wanted
+	s.GivenUp = s.Active < s.Wanted && (a.Barred || exhausted > 0 && s.Working == 0)
+	switch {
+	case s.Active >= s.Wanted:
+		s.Cold = ColdStored
+	case s.Active > 0:
+		s.Cold = ColdDegraded
+	case s.GivenUp:
+		s.Cold = ColdFailed
+	case s.Working > 0:
+		s.Cold = ColdInProgress
+	default:
+		s.Cold = ColdPending
+	}
+	s.Deals = shown(attempts)
+	return s
+}
+
+// maxShown bounds the deals in a standing; the whole list has a route of its own.
+const maxShown = 10
+
+// shown picks the attempts that users see at once: live ones first, then the latest that ended.
+func shown(attempts []Attempt) []Deal {
+	deals := []Deal{}
+	for _, live := range []bool{true, false} {
+		for i := len(attempts) - 1; i >= 0 && len(deals) < maxShown; i-- {
+			if t := attempts[i]; t.State.Final() != live {
+				deals = append(deals, DealOf(t))
+			}
+		}
+	}
+	return deals
+}
+
+// DealOf is an attempt as users see it.
+func DealOf(a Attempt) Deal {
+	d := Deal{Provider: a.Provider, State: a.State, Proposal: a.UUID.String(), Start: a.Start, End: a.End, Protocol: a.Protocol}
+	if a.DealID != 0 {
+		d.DealID = strconv.FormatUint(uint64(a.DealID), 10)
+	}
+	if a.State.Final() && a.State != Expired {
+		d.Error = a.Reason
+	}
+	return d
+}

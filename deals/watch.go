@@ -1,0 +1,291 @@
+package deals
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/crypto"
+	"github.com/ipfs/go-cid"
+)
+
+const (
+	activePage   = 10_000  // ids of active deals read at once
+	examineAtOne = 16      // deals looked at one by one at the same time
+	doubtBatch   = 512     // of these per pass
+	keepMost     = 100_000 // entries of the caches below
+	eventDepth   = 900     // epochs that may be undone, so that their events are read again
+)
+
+// A watcher follows what the chain does to deals: those that are active, and those whose id nobody has told us. Its
+// passes run one after another.
+type watcher struct {
+	s        *Service
+	lacksIDs atomic.Bool // a proposal was published and nobody has told its id
+
+	// Of the passes only.
+	since               Snapshot
+	suspects            map[abi.DealID]struct{} // named by a round, and not seen active in a final tipset since
+	round, doubt, event time.Time               // when that was done last
+	from                Epoch                   // events from here on were not read yet
+	known               map[abi.DealID]struct{} // deals whose events were dealt with
+
+	mu         sync.Mutex
+	signatures map[AttemptID]crypto.Signature
+}
+
+func newWatcher(s *Service) *watcher {
+	return &watcher{
+		s: s, suspects: map[abi.DealID]struct{}{}, known: map[abi.DealID]struct{}{}, signatures: map[AttemptID]crypto.Signature{},
+	}
+}
+
+func (w *watcher) signature(id AttemptID) (crypto.Signature, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, ok := w.signatures[id]
+	return s, ok
+}
+
+func (w *watcher) keep(id AttemptID, s crypto.Signature) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.signatures) >= keepMost {
+		clear(w.signatures)
+	}
+	w.signatures[id] = s
+}
+
+// pass does what is due: it is called after each head, and now and then.
+func (w *watcher) pass(ctx context.Context) (time.Time, error) {
+	p, now := w.s.cfg.Policy, w.s.now()
+	if !w.elapsed(now, p) {
+		return time.Time{}, nil
+	}
+	heads := w.s.heads(ctx)
+	if heads.Head == 0 {
+		return time.Time{}, nil
+	}
+	var failed error
+	if now.Sub(w.round) >= p.PollSlow && heads.Final > w.since.Height {
+		began := w.s.now()
+		err := w.compare(ctx)
+		w.s.meter.round(w.s.now().Sub(began))
+		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final))
+		w.round = now
+	}
+	if now.Sub(w.doubt) >= p.Poll {
+		failed = errors.Join(failed, w.examineDoubtful(ctx, heads))
+		w.doubt = now
+	}
+	if now.Sub(w.event) >= p.Poll && w.lacksIDs.Swap(false) {
+		err := w.readEvents(ctx, heads)
+		if err != nil {
+			w.lacksIDs.Store(true)
+		}
+		failed = errors.Join(failed, err)
+		w.event = now
+	}
+	return time.Time{}, failed
+}
+
+func (w *watcher) elapsed(now time.Time, p Policy) bool {
+	return now.Sub(w.round) >= p.PollSlow || now.Sub(w.doubt) >= p.Poll || now.Sub(w.event) >= p.Poll && w.lacksIDs.Load()
+}
+
+// compare finds the active deals to which something has happened since the last time.
+func (w *watcher) compare(ctx context.Context) error {
+	var broken error
+	ids := func(yield func(abi.DealID) bool) {
+		above := abi.DealID(0)
+		for {
+			page, err := w.s.store.activeIDs(ctx, above, activePage)
+			if err != nil {
+				broken = err
+				return
+			}
+			for _, id := range page {
+				if !yield(id) {
+					return
+				}
+			}
+			if len(page) < activePage {
+				return
+			}
+			above = page[len(page)-1]
+		}
+	}
+	snapshot, err := w.s.parts.Chain.Changed(ctx, w.since, ids, func(id abi.DealID) error {
+		w.suspects[id] = struct{}{}
+		return nil
+	})
+	if err := errors.Join(err, broken); err != nil {
+		return fmt.Errorf("comparing active deals with the chain: %w", err)
+	}
+	w.since = snapshot
+	return nil
+}
+
+// examineDoubtful looks one by one at the deals about which there is doubt.
+func (w *watcher) examineDoubtful(ctx context.Context, heads Heads) error {
+	all, err := w.s.store.doubtful(ctx, heads.Final, doubtBatch)
+	if err != nil {
+		return err
+	}
+	var ids []abi.DealID
+	for id := range w.suspects {
+		if ids = append(ids, id); len(ids) == doubtBatch {
+			break
+		}
+	}
+	if len(ids) > 0 {
+		suspects, err := w.s.store.activeByDeal(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			delete(w.suspects, id) // those that stay so are put back
+		}
+		all = append(all, suspects...)
+	}
+	var mu sync.Mutex
+	var failed error
+	var running sync.WaitGroup
+	places := make(chan struct{}, examineAtOne)
+	seen := map[AttemptID]bool{}
+	for _, a := range all {
+		if seen[a.ID] {
+			continue
+		}
+		seen[a.ID] = true
+		places <- struct{}{}
+		running.Go(func() {
+			defer func() { <-places }()
+			clear, err := w.examine(ctx, a, heads)
+			mu.Lock()
+			defer mu.Unlock()
+			if failed = errors.Join(failed, err); !clear {
+				w.suspects[a.DealID] = struct{}{}
+			}
+		})
+	}
+	running.Wait()
+	return failed
+}
+
+// examine looks at one active deal in the final tipset. clear tells that there is no doubt about it any more, or that
+// the doubt is on record.
+func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (clear bool, err error) {
+	defer w.s.maker.guard(&err)
+	o := Observation{Heads: heads}
+	if heads.Final < a.End {
+		whole, err := w.s.store.attempt(ctx, byAttemptID, int64(a.ID))
+		if err != nil {
+			return false, err
+		}
+		l, err := w.s.maker.looker(ctx, whole, heads)
+		if err != nil {
+			return false, err
+		}
+		d, _, ours, err := l.deal(ctx, a.DealID, true)
+		if err != nil {
+			return false, fmt.Errorf("looking at deal %s: %w", a.UUID, err)
+		}
+		o.AtFinal = true
+		if ours {
+			o.Deal = &d
+		} else {
+			o.Gone = true
+		}
+	}
+	proven := o.Deal != nil && o.Deal.SectorStart >= 0 && o.Deal.SlashEpoch < 0
+	switch {
+	case proven && a.Missing == 0:
+		return true, nil
+	case o.AtFinal && !proven && heads.Final <= a.Height:
+		return false, nil // it was seen active later than this: wait for the final tipset to get there
+	}
+	if o.AtFinal && !proven {
+		w.s.cfg.At("lost-seen")
+	}
+	_, err = w.s.maker.record(ctx, a, o)
+	return err == nil, err
+}
+
+// readEvents looks for the ids of deals of ours that nobody has told.
+func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
+	from := w.from
+	if from == 0 {
+		from = max(0, heads.Head-w.s.cfg.Policy.StartDelay-2*EpochsPerDay)
+	}
+	ids, err := w.s.parts.Chain.Events(ctx, from)
+	if err != nil {
+		return fmt.Errorf("reading the events of the market: %w", err)
+	}
+	if len(w.known) > keepMost {
+		clear(w.known)
+	}
+	for _, id := range ids {
+		if _, ok := w.known[id]; ok {
+			continue
+		}
+		done, err := w.match(ctx, id, heads)
+		if err != nil {
+			return err
+		}
+		if done {
+			w.known[id] = struct{}{}
+		}
+	}
+	w.from = max(0, heads.Head-eventDepth)
+	return nil
+}
+
+// match finds the attempt whose deal this is: its label is the root, its provider the provider. done tells that the
+// deal need not be looked at again.
+func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done bool, err error) {
+	d, found, err := w.s.parts.Chain.Deal(ctx, id, false)
+	if err != nil || !found {
+		return false, err
+	}
+	label, err := d.Proposal.Label.ToString()
+	if err != nil {
+		return true, nil //nolint:nilerr // not one of ours: these have text
+	}
+	root, err := cid.Decode(label)
+	if err != nil {
+		return true, nil //nolint:nilerr // not one of ours: these name a root
+	}
+	provider, err := address.IDFromAddress(d.Proposal.Provider)
+	if err != nil {
+		return true, nil //nolint:nilerr // the market stores ID addresses, so this is no deal
+	}
+	candidates, err := w.s.store.unpublished(ctx, root, ProviderID(provider))
+	if err != nil {
+		return false, err
+	}
+	for _, a := range candidates {
+		if a.State == Planned {
+			continue
+		}
+		whole, err := w.s.store.attempt(ctx, byAttemptID, int64(a.ID))
+		if err != nil {
+			return false, err
+		}
+		l, err := w.s.maker.looker(ctx, whole, heads)
+		if err != nil {
+			return false, err
+		}
+		if Matches(l.signed, l.client, a.Provider, d) {
+			w.s.cfg.At("publish-found")
+			_, err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: id, Deal: &d})
+			return err == nil, err
+		}
+	}
+	return true, nil
+}
