@@ -30,6 +30,7 @@ const maxLabel = 100
 type Account struct {
 	ID      int64
 	Name    string
+	Policy  string // of its pins' cold copies; empty: the service's own
 	Created time.Time
 }
 
@@ -77,6 +78,27 @@ func (s *Service) AccountByName(ctx context.Context, name string) (Account, erro
 		return Account{}, fmt.Errorf("looking up account %q: %w", name, err)
 	}
 	return account, nil
+}
+
+// SetAccountPolicy gives an account's requests a policy by name, or none when it is empty. It counts for requests that
+// begin half a second later at the latest. Errors: ErrNotFound.
+func (s *Service) SetAccountPolicy(ctx context.Context, name, policy string) error {
+	if err := s.updatePolicy(ctx, name, policy); err != nil {
+		return fmt.Errorf("setting the policy of account %q: %w", name, err)
+	}
+	return nil
+}
+
+// A PolicyUse tells who names a policy.
+type PolicyUse struct{ Accounts, Tokens int64 }
+
+// PolicyUses counts the accounts and the tokens that are not revoked that name a policy.
+func (s *Service) PolicyUses(ctx context.Context, policy string) (PolicyUse, error) {
+	use, err := s.countPolicy(ctx, policy)
+	if err != nil {
+		return PolicyUse{}, fmt.Errorf("looking for users of policy %q: %w", policy, err)
+	}
+	return use, nil
 }
 
 // accountName is what fits on a command line, in a table and in a file name.

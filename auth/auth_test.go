@@ -58,8 +58,8 @@ func TestTokenGivesAccessToItsAccountOnly(t *testing.T) {
 			for _, label := range []string{"laptop", "phone"} {
 				text, _ := createToken(t, s, name, label)
 				got, err := s.Authenticate(t.Context(), text.Reveal())
-				if err != nil || got != account.ID {
-					t.Errorf("%s's %s: got account %d, %v, want %d", name, label, got, err, account.ID)
+				if err != nil || got.Account != account.ID {
+					t.Errorf("%s's %s: got %+v, %v, want %d", name, label, got, err, account.ID)
 				}
 			}
 		}
@@ -250,8 +250,8 @@ func TestBootstrapHappensOnceWhoeverStartsFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.Authenticate(t.Context(), texts[0].Reveal()); err != nil || got != account.ID {
-			t.Errorf("got account %d, %v", got, err)
+		if got, err := s.Authenticate(t.Context(), texts[0].Reveal()); err != nil || got.Account != account.ID {
+			t.Errorf("got %+v, %v", got, err)
 		}
 	})
 }
@@ -349,4 +349,47 @@ func BenchmarkAuthenticate(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestCallerComesWithPolicies(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
+		ctx := t.Context()
+		account := createAccount(t, s, "alice")
+		plain, _ := createToken(t, s, "alice", "laptop")
+		text, token, err := s.CreateTokenWithPolicy(ctx, "alice", "phone", "small")
+		if err != nil || token.Policy != "small" {
+			t.Fatalf("%+v, %v", token, err)
+		}
+		if err := s.SetAccountPolicy(ctx, "alice", "archive"); err != nil {
+			t.Fatal(err)
+		}
+		for secret, want := range map[auth.Secret]auth.Caller{
+			plain: {Account: account.ID, AccountPolicy: "archive"},
+			text:  {Account: account.ID, AccountPolicy: "archive", TokenPolicy: "small"},
+		} {
+			got, err := s.Authenticate(ctx, secret.Reveal())
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+		}
+		if found, err := s.AccountByName(ctx, "alice"); err != nil || found.Policy != "archive" {
+			t.Errorf("%+v, %v", found, err)
+		}
+		if err := s.SetAccountPolicy(ctx, "nobody", "archive"); !errors.Is(err, auth.ErrNotFound) {
+			t.Errorf("got %v, want %v", err, auth.ErrNotFound)
+		}
+		uses := func(policy string, want auth.PolicyUse) {
+			t.Helper()
+			if got, err := s.PolicyUses(ctx, policy); err != nil || got != want {
+				t.Errorf("%s: got %+v, %v, want %+v", policy, got, err, want)
+			}
+		}
+		uses("archive", auth.PolicyUse{Accounts: 1})
+		uses("small", auth.PolicyUse{Tokens: 1})
+		uses("nothing", auth.PolicyUse{})
+		if err := s.RevokeToken(ctx, token.ID); err != nil {
+			t.Fatal(err)
+		}
+		uses("small", auth.PolicyUse{})
+	})
 }

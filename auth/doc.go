@@ -2,7 +2,7 @@
 // one. What a token sees is its account; several tokens (devices) may belong to one account.
 //
 // It owns the tables accounts and tokens, the form of a token's text and the type Secret. It must not know HTTP, pins
-// or configuration.
+// or configuration: the policy that an account or a token names is a word here, whose meaning pins knows.
 //
 // Invariants:
 //

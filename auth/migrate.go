@@ -37,5 +37,18 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
+	}, {
+		ID: "20261122_41_policies",
+		Migrate: func(tx *gorm.DB) error {
+			for _, statement := range []string{
+				`ALTER TABLE accounts ADD COLUMN policy TEXT NOT NULL DEFAULT ''`,
+				`ALTER TABLE tokens ADD COLUMN policy TEXT NOT NULL DEFAULT ''`,
+			} {
+				if err := tx.Exec(statement).Error; err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 	}}
 }

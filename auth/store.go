@@ -19,19 +19,21 @@ type DB interface {
 type accountRow struct {
 	ID        int64 `gorm:"primaryKey"`
 	Name      string
+	Policy    string
 	CreatedMS int64 `gorm:"column:created_ms"`
 }
 
 func (accountRow) TableName() string { return "accounts" }
 
 func (r accountRow) account() Account {
-	return Account{ID: r.ID, Name: r.Name, Created: time.UnixMilli(r.CreatedMS).UTC()}
+	return Account{ID: r.ID, Name: r.Name, Policy: r.Policy, Created: time.UnixMilli(r.CreatedMS).UTC()}
 }
 
 type tokenRow struct {
 	ID        string `gorm:"primaryKey"`
 	AccountID int64
 	Label     string
+	Policy    string
 	Hash      string
 	CreatedMS int64         `gorm:"column:created_ms"`
 	RevokedMS sql.NullInt64 `gorm:"column:revoked_ms"`
@@ -40,7 +42,7 @@ type tokenRow struct {
 func (tokenRow) TableName() string { return "tokens" }
 
 func (r tokenRow) token(account string) Token {
-	t := Token{ID: r.ID, Account: account, Label: r.Label, Created: time.UnixMilli(r.CreatedMS).UTC()}
+	t := Token{ID: r.ID, Account: account, Label: r.Label, Policy: r.Policy, Created: time.UnixMilli(r.CreatedMS).UTC()}
 	if r.RevokedMS.Valid {
 		t.Revoked = time.UnixMilli(r.RevokedMS.Int64).UTC()
 	}
@@ -49,7 +51,7 @@ func (r tokenRow) token(account string) Token {
 
 // A credential is what Authenticate needs of a token.
 type credential struct {
-	account int64
+	caller  Caller
 	hash    string
 	revoked bool
 	read    time.Time // when it was about to be read from the database
@@ -100,7 +102,7 @@ func (s *Service) insertToken(ctx context.Context, token Token, hash string) err
 
 func createToken(tx *gorm.DB, account int64, token Token, hash string) error {
 	return tx.Create(&tokenRow{
-		ID: token.ID, AccountID: account, Label: token.Label, Hash: hash, CreatedMS: token.Created.UnixMilli(),
+		ID: token.ID, AccountID: account, Label: token.Label, Policy: token.Policy, Hash: hash, CreatedMS: token.Created.UnixMilli(),
 	}).Error
 }
 
@@ -172,12 +174,34 @@ func (s *Service) markRevoked(ctx context.Context, id string, now time.Time) err
 	}))
 }
 
+func (s *Service) updatePolicy(ctx context.Context, account, policy string) error {
+	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
+		updated := tx.Model(&accountRow{}).Where("name = ?", account).Update("policy", policy)
+		if updated.Error == nil && updated.RowsAffected == 0 {
+			return ErrNotFound
+		}
+		return updated.Error
+	}))
+}
+
+func (s *Service) countPolicy(ctx context.Context, policy string) (use PolicyUse, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		use = PolicyUse{}
+		if err := tx.Model(&accountRow{}).Where("policy = ?", policy).Count(&use.Accounts).Error; err != nil {
+			return err
+		}
+		return tx.Model(&tokenRow{}).Where("policy = ? AND revoked_ms IS NULL", policy).Count(&use.Tokens).Error
+	})
+	return use, err
+}
+
 // selectCredential is part of every request, hence plain SQL and no reflection.
 func (s *Service) selectCredential(ctx context.Context, id string) (found credential, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		var revoked sql.NullInt64
-		row := tx.Raw("SELECT account_id, hash, revoked_ms FROM tokens WHERE id = ?", id).Row()
-		if err := row.Scan(&found.account, &found.hash, &revoked); err != nil {
+		row := tx.Raw("SELECT t.account_id, a.policy, t.policy, t.hash, t.revoked_ms FROM tokens t JOIN accounts a ON a.id = t.account_id WHERE t.id = ?", id).Row()
+		c := &found.caller
+		if err := row.Scan(&c.Account, &c.AccountPolicy, &c.TokenPolicy, &found.hash, &revoked); err != nil {
 			return err
 		}
 		found.revoked = revoked.Valid

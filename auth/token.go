@@ -27,6 +27,7 @@ type Token struct {
 	ID      string // public
 	Account string // the account's name
 	Label   string
+	Policy  string // of the cold copies of pins made with it; empty: the account's
 	Created time.Time
 	Revoked time.Time // zero while it is valid
 }
@@ -34,10 +35,16 @@ type Token struct {
 // CreateToken makes a token for an account and returns its text, which nobody can get again. Errors: ErrNotFound for
 // the account, ErrInvalid.
 func (s *Service) CreateToken(ctx context.Context, account, label string) (Secret, Token, error) {
+	return s.CreateTokenWithPolicy(ctx, account, label, "")
+}
+
+// CreateTokenWithPolicy makes a token whose requests come with a policy by name.
+func (s *Service) CreateTokenWithPolicy(ctx context.Context, account, label, policy string) (Secret, Token, error) {
 	if err := checkLabel(label); err != nil {
 		return "", Token{}, err
 	}
 	text, token := newToken(account, label, s.now())
+	token.Policy = policy
 	if err := s.insertToken(ctx, token, digest(text.Reveal())); err != nil {
 		return "", Token{}, fmt.Errorf("creating a token for account %q: %w", account, err)
 	}
@@ -93,23 +100,30 @@ func (s *Service) RevokeToken(ctx context.Context, id string) error {
 	}
 }
 
-// Authenticate returns the account that the presented text gives access to, or ErrUnauthorized.
-func (s *Service) Authenticate(ctx context.Context, presented string) (account int64, err error) {
+// A Caller is who a token belongs to, with the policies that its requests come with.
+type Caller struct {
+	Account       int64
+	AccountPolicy string // empty: none
+	TokenPolicy   string // empty: none
+}
+
+// Authenticate returns whom the presented text gives access, or ErrUnauthorized.
+func (s *Service) Authenticate(ctx context.Context, presented string) (Caller, error) {
 	id, ok := publicID(presented)
 	if !ok {
-		return 0, ErrUnauthorized
+		return Caller{}, ErrUnauthorized
 	}
 	found, err := s.credential(ctx, id)
 	unknown := errors.Is(err, ErrNotFound)
 	if err != nil && !unknown {
-		return 0, fmt.Errorf("looking up a token: %w", err)
+		return Caller{}, fmt.Errorf("looking up a token: %w", err)
 	}
 	// An unknown id is compared too, with the hash of nothing, so that it takes as long as a wrong secret.
 	same := subtle.ConstantTimeCompare([]byte(digest(presented)), []byte(found.hash)) == 1
 	if !same || unknown || found.revoked {
-		return 0, ErrUnauthorized
+		return Caller{}, ErrUnauthorized
 	}
-	return found.account, nil
+	return found.caller, nil
 }
 
 // credential reads what is stored of a token, or remembers it from a moment ago. What is not there is not remembered:

@@ -2,13 +2,18 @@
 // hot tier, or the request says why not.
 //
 // It owns the requests (pins), the DAGs they name (roots), the status that is derived from what is known of a root,
-// and the scheduler that moves roots on. It knows neither HTTP nor tokens, and reaches IPFS only through HotTier.
+// and the scheduler that moves roots on. It knows neither HTTP nor tokens, reaches IPFS only through HotTier, and cold
+// copies only through Archive: it says what is wanted cold and whether it is held, and is told how that stands.
 //
 // # Rows
 //
 // A pin is what a user asked for; it never changes after it was inserted. A root is one DAG, whatever the number of
 // pins that name it: there is one fetch and one hot copy. A root lives as long as a pin names it, or a replaced pin's
 // DAG is kept until its successor is held (retained).
+//
+// A pin also carries terms: what was decided about its cold copies when it was made (Decide). A root under terms is a
+// wish; pins that agree in both share it. While a pin has a wish the archive has it on record as wanted, and as held
+// exactly while the root is.
 //
 // # States of a root
 //
@@ -30,6 +35,9 @@
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
 //   - The counters of pin_counts equal the rows of pins, because triggers keep them.
+//   - The archive is told in the transaction that makes it true: a pin without its wish is never committed, nor a wish
+//     without its pin. What it has to be told while it is not there is recorded (cold_owed), and told at the next start.
+//   - What becomes of cold copies changes a status only under a rule that asks for them (PinnedWhen).
 //
 // # Decisions
 //
@@ -37,5 +45,9 @@
 //     table of its own.
 //   - Counting is by counters per account, status and span of time (see count.go): a client that walks a million pins
 //     ten by ten asks for a hundred thousand counts.
+//   - Terms are decided once, when the pin is made: who changes a policy does not change what others were promised. Pins
+//     from before there was an archive are undecided and get the service's own terms when there is one.
+//   - The wish goes with the pin, although its DAG may be kept for a successor: what is being replaced is not worth money.
+//   - A change of PinnedWhen is applied before the first request is answered, so that lists and answers agree.
 //   - A root is claimed by a process, not leased row by row: one heartbeat covers ten thousand roots being looked for.
 package pins

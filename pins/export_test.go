@@ -21,9 +21,13 @@ func SetHot(ctx context.Context, s *Service, c cid.Cid, hot Hot) error {
 		}
 		after := before
 		after.Hot = hot
-		return saveRoot(tx, before, after, holder)
+		return s.store.saveRoot(tx, before, after, holder)
 	})
 }
+
+// Begin and CatchUp are what Run does about cold copies first, and from time to time.
+func Begin(ctx context.Context, s *Service) error   { return s.store.begin(ctx) }
+func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 
 // Compare, Collect and Sweep are what Run does from time to time.
 func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }

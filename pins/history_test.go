@@ -12,15 +12,17 @@ import (
 
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/spec"
 )
 
 // TestHistoriesKeepEveryPromise runs random histories of requests, faults and restarts. At every moment a pinned DAG
-// is really held and no deleted pin exists; once the faults are over, every pin is held, and nothing else is.
+// is really held and no deleted pin exists; once the faults are over, every pin is held, and nothing else is. An archive
+// comes and goes with the restarts; once it is there it knows what is wanted cold.
 func TestHistoriesKeepEveryPromise(t *testing.T) {
-	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+	databasetest.Each(t, archiveMigrations(), func(t *testing.T, db *database.DB) {
 		account := pins.Account(0)
 		rapid.Check(t, func(t *rapid.T) {
 			account++
@@ -31,7 +33,11 @@ func TestHistoriesKeepEveryPromise(t *testing.T) {
 				"replace": h.replace,
 				"delete":  h.delete,
 				"fault":   h.fault,
-				"restart": func(*rapid.T) { h.restart() },
+				"restart": func(t *rapid.T) {
+					h.cold = rapid.Bool().Draw(t, "archive")
+					h.rule = rapid.SampledFrom([]string{"hot", "active(1)", "accepted(2)"}).Draw(t, "rule")
+					h.restart()
+				},
 				"collect": func(t *rapid.T) {
 					if err := pins.Collect(context.Background(), h.service); err != nil && !errors.Is(err, pins.ErrUnavailable) {
 						t.Fatal(err)
@@ -51,12 +57,16 @@ type history struct {
 	dags    []pinstest.DAG
 	live    map[pins.ID]pinstest.DAG
 	gone    []pins.ID
+	archive *archive
+	cold    bool   // the archive is there
+	rule    string // pinned_when
 	service *pins.Service
 	stop    func()
 }
 
 func newHistory(t *rapid.T, db *database.DB, account pins.Account) *history {
 	h := &history{db: db, account: account, tier: pinstest.NewTier(), live: map[pins.ID]pinstest.DAG{}, stop: func() {}}
+	h.archive, h.cold, h.rule = &archive{db: db}, true, "hot"
 	for i := range 5 {
 		// A DAG of its own per history, and blocks that all DAGs of a history share.
 		h.dags = append(h.dags, pinstest.Tree(fmt.Sprint("history", account, "-", i/2), 2+i))
@@ -73,6 +83,14 @@ func (h *history) restart() {
 	cfg := config()
 	cfg.FindSlice = 20 * time.Millisecond
 	cfg.Limits.Idle, cfg.Limits.Stall = 20*time.Millisecond, 50*time.Millisecond
+	var err error
+	if cfg.PinnedWhen, err = pins.ParsePinnedWhen(h.rule); err != nil {
+		panic(err)
+	}
+	cfg.Cold = pins.ColdPolicy{Terms: deals.Terms{Replicas: 2}}
+	if h.cold {
+		cfg.Archive = h.archive
+	}
 	h.service = pins.New(cfg, h.db, h.tier, discard(), time.Now)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -85,6 +103,13 @@ func (h *history) restart() {
 		cancel()
 		<-done
 	}
+}
+
+func (h *history) terms(t *rapid.T) deals.TermsID {
+	if !h.cold {
+		return pins.Undecided
+	}
+	return rapid.SampledFrom([]deals.TermsID{pins.Uncopied, 1, 2}).Draw(t, "terms")
 }
 
 func (h *history) dag(t *rapid.T) pinstest.DAG { return rapid.SampledFrom(h.dags).Draw(t, "dag") }
@@ -102,7 +127,7 @@ func (h *history) pin(t *rapid.T) (pins.ID, bool) {
 
 func (h *history) add(t *rapid.T) {
 	d := h.dag(t)
-	p, err := h.service.Add(context.Background(), h.account, request(d.Root))
+	p, err := h.service.Add(context.Background(), h.account, request(d.Root), h.terms(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +140,7 @@ func (h *history) replace(t *rapid.T) {
 		return
 	}
 	d := h.dag(t)
-	p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root))
+	p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), h.terms(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +201,8 @@ func (h *history) check(t *rapid.T) {
 
 // settle ends all faults; then everything that is wanted must become held, and nothing else stay so.
 func (h *history) settle(t *rapid.T) {
+	h.cold, h.rule = true, "hot"
+	h.restart()
 	h.tier.Silence(false)
 	h.tier.SetDown(false)
 	h.tier.LimitSessions(0)
@@ -186,7 +213,7 @@ func (h *history) settle(t *rapid.T) {
 	want := map[string]bool{}
 	for id, d := range maps.Clone(h.live) {
 		// A new request makes the scheduler look now instead of after its back-off.
-		p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root))
+		p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), h.terms(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,6 +241,13 @@ func (h *history) settle(t *rapid.T) {
 		}
 	}
 	deadline = time.After(15 * time.Second)
+	for !h.agree(t) {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			h.archive.mustAgree(t, h.service, h.account)
+		}
+	}
 	for id := range h.live {
 		if err := h.service.Delete(context.Background(), h.account, id); err != nil {
 			t.Fatal(err)
@@ -226,4 +260,20 @@ func (h *history) settle(t *rapid.T) {
 			t.Fatalf("%d dags are held for nobody: %v\n%s", len(h.tier.HeldRoots()), h.tier.HeldRoots(), pins.Dump(h.service))
 		}
 	}
+	if wanted, err := h.archive.wanted(context.Background()); err != nil || len(wanted) > 0 {
+		t.Fatalf("wanted cold for nobody: %v, %v", wanted, err)
+	}
+}
+
+// agree tells whether the archive knows what the pins want cold.
+func (h *history) agree(t *rapid.T) bool {
+	want, err := wishesOf(context.Background(), h.service, h.account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := h.archive.wanted(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return maps.Equal(want, got)
 }

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -25,7 +26,7 @@ func TestStatusIsDerivedFromTheRootAlone(t *testing.T) {
 		pins.HotGaveUp:    spec.Failed,
 		pins.HotReleasing: spec.Queued,
 	} {
-		if got := pins.StatusOf(hot); got != want {
+		if got := pins.StatusOf(hot, deals.Standing{}, pins.PinnedWhen{}); got != want {
 			t.Errorf("%s is %s, want %s", hot, got, want)
 		}
 	}

@@ -3,6 +3,7 @@ package pins
 import (
 	"time"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -17,8 +18,16 @@ type Pin struct {
 	ID      ID
 	Account Account
 	spec.Request
-	Created time.Time // UTC, whole milliseconds, unique in the account
-	DAG     DAG       // what is known of its blocks
+	Created time.Time      // UTC, whole milliseconds, unique in the account
+	DAG     DAG            // what is known of its blocks
+	Terms   deals.TermsID  // what is wanted cold: Undecided, Uncopied, or recorded terms
+	Cold    deals.Standing // what is known of its cold copies
+	Rule    PinnedWhen     // the service's
+}
+
+// Wish names the pin's cold copies; ok is false when it has none.
+func (p Pin) Wish() (w deals.Wish, ok bool) {
+	return deals.Wish{Root: p.Root, Terms: p.Terms}, p.Terms > 0
 }
 
 // A Page is one answer to a list query.

@@ -133,8 +133,11 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.store.enter(ctx, s.cfg.Instance); err != nil {
 		return fmt.Errorf("entering the database as a worker: %w", err)
 	}
+	if err := s.store.begin(ctx); err != nil {
+		return fmt.Errorf("applying what is decided about cold copies: %w", err)
+	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

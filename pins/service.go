@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -21,6 +22,10 @@ type Config struct {
 	GCEvery   time.Duration // least time between two collections of the hot tier; 0 means never
 	Instance  string        // names the data directory of this process among the servers of one database
 	Exclusive bool          // the hot tier is ours alone: what no pin names is released
+
+	Archive    Archive    // nil: nothing is stored cold
+	Cold       ColdPolicy // what is wanted cold of a pin about which nobody says otherwise
+	PinnedWhen PinnedWhen // what it takes for a pin to be `pinned`
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
@@ -36,6 +41,7 @@ const nodePause = 2 * time.Second
 type Service struct {
 	cfg   Config
 	store *store
+	cold  *coldTerms
 	hot   HotTier
 	log   *slog.Logger
 	now   func() time.Time
@@ -49,7 +55,8 @@ type Service struct {
 func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time) *Service {
 	s := &Service{
 		cfg:   cfg,
-		store: newStore(db, now),
+		store: newStore(db, now, cfg.Archive, cfg.PinnedWhen),
+		cold:  newColdTerms(cfg, NewPolicies(db, now)),
 		hot:   hot,
 		log:   log,
 		now:   now,
@@ -59,17 +66,18 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	return s
 }
 
-// Add records a request and returns it, durably. The pin is `pinned` at once if the DAG is already here.
-func (s *Service) Add(ctx context.Context, account Account, r spec.Request) (Pin, error) {
+// Add records a request and returns it, durably, with the terms that Decide has found for it. The pin is `pinned` at
+// once if the DAG is already here, unless the service's rule asks for cold copies too.
+func (s *Service) Add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID) (Pin, error) {
 	t := s.sched.ticket(account)
-	a, err := s.store.add(ctx, account, r, t.claim)
+	a, err := s.store.add(ctx, account, r, terms, t.claim)
 	return s.begin(ctx, t, a, err)
 }
 
 // Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
-func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request) (Pin, error) {
+func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request, terms deals.TermsID) (Pin, error) {
 	t := s.sched.ticket(account)
-	a, orphans, err := s.store.replace(ctx, account, id, r, s.cfg.Retain, t.claim)
+	a, orphans, err := s.store.replace(ctx, account, id, r, terms, s.cfg.Retain, t.claim)
 	s.sched.orphaned(orphans)
 	return s.begin(ctx, t, a, err)
 }

@@ -1,24 +1,30 @@
 package pins
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
 // StatusOf derives the API's status. Nothing else decides it: the copy in a pin's row is written by this function in
-// the transaction that changes the root.
-func StatusOf(hot Hot) spec.Status {
+// the transaction that changes the root, or the standing of its cold copies under a rule that asks for them.
+//
+// What becomes of cold copies never changes a pin that needs none to be pinned. Under another rule a DAG that is held
+// and has too few copies is pinning, also when it had them once; it has failed only when it never had them and they
+// were given up.
+func StatusOf(hot Hot, cold deals.Standing, rule PinnedWhen) spec.Status {
 	switch hot {
 	case HotQueued, HotReleasing: // releasing: a pin that arrives meanwhile moves the root back to queued
 		return spec.Queued
 	case HotFetching:
 		return spec.Pinning
 	case HotHeld:
-		return spec.Pinned
+		return rule.held(cold)
 	case HotGaveUp:
 		return spec.Failed
 	}
@@ -26,10 +32,10 @@ func StatusOf(hot Hot) spec.Status {
 }
 
 // Status is the pin's status in the API.
-func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot) }
+func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot, p.Cold, p.Rule) }
 
 // Info is what the API tells about the pin beyond its status: `status_details`, `hot_status`, `dag_size` and
-// `dag_blocks` once known, and `origins_dropped`. Never nil.
+// `dag_blocks` once known, `origins_dropped`, and what is known of its cold copies. Never nil.
 func (p Pin) Info() map[string]string {
 	d := p.DAG
 	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details()}
@@ -40,7 +46,64 @@ func (p Pin) Info() map[string]string {
 	if p.Dropped > 0 {
 		info["origins_dropped"] = strconv.Itoa(p.Dropped)
 	}
+	addCold(info, p.Cold)
 	return info
+}
+
+// maxDeals is the most deals in `info`. The whole list has a route of its own.
+const maxDeals = 10
+
+// addCold tells how the cold copies stand.
+func addCold(info map[string]string, cold deals.Standing) {
+	if cold.Cold == "" || cold.Cold == deals.ColdDisabled {
+		info["cold_status"] = string(deals.ColdDisabled)
+		return
+	}
+	info["cold_status"] = string(cold.Cold)
+	info["status_details"] += "; cold: " + coldDetails(cold)
+	if cold.Wanted == 0 {
+		return // not decided yet
+	}
+	info["replication_factor"] = strconv.Itoa(cold.Wanted)
+	info["replicas_active"] = strconv.Itoa(cold.Active)
+	info["replicas_in_progress"] = strconv.Itoa(cold.Working)
+	if cold.Piece != nil {
+		info["piece_cid"] = cold.Piece.CIDv1.String()
+		info["piece_size"] = strconv.FormatUint(uint64(cold.Piece.Size), 10)
+		info["raw_size"] = strconv.FormatInt(cold.Piece.RawSize, 10)
+	}
+	if n := min(len(cold.Deals), maxDeals); n > 0 {
+		if text, err := json.Marshal(cold.Deals[:n]); err == nil { // words and numbers always marshal
+			info["deals"] = string(text)
+		}
+	}
+	if !cold.NextAt.IsZero() && cold.NextAt.UnixMilli() > 0 {
+		info["cold_next_check"] = cold.NextAt.UTC().Format(time.RFC3339)
+	}
+}
+
+// coldDetails says in words how the cold copies stand: `1/2 active, 1 sealing; REASON`.
+func coldDetails(cold deals.Standing) string {
+	var b strings.Builder
+	if cold.Wanted == 0 {
+		b.WriteString("not decided yet")
+	} else {
+		fmt.Fprintf(&b, "%d/%d active", cold.Active, cold.Wanted)
+		n := map[deals.State]int{}
+		for _, d := range cold.Deals {
+			n[d.State]++
+		}
+		for _, state := range deals.States() {
+			if n[state] > 0 && !state.Final() && state != deals.Active {
+				fmt.Fprintf(&b, ", %d %s", n[state], state)
+			}
+		}
+	}
+	if cold.Reason != "" && cold.Cold != deals.ColdStored {
+		b.WriteString("; ")
+		b.WriteString(cold.Reason)
+	}
+	return b.String()
 }
 
 // details says in words how the DAG stands.

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -36,18 +38,27 @@ type store struct {
 	now func() time.Time
 	me  string // this process in roots.claimed_by
 
+	archive Archive     // nil: nothing is stored cold
+	rule    PinnedWhen  // asks for nothing where there is no archive
+	owing   atomic.Bool // there was an archive once, which has to be told later what happens now
+
 	counter counter
 }
 
-func newStore(db DB, now func() time.Time) *store {
-	return &store{db: db, now: now, me: uuid.NewString(), counter: counter{looking: map[int64]*addition{}}}
+func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {
+	s := &store{db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}}}
+	s.owing.Store(true) // until begin has looked
+	if archive != nil {
+		s.rule = rule
+	}
+	return s
 }
 
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
 	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
-	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, ` + dagColumns
+	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, ` + dagColumns
 )
 
 type row interface{ Scan(dest ...any) error }
@@ -79,7 +90,8 @@ func scanPin(from row, account Account) (p Pin, err error) {
 	p.Account = account
 	var createdMS, nextMS int64
 	var origins, meta sql.NullString
-	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta}, p.DAG.targets(&nextMS)...)
+	var terms sql.NullInt64
+	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms}, p.DAG.targets(&nextMS)...)
 	if err := from.Scan(dest...); err != nil {
 		return Pin{}, err
 	}
@@ -87,7 +99,7 @@ func scanPin(from row, account Account) (p Pin, err error) {
 	if err != nil {
 		return Pin{}, fmt.Errorf("decoding the cid of pin %s: %w", p.ID, err)
 	}
-	p.Root, p.Created, p.DAG.NextAt = spec.Canonical(root), fromMS(createdMS), fromMS(nextMS)
+	p.Root, p.Created, p.DAG.NextAt, p.Terms = spec.Canonical(root), fromMS(createdMS), fromMS(nextMS), termsOf(terms)
 	if err := errors.Join(fromJSON(origins, &p.Origins), fromJSON(meta, &p.Meta)); err != nil {
 		return Pin{}, fmt.Errorf("reading pin %s: %w", p.ID, err)
 	}
@@ -125,8 +137,9 @@ func lockRoot(tx *gorm.DB, where string, args ...any) (root Root, claimedBy stri
 	return root, claimedBy, err
 }
 
-// saveRoot writes a root that lockRoot has read, with the status of its pins.
-func saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
+// saveRoot writes a root that lockRoot has read, with the status of its pins, and tells the archive when it became held
+// or no longer is.
+func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
 	err := tx.Exec(`UPDATE roots SET hot = ?, account = ?, attempts = ?, wanted_ms = ?, next_ms = ?, claimed_by = ?,
 		blocks = ?, bytes = ?, reason = ? WHERE id = ?`,
 		after.Hot, after.Account, after.Attempts, after.WantedAt.UnixMilli(), after.NextAt.UnixMilli(), claimedBy,
@@ -134,14 +147,26 @@ func saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
 	if err != nil {
 		return err
 	}
-	if was, is := StatusOf(before.Hot), StatusOf(after.Hot); was != is {
-		err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ?`, is, after.id, is).Error
-		if err != nil {
+	if (before.Hot == HotHeld) != (after.Hot == HotHeld) {
+		if err := s.heldChanged(tx, after); err != nil {
 			return err
 		}
 	}
+	was, is := hotStatus(before.Hot), hotStatus(after.Hot)
+	if was == is {
+		return nil
+	}
+	if err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ?`, is, after.id, is).Error; err != nil {
+		return err
+	}
+	if after.Hot == HotHeld && !s.rule.hotOnly() {
+		return s.restateHeld(tx, after)
+	}
 	return nil
 }
+
+// hotStatus is the status of pins that want nothing cold.
+func hotStatus(hot Hot) spec.Status { return StatusOf(hot, deals.Standing{}, PinnedWhen{}) }
 
 // query runs a query and gives each row to scan.
 func query(tx *gorm.DB, scan func(row) error, sql string, args ...any) (err error) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/text/cases"
 	"gorm.io/gorm"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -22,10 +23,12 @@ import (
 type addition struct {
 	account Account
 	request spec.Request
+	terms   deals.TermsID
 	claim   bool // also claim the root for this process if it waits and nobody has it
 
 	pin     Pin
 	root    Root
+	cold    deals.Standing
 	claimed bool // the root waits and is now this process's
 
 	err  error
@@ -35,8 +38,8 @@ type addition struct {
 	looked chan struct{} // closed when that look is over
 }
 
-func newAddition(account Account, r spec.Request, claim bool) *addition {
-	return &addition{account: account, request: r, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
+func newAddition(account Account, r spec.Request, terms deals.TermsID, claim bool) *addition {
+	return &addition{account: account, request: r, terms: terms, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
 }
 
 // A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
@@ -85,8 +88,8 @@ func (c *counter) endLook(a *addition) {
 const maxAdditions = 256
 
 // add inserts a pin, durably.
-func (s *store) add(ctx context.Context, account Account, r spec.Request, claim bool) (*addition, error) {
-	a := newAddition(account, r, claim)
+func (s *store) add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID, claim bool) (*addition, error) {
+	a := newAddition(account, r, terms, claim)
 	s.counter.mu.Lock()
 	s.counter.waiting = append(s.counter.waiting, a)
 	if !s.counter.serving {
@@ -164,7 +167,10 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 	if err := stampCreated(tx, batch, now); err != nil {
 		return err
 	}
-	if err := s.want(tx, batch, now); err != nil {
+	if err := s.wantRoots(tx, batch, now); err != nil {
+		return err
+	}
+	if err := s.wantCold(tx, batch); err != nil {
 		return err
 	}
 	var pins, metas rowsOf
@@ -179,13 +185,19 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			return err
 		}
 		ms := a.pin.Created.UnixMilli()
-		a.pin = Pin{ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG}
-		pins = append(pins, []any{a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta})
+		a.pin = Pin{
+			ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG,
+			Terms: a.terms, Cold: a.cold, Rule: s.rule,
+		}
+		pins = append(pins, []any{
+			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,
+			termsColumn(a.terms),
+		})
 		for k, v := range r.Meta {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}
 	}
-	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta) VALUES `, "")
+	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms) VALUES `, "")
 	if err != nil {
 		return err
 	}
@@ -221,8 +233,8 @@ func stampCreated(tx *gorm.DB, batch []*addition, now time.Time) error {
 	return nil
 }
 
-// want finds or inserts the roots of additions, in one order, so that two servers do not wait for each other's locks.
-func (s *store) want(tx *gorm.DB, batch []*addition, now time.Time) error {
+// wantRoots finds or inserts the roots of additions, in one order, so that two servers do not wait for each other's locks.
+func (s *store) wantRoots(tx *gorm.DB, batch []*addition, now time.Time) error {
 	batch = slices.SortedStableFunc(slices.Values(batch), func(a, b *addition) int {
 		return strings.Compare(a.request.Root.KeyString(), b.request.Root.KeyString())
 	})
@@ -292,7 +304,7 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 	if holder == "" && a.claim && a.root.Hot == HotQueued {
 		holder, a.claimed = s.me, true
 	}
-	return saveRoot(tx, before, a.root, holder)
+	return s.saveRoot(tx, before, a.root, holder)
 }
 
 // rowsOf are the rows of one insert.

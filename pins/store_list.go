@@ -16,19 +16,27 @@ import (
 func (s *store) list(ctx context.Context, account Account, q spec.Query) (page Page, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		page = Page{}
-		if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
-			return listByStatus(tx, account, q, &page)
-		}
-		f, possible, err := filterOf(tx, account, q)
-		if err != nil || !possible {
+		if err := s.rows(tx, account, q, &page); err != nil {
 			return err
 		}
-		if q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial) {
-			return listByScan(tx, f, q, &page)
-		}
-		return listByFilter(tx, f, q, &page)
+		return s.addStandings(tx, page.Pins)
 	})
 	return page, err
+}
+
+// rows reads the page of a query.
+func (s *store) rows(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
+	if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
+		return listByStatus(tx, account, q, page)
+	}
+	f, possible, err := filterOf(tx, account, q)
+	if err != nil || !possible {
+		return err
+	}
+	if q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial) {
+		return listByScan(tx, f, q, page)
+	}
+	return listByFilter(tx, f, q, page)
 }
 
 // listByStatus serves lists without other filters, the ones that clients page through: it takes the rows of each

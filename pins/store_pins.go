@@ -8,20 +8,25 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
 // replace removes a pin and inserts another in one transaction. The old DAG is kept until the new one is held, at
 // most for retain, so that blocks both share are never let go in between.
-func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
+func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, terms deals.TermsID, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
 		orphans = nil
-		old, err := removePin(tx, account, id)
+		old, wished, err := removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
-		a = newAddition(account, r, claim)
+		a = newAddition(account, r, terms, claim)
 		if err := s.insert(tx, []*addition{a}); err != nil {
+			return err
+		}
+		// After the new pin is there, which may want the same. A DAG that is kept for its successor is not kept cold.
+		if err := s.unwant(tx, old, wished); err != nil {
 			return err
 		}
 		if a.root.Hot == HotHeld {
@@ -55,8 +60,11 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 // remove deletes a pin and returns the roots that nothing wants any more.
 func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		root, err := removePin(tx, account, id)
+		root, wished, err := removePin(tx, account, id)
 		if err != nil {
+			return err
+		}
+		if err := s.unwant(tx, root, wished); err != nil {
 			return err
 		}
 		if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
@@ -82,34 +90,42 @@ func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err err
 		if err == nil && !found {
 			return ErrNotFound
 		}
+		if err != nil {
+			return err
+		}
+		one := []Pin{p}
+		err = s.addStandings(tx, one)
+		p = one[0]
 		return err
 	})
 	return p, err
 }
 
-// removePin deletes the row of a pin and returns its root.
-func removePin(tx *gorm.DB, account Account, id ID) (root int64, err error) {
+// removePin deletes the row of a pin and returns its root and its terms.
+func removePin(tx *gorm.DB, account Account, id ID) (root int64, terms deals.TermsID, err error) {
 	var createdMS int64
 	var meta sql.NullString
-	err = tx.Raw(`DELETE FROM pins WHERE id = ? AND account = ? RETURNING root_id, created_ms, meta`, id, account).
-		Row().Scan(&root, &createdMS, &meta)
+	var wished sql.NullInt64
+	err = tx.Raw(`DELETE FROM pins WHERE id = ? AND account = ? RETURNING root_id, created_ms, meta, terms`, id, account).
+		Row().Scan(&root, &createdMS, &meta, &wished)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, ErrNotFound
+		return 0, Undecided, ErrNotFound
 	}
+	terms = termsOf(wished)
 	if err != nil || !meta.Valid {
-		return root, err
+		return root, terms, err
 	}
 	var kv map[string]string
 	if err := fromJSON(meta, &kv); err != nil {
-		return 0, err
+		return 0, terms, err
 	}
 	for k, v := range kv {
 		err := tx.Exec(`DELETE FROM pin_meta WHERE account = ? AND kv = ? AND created_ms = ?`, account, metaKey(k, v), createdMS).Error
 		if err != nil {
-			return 0, err
+			return 0, terms, err
 		}
 	}
-	return root, nil
+	return root, terms, nil
 }
 
 // letGo moves a root that nothing references any more to releasing.
@@ -127,7 +143,7 @@ func (s *store) letGo(tx *gorm.DB, id int64) (gone bool, err error) {
 	if err != nil || wanted || before.Hot == HotReleasing {
 		return false, err
 	}
-	return true, saveRoot(tx, before, Unwanted(before, s.now()), holder)
+	return true, s.saveRoot(tx, before, Unwanted(before, s.now()), holder)
 }
 
 // dropRetained forgets what was kept back under a condition and lets those roots go.

@@ -133,14 +133,14 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 		return Root{}, nil, true, err
 	}
 	if before.Hot != HotQueued && before.Hot != HotFetching {
-		return Root{}, nil, true, saveRoot(tx, before, before, "")
+		return Root{}, nil, true, s.saveRoot(tx, before, before, "")
 	}
 	after = transition(before)
 	claim := ""
 	if keep {
 		claim = s.me
 	}
-	if err := saveRoot(tx, before, after, claim); err != nil {
+	if err := s.saveRoot(tx, before, after, claim); err != nil {
 		return Root{}, nil, false, err
 	}
 	if after.Hot == HotHeld {
@@ -159,7 +159,7 @@ func (s *store) lost(ctx context.Context, id int64) error {
 		if before.Hot != HotHeld {
 			return errStale
 		}
-		return saveRoot(tx, before, Lost(before, s.now()), holder)
+		return s.saveRoot(tx, before, Lost(before, s.now()), holder)
 	})
 	if errors.Is(err, errStale) {
 		return nil

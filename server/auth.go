@@ -17,6 +17,7 @@ import (
 
 const (
 	accountKey = "account"
+	choiceKey  = "choice" // the policies of the caller and the path
 	maxToken   = 512
 )
 
@@ -33,7 +34,7 @@ func (s *Server) authenticated(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		account, err := s.tokens.Authenticate(c.Request().Context(), token)
+		caller, err := s.tokens.Authenticate(c.Request().Context(), token)
 		switch {
 		case errors.Is(err, auth.ErrUnauthorized):
 			return &denied{"the token is unknown or was revoked"}
@@ -42,7 +43,10 @@ func (s *Server) authenticated(next echo.HandlerFunc) echo.HandlerFunc {
 		case err != nil: // no verdict, so neither a yes nor a no
 			return fmt.Errorf("%w: authenticating: %w", errUnavailable, err)
 		}
-		c.Set(accountKey, account)
+		c.Set(accountKey, caller.Account)
+		if caller.AccountPolicy != "" || caller.TokenPolicy != "" {
+			c.Set(choiceKey, pins.Choice{Account: caller.AccountPolicy, Token: caller.TokenPolicy})
+		}
 		return next(c)
 	}
 }

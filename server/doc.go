@@ -11,9 +11,13 @@
 //	recover             a panic becomes an ordinary error
 //	route               unknown path 404, other method 405
 //	authenticate        API routes only, before anything of the request is looked at
+//	named policy        routes below policy/NAME only: it must exist
 //	canonical query     GET /pins only: what clients really send becomes what the generated binding takes
 //	generated wrapper   binds parameters
-//	handler             validates with spec, asks pins, renders with spec
+//	handler             validates with spec, asks pins (and, for deals and receipts, Cold), renders with spec or v1
+//
+// The Pinning Service API lives below Config.BasePath, our own API below /api/v1. Each is generated from its document:
+// openapi.yaml here, api-v1.yaml in package v1.
 //
 // Functions return errors; errors.go alone turns them into answers, by one table.
 //
@@ -26,6 +30,9 @@
 //
 // # Decisions
 //
+//   - A policy is chosen by the path of the endpoint because stock clients can send no meta. What is not about adding
+//     pins is the same on both paths, so that a client sees its pins whichever it uses.
+//   - A receipt is passed on as bytes: the signature is over them.
 //   - HEAD is not in the contract, so API routes answer it with 405. Health and documentation take it.
 //   - Unknown paths and methods are answered without a token: they say nothing that openapi.yaml does not.
 //   - /metrics and the details of /readyz are for the operator: they are shown to loopback peers whose request was not

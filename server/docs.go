@@ -17,6 +17,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/swaggest/swgui/v5/static"
 
+	"github.com/frostpin/frostpin/server/v1"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -40,14 +41,19 @@ type docsFile struct {
 	gzip bool // data is compressed
 }
 
-// docs builds the documentation page of the embedded contract.
+// docs builds the documentation page of the embedded contracts.
 func (s *Server) docs() (*page, error) {
 	contract, err := s.contract()
 	if err != nil {
 		return nil, err
 	}
+	own, err := s.ownContract()
+	if err != nil {
+		return nil, err
+	}
 	p := &page{files: map[string]docsFile{
 		"openapi.json": {kind: "application/json", data: contract},
+		"api-v1.json":  {kind: "application/json", data: own},
 	}}
 	for _, f := range []struct {
 		from fs.FS
@@ -78,7 +84,20 @@ func (s *Server) contract() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc.Servers = openapi3.Servers{{URL: ".." + s.base, Description: "This server."}}
+	return encodeContract(doc, s.base)
+}
+
+// ownContract is the same for our own API.
+func (s *Server) ownContract() ([]byte, error) {
+	doc, err := v1.GetSpec()
+	if err != nil {
+		return nil, fmt.Errorf("parsing the embedded contract of our own api: %w", err)
+	}
+	return encodeContract(doc, apiV1)
+}
+
+func encodeContract(doc *openapi3.T, base string) ([]byte, error) {
+	doc.Servers = openapi3.Servers{{URL: ".." + base, Description: "This server."}}
 	data, err := json.Marshal(doc)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the contract: %w", err)

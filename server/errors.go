@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -40,8 +41,20 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, bad.Error()}
 	case errors.As(err, &access):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
+	case errors.Is(err, deals.ErrUnauthorized):
+		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
+	case errors.Is(err, errBusy):
+		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, "too many transfers at once; try again in a few seconds"}
+	case errors.Is(err, errRange):
+		return verdict{http.StatusRequestedRangeNotSatisfiable, spec.ReasonBadRequest, "no such range: one range within the piece is served"}
 	case errors.Is(err, pins.ErrNotFound):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such pin request"}
+	case errors.Is(err, errNoDealYet):
+		return verdict{http.StatusNotFound, spec.ReasonNoDealYet, "no deal was proposed for this pin yet; there is nothing to certify"}
+	case errors.Is(err, errNoCold):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server makes no cold copies, so it signs no receipts"}
+	case errors.Is(err, errNoPolicy):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no policy of this name; the operator makes them"}
 	case errors.Is(err, errTooLarge):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
@@ -94,7 +107,7 @@ func (s *Server) fail(err error, c echo.Context) {
 		return
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", "5")
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/spec"
@@ -29,23 +30,26 @@ const (
 
 // tokens is an Authenticator with two accounts.
 type tokens struct {
-	err   error
-	asked []string
+	err    error
+	asked  []string
+	caller auth.Caller // whose policies alice has
 }
 
-func (a *tokens) Authenticate(_ context.Context, token string) (int64, error) {
+func (a *tokens) Authenticate(_ context.Context, token string) (auth.Caller, error) {
 	if a.asked != nil {
 		a.asked = append(a.asked, token)
 	}
 	switch {
 	case a.err != nil:
-		return 0, a.err
+		return auth.Caller{}, a.err
 	case token == alice:
-		return 1, nil
+		caller := a.caller
+		caller.Account = 1
+		return caller, nil
 	case token == bob:
-		return 2, nil
+		return auth.Caller{Account: 2}, nil
 	}
-	return 0, auth.ErrUnauthorized
+	return auth.Caller{}, auth.ErrUnauthorized
 }
 
 // memory is a Pins that keeps everything in a slice. It has the semantics of the real service, except that only
@@ -56,6 +60,8 @@ type memory struct {
 	made      int
 	delegates []string
 	err       error                 // answered by every method, when set
+	choices   []pins.Choice         // that Decide was asked with
+	cold      *cold                 // tells how what has terms stands, when set
 	before    func(context.Context) // called by every method, when set
 }
 
@@ -67,16 +73,43 @@ func (m *memory) enter(ctx context.Context) (func(), error) {
 	return m.mu.Unlock, m.err
 }
 
-func (m *memory) Add(ctx context.Context, account pins.Account, r spec.Request) (pins.Pin, error) {
+// policies are those that there are.
+var policies = []string{"archive", "hot-only"}
+
+func (m *memory) HasPolicy(ctx context.Context, name string) (bool, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	return slices.Contains(policies, name), err
+}
+
+// Decide gives copies to those who say how many, and to those who name a policy.
+func (m *memory) Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	m.choices = append(m.choices, c)
+	switch n := meta["frostpin.replicas"]; {
+	case err != nil:
+		return 0, err
+	case n == "2":
+		return 2, nil
+	case n != "":
+		return 0, &spec.InvalidError{Field: "meta", Problem: "frostpin.replicas cannot be had here: at most 2 copies"}
+	case c.Path == "archive":
+		return 1, nil
+	}
+	return pins.Uncopied, nil
+}
+
+func (m *memory) Add(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID) (pins.Pin, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Pin{}, err
 	}
-	return m.add(account, r), nil
+	return m.add(account, r, terms), nil
 }
 
-func (m *memory) add(account pins.Account, r spec.Request) pins.Pin {
+func (m *memory) add(account pins.Account, r spec.Request, terms deals.TermsID) pins.Pin {
 	m.made++
 	p := pins.Pin{
 		ID:      pins.ID(fmt.Sprintf("0193548f-0000-7000-8000-%012d", m.made)),
@@ -84,6 +117,10 @@ func (m *memory) add(account pins.Account, r spec.Request) pins.Pin {
 		Request: r,
 		Created: time.Date(2026, 1, 31, 12, 0, 0, m.made*10_000_000, time.UTC),
 		DAG:     pins.DAG{Hot: pins.HotQueued},
+		Terms:   terms,
+	}
+	if w, ok := p.Wish(); ok && m.cold != nil {
+		p.Cold = m.cold.standings[w.Terms]
 	}
 	if r.CID == inlined {
 		p.DAG.Hot = pins.HotHeld
@@ -113,7 +150,7 @@ func (m *memory) Get(ctx context.Context, account pins.Account, id pins.ID) (pin
 	return m.rows[i], nil
 }
 
-func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error) {
+func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, terms deals.TermsID) (pins.Pin, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
@@ -124,7 +161,7 @@ func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, 
 		return pins.Pin{}, err
 	}
 	m.rows = slices.Delete(m.rows, i, i+1)
-	return m.add(account, r), nil
+	return m.add(account, r, terms), nil
 }
 
 func (m *memory) Delete(ctx context.Context, account pins.Account, id pins.ID) error {

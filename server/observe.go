@@ -78,9 +78,10 @@ func recovered(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// besideAPI names the routes that are for people and monitors on the same origin.
+// besideAPI names the routes that no web page of another origin has to do with: those for people, monitors and storage
+// providers.
 func besideAPI(route string) bool {
-	return route == "/metrics" || route == "/readyz" || strings.HasPrefix(route, "/docs")
+	return route == "/metrics" || route == "/readyz" || route == piecePath || strings.HasPrefix(route, "/docs")
 }
 
 // routeName is the route as the contract writes it. Paths that strangers make up must not become label values.
@@ -92,6 +93,14 @@ func (s *Server) routeName(c echo.Context) string {
 		return "/pins"
 	case s.base + "/pins/:requestid":
 		return "/pins/{requestid}"
+	case s.base + policyPath + "/pins":
+		return "/policy/{name}/pins"
+	case s.base + policyPath + "/pins/:requestid":
+		return "/policy/{name}/pins/{requestid}"
+	case apiV1 + "/pins/:requestid/deals":
+		return apiV1 + "/pins/{requestid}/deals"
+	case apiV1 + "/pins/:requestid/receipt":
+		return apiV1 + "/pins/{requestid}/receipt"
 	case "/docs/:file":
 		return "/docs"
 	default:

@@ -201,7 +201,7 @@ func TestIndexSaysWhereToGo(t *testing.T) {
 }
 
 // loads finds what an HTML page names.
-var loads = regexp.MustCompile(`(?:src|href|data-contract)="([^"]*)"`)
+var loads = regexp.MustCompile(`(?:src|href|data-pinning|data-own)="([^"]*)"`)
 
 func TestDocsPageLoadsNothingFromOutside(t *testing.T) {
 	f := newFixture(t)
@@ -222,7 +222,7 @@ func TestDocsPageLoadsNothingFromOutside(t *testing.T) {
 			t.Fatal(err)
 		}
 		names := loads.FindAllStringSubmatch(w.Body.String(), -1)
-		if len(names) < 5 {
+		if len(names) < 6 {
 			t.Errorf("the page names %v", names)
 		}
 		for _, name := range names {

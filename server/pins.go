@@ -12,6 +12,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -61,7 +62,7 @@ func (s api) GetPins(c echo.Context, params spec.GetPinsParams) error {
 
 // AddPin records a request.
 func (s api) AddPin(c echo.Context) error {
-	r, err := s.request(c)
+	r, terms, err := s.request(c)
 	if err != nil {
 		return err
 	}
@@ -70,7 +71,7 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.pins.Add(c.Request().Context(), account(c), r)
+	p, err := s.pins.Add(c.Request().Context(), account(c), r, terms)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	r, err := s.request(c)
+	r, terms, err := s.request(c)
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.pins.Replace(c.Request().Context(), account(c), id, r)
+	p, err := s.pins.Replace(c.Request().Context(), account(c), id, r, terms)
 	if err != nil {
 		return err
 	}
@@ -135,8 +136,17 @@ func parseID(s string) (pins.ID, error) {
 	return pins.ID(s), nil
 }
 
-// request reads and validates a body, whatever its Content-Type.
-func (s api) request(c echo.Context) (spec.Request, error) {
+// request reads and validates a body, whatever its Content-Type, and finds out which cold copies it wants.
+func (s api) request(c echo.Context) (spec.Request, deals.TermsID, error) {
+	r, err := readRequest(c)
+	if err != nil {
+		return spec.Request{}, 0, err
+	}
+	terms, err := s.pins.Decide(c.Request().Context(), choiceOf(c), r.Meta)
+	return r, terms, err
+}
+
+func readRequest(c echo.Context) (spec.Request, error) {
 	r := c.Request()
 	if r.ContentLength > maxBody {
 		return spec.Request{}, errTooLarge

@@ -35,6 +35,41 @@ func TestRouteTableIsTheContract(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("base path %s (-contract +routes):\n%s", base, diff)
 		}
+		// The same once more for every policy.
+		got = nil
+		for _, r := range f.Routes() {
+			path, ok := strings.CutPrefix(r.Path, strings.TrimSuffix(base, "/")+"/policy/:policy/pins")
+			if ok {
+				got = append(got, r.Method+" /pins"+strings.ReplaceAll(path, ":requestid", "{requestid}"))
+			}
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("base path %s with a policy (-contract +routes):\n%s", base, diff)
+		}
+	}
+}
+
+func TestOwnRouteTableIsItsContract(t *testing.T) {
+	for _, base := range []string{"/psa", "/"} {
+		f := newFixture(t, func(c *server.Config) { c.BasePath = base })
+		var want, got []string
+		for path, item := range loadOwnContract(t).doc.Paths.Map() {
+			for method := range item.Operations() {
+				want = append(want, method+" "+path)
+			}
+			want = append(want, "OPTIONS "+path)
+		}
+		for _, r := range f.Routes() {
+			if path, ok := strings.CutPrefix(r.Path, "/api/v1"); ok {
+				got = append(got, r.Method+" "+strings.ReplaceAll(path, ":requestid", "{requestid}"))
+			}
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("base path %s (-contract +routes):\n%s", base, diff)
+		}
 	}
 }
 
@@ -44,7 +79,15 @@ func TestEveryOperationNeedsATokenBeforeAnythingElse(t *testing.T) {
 	for path, item := range loadContract(t).doc.Paths.Map() {
 		for method := range item.Operations() {
 			target := "/psa" + strings.ReplaceAll(path, "{requestid}", "%00") + "?limit=0&cid="
-			wantFailure(t, f.do("", method, target, "{"), http.StatusUnauthorized, "UNAUTHORIZED", "access denied")
+			for _, target := range []string{target, strings.Replace(target, "/psa", "/psa/policy/nothing", 1)} {
+				wantFailure(t, f.do("", method, target, "{"), http.StatusUnauthorized, "UNAUTHORIZED", "access denied")
+			}
+		}
+	}
+	for path, item := range loadOwnContract(t).doc.Paths.Map() {
+		for method := range item.Operations() {
+			target := "/api/v1" + strings.ReplaceAll(path, "{requestid}", "%00") + "?limit=0"
+			wantFailure(t, f.do("", method, target, ""), http.StatusUnauthorized, "UNAUTHORIZED", "access denied")
 		}
 	}
 }

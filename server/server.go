@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -22,30 +25,37 @@ import (
 // Pins is the service behind the API. Errors: pins.ErrNotFound, pins.ErrUnavailable
 // and those of Config.Unavailable (try again later); others are our fault.
 type Pins interface {
-	Add(ctx context.Context, account pins.Account, r spec.Request) (pins.Pin, error)
+	// Decide finds the terms of a request's cold copies; *spec.InvalidError when they cannot be had.
+	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error)
+	// HasPolicy tells whether there is a policy of this name.
+	HasPolicy(ctx context.Context, name string) (bool, error)
+	Add(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID) (pins.Pin, error)
 	Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error)
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
-	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request) (pins.Pin, error)
+	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, terms deals.TermsID) (pins.Pin, error)
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
 	// Delegates returns 1 to 20 addresses of our node.
 	Delegates(ctx context.Context) ([]string, error)
 }
 
-// An Authenticator knows which account a token belongs to. It returns auth.ErrUnauthorized when to none; any other
-// error means that it could not tell.
+// An Authenticator knows whom a token belongs to. It returns auth.ErrUnauthorized when to nobody; any other error means
+// that it could not tell.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token string) (account int64, err error)
+	Authenticate(ctx context.Context, token string) (auth.Caller, error)
 }
 
 // Config is what can be set.
 type Config struct {
 	BasePath      string               // where the API lives; "/psa" when empty, "/" for the root
 	Version       string               // of the program, shown at /
+	Cold          Cold                 // tells about cold copies; nil when there are none
 	Checks        []Check              // what /readyz asks
 	Metrics       *prometheus.Registry // served at /metrics, our own metrics are added to it; a new one when nil
 	Unavailable   []error              // what the database says when it cannot answer now: 503 instead of 500
 	PublicMetrics bool                 // show /metrics and details of /readyz to everyone
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
+	Pieces        Pieces               // served to storage providers at /piece; nil for none
+	PieceLimits   PieceLimits          // of what they may take
 }
 
 // Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
@@ -110,19 +120,9 @@ func (s *Server) route() error {
 	e.Pre(normalise)
 	e.Use(s.observe, recovered)
 
-	all := []echo.MiddlewareFunc{s.authenticated}
-	RegisterHandlersWithOptions(e, api{s}, RegisterHandlersOptions{
-		BaseURL: s.base,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
-			"getPins":               {s.authenticated, canonicalQuery},
-			"addPin":                all,
-			"getPinByRequestId":     all,
-			"replacePinByRequestId": all,
-			"deletePinByRequestId":  all,
-		},
-	})
-	e.OPTIONS(s.base+"/pins", preflight)
-	e.OPTIONS(s.base+"/pins/:requestid", preflight)
+	s.routePins(s.base, s.authenticated)
+	s.routePins(s.base+policyPath, s.authenticated, s.named)
+	s.routeOwn()
 
 	pages, err := s.docs()
 	if err != nil {
@@ -137,7 +137,32 @@ func (s *Server) route() error {
 		e.Add(method, "/docs", pages.index)
 		e.Add(method, "/docs/:file", pages.file)
 	}
+	if s.cfg.Pieces == nil {
+		return nil
+	}
+	served, err := newPieces(s.cfg.Pieces, s.cfg.PieceLimits, s.cfg.Metrics)
+	if err != nil {
+		return err
+	}
+	e.GET(piecePath, served.serve)
+	e.HEAD(piecePath, served.serve)
 	return nil
+}
+
+// routePins adds the routes of the Pinning Service API below a base.
+func (s *Server) routePins(base string, all ...echo.MiddlewareFunc) {
+	RegisterHandlersWithOptions(s.echo, api{s}, RegisterHandlersOptions{
+		BaseURL: base,
+		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
+			"getPins":               append(slices.Clone(all), canonicalQuery),
+			"addPin":                all,
+			"getPinByRequestId":     all,
+			"replacePinByRequestId": all,
+			"deletePinByRequestId":  all,
+		},
+	})
+	s.echo.OPTIONS(base+"/pins", preflight)
+	s.echo.OPTIONS(base+"/pins/:requestid", preflight)
 }
 
 // index tells a person who opens the server in a browser where to go.
@@ -204,7 +229,7 @@ func basePrefix(path string) (string, error) {
 	}
 	first, _, _ := strings.Cut(base[1:], "/")
 	switch first {
-	case "healthz", "readyz", "metrics", "docs", "api":
+	case "healthz", "readyz", "metrics", "docs", "api", "piece":
 		return "", fmt.Errorf("base path %q would hide /%s", path, first)
 	}
 	return base, nil

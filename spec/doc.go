@@ -47,10 +47,18 @@
 //   - origins: more than 20 are accepted and the first 20 usable ones kept. An address that does not parse or does
 //     not end in /p2p/ and a peer id cannot be dialled and is dropped; private addresses are kept.
 //   - Empty meta and origins are accepted and left out of answers, like absent ones.
+//   - meta keys that begin with "frostpin." tell the service which cold copies the pin wants: frostpin.replicas, .regions,
+//     .providers, .duration_days and .cold. They are echoed and can be filtered by like any other. A key of that kind
+//     that is not known, a value that makes no sense, and copies that cannot be had here are refused, naming the key:
+//     a copy that nobody makes must not look ordered.
 //
 // Answers:
 //   - created is UTC with exactly three digits of fraction and unique within an account.
 //   - Errors that the contract lumps together as 4XX and 5XX carry reasons of their own: METHOD_NOT_ALLOWED,
 //     PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, RATE_LIMITED, SERVICE_UNAVAILABLE.
+//   - pinned means that the DAG is held hot; cold copies are reported in info and change no status, unless the operator
+//     has said that it takes some.
+//   - The whole API is served once more below policy/NAME, where the named policy is the default of what is added. A name
+//     that nobody has given is 404 for every operation; reads show all requests of the account.
 //   - A request of another account does not exist: 404, never 403.
 package spec

@@ -68,7 +68,7 @@ func appendStrings(b []byte, list []string) []byte {
 
 // appendMap writes keys in order, so that equal answers are equal bytes.
 func appendMap[M ~map[string]string](b []byte, m M) []byte {
-	var room [8]string // enough for info and most meta, on the stack
+	var room [16]string // enough for info and most meta, on the stack
 	keys := room[:0]
 	for k := range m {
 		keys = append(keys, k)

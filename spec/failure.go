@@ -8,6 +8,7 @@ const (
 	ReasonUnauthorized       = "UNAUTHORIZED"
 	ReasonQuotaExceeded      = "QUOTA_EXCEEDED" // a limit other than money
 	ReasonNotFound           = "NOT_FOUND"
+	ReasonNoDealYet          = "NO_DEAL_YET" // nothing to make a receipt of
 	ReasonMethodNotAllowed   = "METHOD_NOT_ALLOWED"
 	ReasonInsufficientFunds  = "INSUFFICIENT_FUNDS"
 	ReasonPayloadTooLarge    = "PAYLOAD_TOO_LARGE"

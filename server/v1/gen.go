@@ -1,0 +1,3 @@
+package v1
+
+//go:generate go tool oapi-codegen -config v1.cfg.yaml ../api-v1.yaml
