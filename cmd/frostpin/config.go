@@ -18,6 +18,7 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins/hot"
 	"github.com/frostpin/frostpin/server"
 )
@@ -68,6 +69,33 @@ type Config struct {
 	RetainReplaced time.Duration `setting:"retain-replaced" help:"How long the DAG of a replaced pin waits for its successor."`
 	GCInterval     time.Duration `setting:"gc-interval" help:"Least time between two removals of blocks that nobody pins; 0 means never."`
 
+	Devnet           bool        `setting:"devnet" help:"Run a Filecoin network of our own inside this process, with storage providers, to try everything without Filecoin. Nothing real is stored."`
+	LotusURL         string      `setting:"lotus-url" help:"API of a Lotus node, such as ws://127.0.0.1:1234/rpc/v1. Without one nothing is stored on Filecoin."`
+	LotusToken       auth.Secret `setting:"lotus-token" help:"Token of the Lotus node with the permissions read, write and sign."`
+	FilecoinNetwork  string      `setting:"filecoin-network" help:"Network that the Lotus node must belong to."`
+	Wallet           string      `setting:"wallet" help:"Address (f1 or f3) in the Lotus node's wallet that proposes and pays."`
+	PieceURL         string      `setting:"piece-url" derived:"http://<listen>/piece" help:"Address under which storage providers reach /piece on this server: public and https, except on a devnet."`
+	PieceTransfers   int         `setting:"piece-transfers" help:"Transfers to storage providers at once."`
+	PieceRate        Size        `setting:"piece-rate" help:"Bytes a second for all transfers to storage providers; 0B means no bound."`
+	LayoutSpace      Size        `setting:"layout-space" help:"Disk space for the tables of contents of pieces, which can always be made anew."`
+	MaxPiece         Size        `setting:"max-piece" help:"Largest piece. DAGs that do not fit are not stored on Filecoin."`
+	Replicas         int         `setting:"replicas" derived:"2; 3 on a devnet" help:"Copies on Filecoin of a pin that does not say."`
+	MaxReplicas      int         `setting:"max-replicas" help:"Most copies that a pin may ask for."`
+	DealDays         int         `setting:"deal-days" help:"Days a deal lasts when a pin does not say, from 180 to 1278."`
+	DealStartDelay   Span        `setting:"deal-start-delay" help:"Time a storage provider has to fetch and seal, counted in epochs of the chain."`
+	DealRenewBefore  Span        `setting:"deal-renew-before" help:"How long before its end a deal is renewed, counted in epochs of the chain."`
+	PinnedWhen       string      `setting:"pinned-when" help:"hot: pinned means held here. accepted(k), active(k): and k deals accepted, or proven on chain."`
+	VerifiedDeals    bool        `setting:"verified-deals" help:"Propose verified deals, which use the wallet's datacap."`
+	MaxPrice         Amount      `setting:"max-price" help:"Highest price for a GiB and epoch, such as 50000000 (attoFIL) or 0.0001FIL. 0: free and verified deals only."`
+	MaxDealCost      Amount      `setting:"max-deal-cost" help:"Highest cost of one deal over its whole life. 0: free deals only."`
+	MaxDayCost       Amount      `setting:"max-day-cost" help:"Highest cost of all deals proposed on one day (UTC). 0: free deals only."`
+	MaxMonthCost     Amount      `setting:"max-month-cost" help:"Highest cost of all deals proposed in one month (UTC). 0: free deals only."`
+	EscrowFloor      Amount      `setting:"escrow-floor" help:"Escrow in the market that is kept free; what falls below it is topped up."`
+	EscrowTopUp      Amount      `setting:"escrow-top-up" help:"Least amount of a top-up. 0: escrow is never topped up by this service."`
+	MaxDayEscrow     Amount      `setting:"max-day-escrow" help:"Most that is moved from the wallet to the market on one day (UTC)."`
+	DealsAtOnce      int         `setting:"deals-at-once" help:"Deals that are being proposed or transferred at once."`
+	DealsPerProvider int         `setting:"deals-per-provider" help:"The same for one storage provider that has no bound of its own."`
+
 	LogLevel        slog.Level    `setting:"log-level" help:"debug, info, warn or error."`
 	LogFormat       string        `setting:"log-format" help:"text or json."`
 	ShutdownTimeout time.Duration `setting:"shutdown-timeout" help:"How long a stop may take before the process ends all the same."`
@@ -102,6 +130,18 @@ func defaults() Config {
 		RetainReplaced: 24 * time.Hour,
 		GCInterval:     time.Hour,
 
+		FilecoinNetwork:  "mainnet",
+		PieceTransfers:   32,
+		LayoutSpace:      1 << 30,
+		MaxPiece:         32 << 30,
+		MaxReplicas:      5,
+		DealDays:         540,
+		DealStartDelay:   3 * deals.EpochsPerDay,
+		DealRenewBefore:  30 * deals.EpochsPerDay,
+		PinnedWhen:       "hot",
+		DealsAtOnce:      32,
+		DealsPerProvider: 2,
+
 		LogLevel:        slog.LevelInfo,
 		LogFormat:       "text",
 		ShutdownTimeout: 10 * time.Second,
@@ -116,6 +156,7 @@ func (c *Config) derive(given func(name string) bool) {
 	if !given("allow-private-origins") {
 		c.AllowPrivateOrigins = c.Network == hot.Private
 	}
+	c.deriveCold(given)
 }
 
 // Endpoint is the address that clients are given. listening is where the server really listens: the setting may leave
@@ -184,6 +225,7 @@ func (c *Config) Validate() error {
 	wrong.check("hot-authorization", strings.ContainsAny(c.HotAuthorization.Reveal(), "\r\n"), "it is more than one line")
 
 	c.validateFetching(wrong)
+	c.validateCold(wrong)
 	wrong.oneOf("log-format", c.LogFormat, "text", "json")
 	wrong.check("shutdown-timeout", c.ShutdownTimeout <= 0, "it must be longer than 0")
 	return wrong.join()

@@ -91,6 +91,7 @@ func (p *program) examine(c *cobra.Command) *doctor {
 	d.checkEndpoint()
 	d.checkFiles()
 	d.checkRisks()
+	d.checkCold(ctx)
 	return d
 }
 

@@ -36,6 +36,7 @@ const patience = time.Minute
 //	await-server DIR          wait for a server on this data directory; sets ORIGIN and ENDPOINT
 //	keep NAME                 set the variable to what the last command printed
 //	request STATUS METHOD URL [TOKEN [BODY]]
+//	eventually REGEXP COMMAND [ARGUMENT...]   run the command until it prints that
 func TestScripts(t *testing.T) {
 	params := scripts()
 	params.Dir = filepath.Join("testdata", "script")
@@ -71,6 +72,7 @@ func scripts(environ ...string) testscript.Params {
 			"await-server": awaitServer,
 			"keep":         keep,
 			"request":      request,
+			"eventually":   eventually,
 		},
 	}
 }
@@ -187,6 +189,25 @@ func TestEveryCommandHelpsAndRefusesWhatItDoesNotKnow(t *testing.T) {
 		{"pins"},
 		{"pins", "list"},
 		{"pins", "show"},
+		{"providers"},
+		{"providers", "add"},
+		{"providers", "set"},
+		{"providers", "allow"},
+		{"providers", "deny"},
+		{"providers", "remove"},
+		{"providers", "list"},
+		{"providers", "show"},
+		{"providers", "probe"},
+		{"providers", "import"},
+		{"providers", "export"},
+		{"deals"},
+		{"deals", "list"},
+		{"deals", "show"},
+		{"deals", "retry"},
+		{"deals", "cancel"},
+		{"funds"},
+		{"funds", "give-up"},
+		{"receipt", "verify"},
 		{"status"},
 		{"doctor"},
 		{"config", "show"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,6 +69,25 @@ func instanceID(dir string) (string, error) {
 	}
 	return id, nil
 }
+
+// secretFile returns the key in a file, drawn on the first use.
+func secretFile(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) >= secretSize {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading a key: %w", err)
+	}
+	key = make([]byte, secretSize)
+	_, _ = rand.Read(key) // never fails
+	if err := replaceFile(path, key); err != nil {
+		return nil, fmt.Errorf("keeping a key: %w", err)
+	}
+	return key, nil
+}
+
+const secretSize = 32
 
 // lastDelegates are the addresses that clients were told last, or none.
 func lastDelegates(dir string) []string {

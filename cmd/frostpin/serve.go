@@ -100,13 +100,40 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	}
 	defer closing(&err, func() error { return during(log, "closing the hot tier", tier.Close) })
 
-	tokens := auth.New(db, p.now)
-	service := pins.New(pinsConfig(c, instance), db, tier, log, p.now)
-	metrics, err := newMetrics(service.Collectors())
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", c.Listen, err)
+	}
+	defer func() { _ = listener.Close() }() // closed already when the server has ended
+	listening := listener.Addr().String()
+
+	cold, err := p.openCold(ctx, c, db, tier, instance, listening, log)
 	if err != nil {
 		return err
 	}
-	web, err := server.New(server.Config{
+	if cold != nil {
+		defer closing(&err, func() error { return during(log, "closing the cold tier", cold.close) })
+	}
+
+	tokens := auth.New(db, p.now)
+	config, err := pinsConfig(c, instance)
+	if err != nil {
+		return err
+	}
+	if cold != nil {
+		config.Archive = cold
+	}
+	service := pins.New(config, db, tier, log, p.now)
+	collect := service.Collectors()
+	if cold != nil {
+		cold.Follow(service)
+		collect = append(collect, cold.Collectors()...)
+	}
+	metrics, err := newMetrics(collect)
+	if err != nil {
+		return err
+	}
+	options := server.Config{
 		BasePath:      c.BasePath,
 		Version:       thisBuild().Version,
 		Metrics:       metrics,
@@ -117,24 +144,27 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 			{Name: "database", Run: db.Ping, Critical: true},
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
 		},
-	}, service, tokens, log)
+		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
+	}
+	if cold != nil {
+		options.Cold, options.Pieces = cold, pieceSource{cold.Service}
+		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})
+	}
+	web, err := server.New(options, service, tokens, log)
 	if err != nil {
 		return err
 	}
-
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", c.Listen, err)
-	}
-	listening := listener.Addr().String()
 	// Nothing can go wrong any more: now the token that is shown only once.
 	if err := p.greet(ctx, c, tokens, listening); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	log.Info("serving", "listen", listening, "endpoint", c.Endpoint(listening), "network", c.Network, "hot", c.Hot)
 
 	running, ctx := errgroup.WithContext(ctx)
 	running.Go(func() error { return service.Run(ctx) })
+	if cold != nil {
+		running.Go(func() error { return cold.Run(ctx) })
+	}
 	running.Go(func() error {
 		// Requests wait in the listener until the first of them can be looked at at once.
 		select {
@@ -160,7 +190,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 // closing adds the error of taking down one part to that of the whole.
 func closing(err *error, take func() error) { *err = errors.Join(*err, take()) }
 
-func pinsConfig(c *Config, instance string) pins.Config {
+func pinsConfig(c *Config, instance string) (pins.Config, error) {
+	rule, err := pins.ParsePinnedWhen(c.PinnedWhen)
 	return pins.Config{
 		Limits: pins.Limits{
 			Bytes:     int64(c.MaxDAGBytes),
@@ -178,7 +209,10 @@ func pinsConfig(c *Config, instance string) pins.Config {
 		GCEvery:   c.GCInterval,
 		Instance:  instance,
 		Exclusive: c.Hot == hotEmbedded, // others may use a daemon of their own too
-	}
+
+		Cold:       c.defaultCopies(),
+		PinnedWhen: rule,
+	}, err
 }
 
 // newMetrics is a registry with the metrics of the service, the process and the build.

@@ -92,6 +92,10 @@ func (s setting) set(c *Config, texts ...string) error {
 		}
 	case *Size:
 		*target, err = parseSize(text)
+	case *Amount:
+		*target, err = parseAmount(text)
+	case *Span:
+		*target, err = parseSpan(text)
 	case *slog.Level:
 		err = setLevel(target, text)
 	default:

@@ -13,11 +13,14 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 )
 
 // migrations are those of every package, in no order: their ids order them.
-func migrations() []*gormigrate.Migration { return slices.Concat(auth.Migrations(), pins.Migrations()) }
+func migrations() []*gormigrate.Migration {
+	return slices.Concat(auth.Migrations(), pins.Migrations(), deals.Migrations())
+}
 
 // A store is the database as the operator's commands use it, beside a running server or without one.
 type store struct {

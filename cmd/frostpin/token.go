@@ -16,6 +16,7 @@ type tokenLine struct {
 	ID      string     `json:"id"`
 	Account string     `json:"account"`
 	Label   string     `json:"label"`
+	Policy  string     `json:"policy,omitempty"`
 	Created time.Time  `json:"created"`
 	Revoked *time.Time `json:"revoked,omitempty"`
 }
@@ -25,14 +26,17 @@ func (p *program) tokenCommand() *cobra.Command {
 }
 
 func (p *program) tokenCreate() *cobra.Command {
-	var account, label string
+	var account, label, policy string
 	c := &cobra.Command{
 		Use:   "create --account NAME --label LABEL",
 		Short: "Create a token and print it, alone and only now",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return p.withStore(c, true, func(ctx context.Context, s *store) error {
-				text, _, err := s.tokens.CreateToken(ctx, account, label)
+				if err := p.checkPolicy(ctx, s, policy); err != nil {
+					return err
+				}
+				text, _, err := s.tokens.CreateTokenWithPolicy(ctx, account, label, policy)
 				if errors.Is(err, auth.ErrNotFound) {
 					return fmt.Errorf("there is no account %q: create it with `frostpin account create`", account)
 				}
@@ -46,6 +50,7 @@ func (p *program) tokenCreate() *cobra.Command {
 	}
 	c.Flags().StringVar(&account, "account", auth.FirstAccount, "The account that the token gives access to")
 	c.Flags().StringVar(&label, "label", "", "What the token is for, such as the device's name")
+	c.Flags().StringVar(&policy, "policy", "", "The policy for pins made with it that do not say otherwise")
 	return c
 }
 
@@ -64,13 +69,13 @@ func (p *program) tokenList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				heading := []string{"ID", "ACCOUNT", "LABEL", "CREATED", "REVOKED"}
+				heading := []string{"ID", "ACCOUNT", "LABEL", "POLICY", "CREATED", "REVOKED"}
 				return printList(c, tokenLines(tokens), heading, func(t tokenLine) []string {
 					revoked := ""
 					if t.Revoked != nil {
 						revoked = moment(*t.Revoked)
 					}
-					return []string{t.ID, t.Account, t.Label, moment(t.Created), revoked}
+					return []string{t.ID, t.Account, t.Label, t.Policy, moment(t.Created), revoked}
 				})
 			})
 		},
@@ -103,7 +108,7 @@ func (p *program) tokenRevoke() *cobra.Command {
 func tokenLines(tokens []auth.Token) []tokenLine {
 	lines := make([]tokenLine, len(tokens))
 	for i, t := range tokens {
-		lines[i] = tokenLine{ID: t.ID, Account: t.Account, Label: t.Label, Created: t.Created}
+		lines[i] = tokenLine{ID: t.ID, Account: t.Account, Label: t.Label, Policy: t.Policy, Created: t.Created}
 		if !t.Revoked.IsZero() {
 			lines[i].Revoked = &t.Revoked
 		}
