@@ -29,10 +29,17 @@ var packageRules = []rule{
 	{"pins/hot/hold", []string{"pins", "spec"}, []string{"pins/pinstest"}, "how a DAG is walked does not depend on the node that has it"},
 	{"pins/pinstest", []string{"pins", "pins/hot/hold", "spec"}, nil, "the model of a tier runs where there is no IPFS node"},
 	{"pins/hot", []string{"pins", "pins/hot/hold", "spec"}, []string{"pins/pinstest"}, "a tier keeps blocks and does not know why"},
-	{"pins", []string{"deals", "spec"}, []string{"auth", "cmd/database", "pins/pinstest"}, "the rules of pinning know no HTTP, no tokens and no Kubo"},
-	{"deals", nil, []string{"cmd/database", "deals"}, "a deal is about one DAG and does not know who wants it"},
+	{"pins", []string{"deals", "deals/piece", "spec"}, []string{"auth", "cmd/database", "deals/dealstest", "pins/pinstest"}, "the rules of pinning know no HTTP, no tokens and no Kubo"},
+	{"deals/piece", nil, []string{"pins/hot", "pins"}, "a piece is bytes and their commitment; it does not know who stores it"},
+	{"deals/mk12/wire", nil, nil, "what goes over the wire is the same for both sides, so it belongs to neither"},
+	{"deals/mk12", []string{"deals", "deals/piece", "deals/mk12/wire"}, nil, "a protocol is spoken without knowing what for"},
+	{"deals/chain", []string{"deals", "deals/piece"}, []string{"deals/devnet", "deals/mk12/wire"}, "the node is behind the interface that deals declares"},
+	{"deals/receipt", []string{"deals/piece"}, nil, "who checks a receipt trusts nothing of the service that gave it"},
+	{"deals/devnet", []string{"deals/piece", "deals/mk12/wire"}, nil, "a devnet that knew the service could take short cuts for it"},
+	{"deals/dealstest", []string{"deals", "deals/piece"}, nil, "the model of a chain runs where there is no node"},
+	{"deals", []string{"deals/piece", "deals/receipt"}, []string{"cmd/database", "deals/dealstest"}, "a deal is about one DAG and does not know who wants it"},
 	{"retrieval", nil, []string{"cmd/database"}, "where bytes come from does not depend on who pinned them"},
-	{"server", []string{"auth", "pins", "retrieval", "spec"}, []string{"cmd/database", "pins/pinstest"}, "HTTP and nothing else; it does not know what stores or keeps"},
+	{"server", []string{"auth", "deals", "pins", "retrieval", "spec"}, []string{"cmd/database", "deals/dealstest", "deals/piece", "pins/pinstest"}, "HTTP and nothing else; it does not know what stores or keeps"},
 	{"cmd/database", nil, nil, "it opens databases and does not know what is in them"},
 	{"cmd/bench", []string{"*"}, nil, "it measures the program beside the libraries it stands on"},
 	{"cmd/frostpin", []string{"*"}, nil, "it wires everything and is the only one that knows every concrete type"},
@@ -53,8 +60,18 @@ var outsideRules = []outside{
 	{"github.com/ipfs/kubo/", func(pkg, _ string) bool {
 		return pkg == "pins/hot" || under(pkg, "retrieval") || under(pkg, "cmd/bench")
 	}, "Kubo is one of several hot tiers"},
-	{"github.com/filecoin-project/lotus/", func(pkg, _ string) bool { return under(pkg, "deals") }, "the chain is behind the interface that deals declares"},
+	{"github.com/filecoin-project/lotus/", inNodes, "the chain is behind the interface that deals declares"},
+	{"github.com/filecoin-project/go-jsonrpc/", inNodes, "the chain is behind the interface that deals declares"},
+	{"github.com/filecoin-project/filecoin-ffi/", nowhere, "it needs a Rust library that go build cannot make"},
+	{"github.com/filecoin-project/lotus/lib/sigs/bls/", nowhere, "it pulls filecoin-ffi in"},
 }
+
+// inNodes allows what speaks to a Filecoin node, or is one.
+func inNodes(pkg, _ string) bool {
+	return under(pkg, "deals/chain") || under(pkg, "deals/devnet") || under(pkg, "deals/receipt") || under(pkg, "cmd/bench")
+}
+
+func nowhere(_, _ string) bool { return false }
 
 // inStores allows the files that hold rows. A package may have several, such as store.go and store_pins.go.
 func inStores(pkg, file string) bool {
@@ -168,6 +185,15 @@ func TestRulesForbidWhatTheySay(t *testing.T) {
 		{"pins/pinstest", "pins/hot", false, false},
 		{"pins/hot", "pins/pinstest", false, false},
 		{"pins/hot", "pins/pinstest", true, true},
+		{"deals", "pins", false, false},
+		{"deals", "deals/piece", false, true},
+		{"deals", "deals/chain", true, false},
+		{"deals/devnet", "deals", true, false},
+		{"deals/devnet/sp", "deals/mk12/wire", false, true},
+		{"deals/mk12/wire", "deals", false, false},
+		{"deals/piece", "deals", false, false},
+		{"pins", "deals", false, true},
+		{"server", "deals/chain", false, false},
 		{"server", "pins", false, true},
 		{"server", "pins/hot", false, false},
 		{"server", "cmd/database", false, false},

@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os/exec"
@@ -114,6 +116,43 @@ func (s *server) fetch(path string) (code int, body string) {
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return 0, err.Error()
+	}
+	return resp.StatusCode, string(text)
+}
+
+// fetchAs gets a path beside the API as the owner of the first token.
+func (s *server) fetchAs(path string) (code int, body string) {
+	s.t.Helper()
+	return s.request(http.MethodGet, s.root+path, nil)
+}
+
+// postAs posts JSON to the API as the owner of the first token, whatever the answer.
+func (s *server) postAs(path string, v any) (code int, body string) {
+	s.t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.request(http.MethodPost, s.endpoint+path, bytes.NewReader(text))
+}
+
+func (s *server) request(method, url string, content io.Reader) (code int, body string) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, url, content)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.token)
+	client := &http.Client{Timeout: 30 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	return resp.StatusCode, string(text)
 }
