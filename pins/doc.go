@@ -29,7 +29,8 @@
 //   - A deleted pin is a deleted row. Workers update rows and never insert them, so none comes back.
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
-//   - The counters of pin_counts equal the rows of pins, because triggers keep them.
+//   - The counters of pin_counts equal the rows of pins, because the transaction that inserts pins counts them and triggers
+//     do the rest.
 //
 // # Decisions
 //
