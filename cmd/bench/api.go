@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -66,19 +67,27 @@ func (b *bench) post(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What a client sends is made before the clock starts, and what it gets is not decoded: the floors have no client.
-	bodies := make([]json.RawMessage, 20_000*int(long.Seconds()))
-	for i := range bodies {
+	// What clients send is made before the clock starts, and what they get is not decoded: the floors have no client.
+	requests := make([][]byte, 25_000*int(long.Seconds()))
+	for i := range requests {
 		name := fmt.Sprint("post ", i)
-		if bodies[i], err = json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name}); err != nil {
+		body, err := json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name})
+		if err != nil {
+			return err
+		}
+		if requests[i], err = s.request(http.MethodPost, "/pins", body); err != nil {
 			return err
 		}
 	}
-	posts, err := rate(ctx, postClients, long, 0, func(ctx context.Context, i int64) error {
-		_, err := s.do(ctx, http.MethodPost, "/pins", bodies[i], nil)
-		return err
-	})
+	clients, err := s.dial(ctx, postClients)
 	if err != nil {
+		return err
+	}
+	posts, err := rate(ctx, postClients, long, 0, func(_ context.Context, i int64) error { return clients.do(requests[i]) })
+	if err != nil {
+		return err
+	}
+	if err := clients.close(); err != nil {
 		return err
 	}
 	ratio("POST /pins, 64 clients, against single-row inserts", "/s", posts, single, atLeast(2))
@@ -140,14 +149,14 @@ func (b *bench) get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var ids []string
+	var each []string
 	for i := range 1000 {
 		name := fmt.Sprint("get ", i)
 		p, err := s.pin(ctx, spec.Pin{Cid: pinstest.Identity(0x55, []byte(name)).String(), Name: &name})
 		if err != nil {
 			return err
 		}
-		ids = append(ids, p.Requestid)
+		each = append(each, "/pins/"+p.Requestid)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -168,29 +177,40 @@ func (b *bench) get(ctx context.Context) error {
 	if err := floor.ready(ctx); err != nil {
 		return err
 	}
-	get := func(s *service, path func(i int64) string) func(context.Context, int64) error {
-		return func(ctx context.Context, i int64) error {
-			_, err := s.do(ctx, http.MethodGet, path(i), nil, nil)
-			return err
+	get := func(s *service, paths []string) (float64, error) {
+		requests := make([][]byte, len(paths))
+		for i, path := range paths {
+			var err error
+			if requests[i], err = s.request(http.MethodGet, path, nil); err != nil {
+				return 0, err
+			}
 		}
+		clients, err := s.dial(ctx, getClients)
+		if err != nil {
+			return 0, err
+		}
+		each, err := rate(ctx, getClients, long, 0, func(_ context.Context, i int64) error {
+			return clients.do(requests[i%int64(len(requests))])
+		})
+		return each, errors.Join(err, clients.close())
 	}
 	for _, read := range []struct {
-		what string
-		path func(i int64) string
-		goal float64
+		what  string
+		paths []string
+		goal  float64
 	}{
-		{"GET /pins/{id}", func(i int64) string { return "/pins/" + ids[i%1000] }, 0.4},
-		{"GET /pins, 10 rows", func(int64) string { return "/pins" }, 0.2},
+		{"GET /pins/{id}", each, 0.4},
+		{"GET /pins, 10 rows", []string{"/pins"}, 0.2},
 	} {
 		var answer json.RawMessage
-		if _, err := s.do(ctx, http.MethodGet, read.path(0), nil, &answer); err != nil {
+		if _, err := s.do(ctx, http.MethodGet, read.paths[0], nil, &answer); err != nil {
 			return err
 		}
-		static, err := rate(ctx, getClients, long, 0, get(floor, func(int64) string { return fmt.Sprint("/pins/", len(answer)) }))
+		static, err := get(floor, []string{fmt.Sprint("/pins/", len(answer))})
 		if err != nil {
 			return err
 		}
-		measured, err := rate(ctx, getClients, long, 0, get(s, read.path))
+		measured, err := get(s, read.paths)
 		if err != nil {
 			return err
 		}
@@ -208,10 +228,12 @@ func serveStatic(ctx context.Context, address string) error {
 	e.HideBanner, e.HidePort = true, true
 	body := bytes.Repeat([]byte("0"), 1<<20)
 	answer := func(c echo.Context) error {
+		// The length is said as the service says it: else the floor would pay for chunks.
 		n, err := strconv.Atoi(c.Param("bytes"))
 		if err != nil || n > len(body) {
 			n = 1
 		}
+		c.Response().Header().Set(echo.HeaderContentLength, strconv.Itoa(n))
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body[:n])
 	}
 	e.GET("/pins", answer)
