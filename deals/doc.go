@@ -36,6 +36,9 @@
 //     in the transaction that writes the intent, and again in the one that writes the signed bytes.
 //   - One process at a time makes deals: the holder of a lease in the database. A transaction of the loops that finds
 //     the lease gone writes nothing.
+//   - What was observed is applied to the row as it is in the transaction, under a lock on the archives of its root, and
+//     only if the row is still what was looked at. Everything that follows (slot, money, provider's record, standing,
+//     follower) is in that transaction.
 //   - Standing (what pins show) is written by one function, in the transaction that changed a slot or an attempt.
 //
 // # Decisions
@@ -43,6 +46,19 @@
 //   - Pins with the same terms share slots; other terms make other slots, and copies are not counted twice. It may
 //     store a copy too many, never one too few.
 //   - With regions, copy i lies in region i mod n of the list: strict, so that nothing is relaxed silently.
+//   - A copy that was made under terms which nobody wants any more is adopted by a slot of other terms for its root, where
+//     provider and region suit. So two copies raised to three make one deal, and lowering three to two makes none; and
+//     with as many providers as copies it is possible at all.
+//   - A slot that lacks a place, money or datacap waits in a queue, not for a time: when an attempt ends, and now and
+//     then, the first of the queue are tried, and who finds nothing goes to its end. A backlog of a million slots costs
+//     nothing while it waits.
+//   - An attempt that was never sent (its provider could not be asked, or reached) does not count against the tries of
+//     its slot, and neither does one that is withdrawn for want of money.
+//   - A proposal that may have been sent is sent again only while the slot has no better attempt and a quarter of the
+//     delay to its start is left. Otherwise it runs out.
+//   - That a proposal was never published is concluded only if the chain was asked all the time: what is pending stops
+//     being so when it is activated. After a gap the provider has to deny it, or a month to pass (Attempt.Blind).
+//   - One that the provider gave up keeps its reservation, and its provider from other attempts, until its start.
 //   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
 //   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round
 //     costs as many calls as the tree has changed nodes on the paths to our deals, not one call per deal.

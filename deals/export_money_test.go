@@ -41,6 +41,11 @@ func (m *Money) LoseLease(ctx context.Context) error {
 	return m.db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`UPDATE maker SET holder = 'other/1'`).Error })
 }
 
+// Plan records a movement, if the day's bound allows it and none is under way.
+func (m *Money) Plan(ctx context.Context, op FundOp, perDay abi.TokenAmount) (bool, error) {
+	return m.store.planFundOp(ctx, op, perDay)
+}
+
 // A Keeper is the keeper of escrow.
 type Keeper struct{ *keeper }
 

@@ -256,3 +256,25 @@ func TestADAGTooLargeForAPieceIsRefusedWithTheReason(t *testing.T) {
 		w.untilActive(wish, 1)
 	})
 }
+
+// TestWhatIsUnwantedWhileItIsSignedIsNotSent lets the last pin go between the signature and the record of it.
+func TestWhatIsUnwantedWhileItIsSignedIsNotSent(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		var wish deals.Wish
+		w.cfg.At = func(step string) {
+			if step == "signed" {
+				w.unwant(wish)
+			}
+		}
+		w.make()
+		wish = w.wish("x", 1)
+		w.start()
+		pass(10 * time.Minute)
+		if sent := w.net.Proposed(); len(sent) > 0 {
+			t.Errorf("%d proposals were sent", len(sent))
+		}
+		if got, want := w.states(wish), []deals.State{deals.Cancelled}; !slices.Equal(got, want) {
+			t.Errorf("got %v", got)
+		}
+	})
+}

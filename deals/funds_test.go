@@ -243,6 +243,25 @@ func TestTheDaysBoundHolds(t *testing.T) {
 	})
 }
 
+// The keeper decides on what it has read; the transaction that writes looks again.
+func TestAMovementIsRecordedOnlyAloneAndWithinTheDay(t *testing.T) {
+	eachMoney(t, at(noon), func(t *testing.T, m *deals.Money, db *database.DB) {
+		for i, c := range []struct {
+			amount int64
+			want   bool
+		}{{13, false}, {12, true}, {1, false}} { // too much, the whole day, one is under way
+			op := deals.FundOp{UUID: uuid.New(), Amount: fil(c.amount), Day: "2026-11-22", State: deals.FundPlanned, Created: noon, Changed: noon}
+			if got, err := m.Plan(t.Context(), op, funding.PerDay); err != nil || got != c.want {
+				t.Errorf("%d: recorded is %v, %v", i, got, err)
+			}
+		}
+		books, err := deals.NewTreasury(db, at(noon)).Books(t.Context(), 9)
+		if err != nil || len(books.Ops) != 1 || !books.Today.Escrow.Equals(fil(12)) {
+			t.Errorf("got %+v, %v", books, err)
+		}
+	})
+}
+
 func TestTheOperatorIsToldWhatIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -133,6 +133,9 @@ func newHistory(t *testing.T, rt *rapid.T, dialect string) *history {
 
 // at stops the process dead at the step that is armed: what it was about to do never happens.
 func (h *history) at(step string) {
+	if !slices.Contains(deals.Steps(), step) {
+		h.t.Errorf("%q is not among the steps", step)
+	}
 	h.mu.Lock()
 	gone := h.gone
 	hit := h.armed == step

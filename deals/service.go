@@ -258,7 +258,7 @@ func (s *Service) Cancel(ctx context.Context, id uuid.UUID) error {
 func Steps() []string {
 	return []string{
 		"piece-built", "piece-stored", "planned", "asked", "drafted", "signed", "stored", "sending", "answered", "accepted",
-		"rejected", "unreached", "publish-found", "published", "active-seen", "active", "lost-seen",
+		"rejected", "unreached", "publish-found", "published", "active-seen", "active", "lost-seen", "ended",
 		"escrow-planned", "escrow-sent", "escrow-stored",
 	}
 }

@@ -118,8 +118,9 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 		})
 		pins[name] = p.ID
 	}
-	for i, name := range names {
-		t.Run(name, func(t *testing.T) {
+	each := func(i int, name string) func(t *testing.T) {
+		return func(t *testing.T) {
+			t.Parallel() // they wait for each other's epochs, not for each other
 			bad, id, fault := d.Providers[honest+i].ID, pins[name], faults[name]
 			if fault.harmful {
 				// The others keep their copies, and what is wrong is said; nothing is called active that is not.
@@ -141,8 +142,13 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 				return got.Info["cold_status"] == "stored" && got.Status == "pinned", fmt.Sprint(got.Info, s.deals(id))
 			})
 			s.truthful(id)
-		})
+		}
 	}
+	t.Run("switch", func(t *testing.T) {
+		for i, name := range names {
+			t.Run(name, each(i, name))
+		}
+	})
 	d.perPiece()
 }
 

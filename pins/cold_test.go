@@ -368,7 +368,7 @@ func TestWithoutArchiveAPinCostsNoStatementMore(t *testing.T) {
 		}
 	}
 	var p pins.Pin
-	statements("adding", 3, func() (err error) { // created, root, pin
+	statements("adding", 5, func() (err error) { // created, root, pin, three counters in two
 		terms, err := s.Decide(t.Context(), pins.Choice{}, map[string]string{"app": "x"})
 		if err != nil {
 			return err

@@ -34,7 +34,8 @@
 //   - A deleted pin is a deleted row. Workers update rows and never insert them, so none comes back.
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
-//   - The counters of pin_counts equal the rows of pins, because triggers keep them.
+//   - The counters of pin_counts equal the rows of pins, because the transaction that inserts pins counts them and triggers
+//     do the rest.
 //   - The archive is told in the transaction that makes it true: a pin without its wish is never committed, nor a wish
 //     without its pin. What it has to be told while it is not there is recorded (cold_owed), and told at the next start.
 //   - What becomes of cold copies changes a status only under a rule that asks for them (PinnedWhen).

@@ -23,6 +23,11 @@ type HotTier interface {
 	// *Refused (the DAG can never be held under these limits).
 	Hold(ctx context.Context, root cid.Cid, lim Limits, p *Progress) error
 
+	// Lacks reports whether the root block is certainly not here, so that an offline Hold would return ErrAbsent. It
+	// is asked for every request and looks no further than a local disk: a tier whose blocks are elsewhere, or that
+	// cannot tell now, says false.
+	Lacks(root cid.Cid) bool
+
 	// Release lets the DAG go; its blocks may be collected later. A DAG that is not held is no error.
 	Release(ctx context.Context, root cid.Cid) error
 

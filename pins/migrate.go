@@ -21,7 +21,25 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, coldMigration()}
+	}, coldMigration(), {
+		// Whoever inserts pins counts them, many at once; see countIn.
+		ID: "20261123_10_pins_counted",
+		Migrate: func(tx *gorm.DB) error {
+			statements := []string{
+				`DROP TRIGGER pins_counted ON pins`,
+				`CREATE TRIGGER pins_uncounted AFTER DELETE ON pins FOR EACH ROW EXECUTE FUNCTION pins_count()`,
+			}
+			if tx.Name() == "sqlite" {
+				statements = []string{`DROP TRIGGER pins_counted`}
+			}
+			for _, s := range statements {
+				if err := tx.Exec(s).Error; err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}}
 }
 
 // A pin's key is (account, created_ms), which is unique by the API's own rule; SQLite clusters the table by it, so a

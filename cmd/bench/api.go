@@ -66,19 +66,27 @@ func (b *bench) post(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What a client sends is made before the clock starts, and what it gets is not decoded: the floors have no client.
-	bodies := make([]json.RawMessage, 20_000*int(long.Seconds()))
-	for i := range bodies {
+	// What clients send is made before the clock starts, and what they get is not decoded: the floors have no client.
+	requests := make([][]byte, 25_000*int(long.Seconds()))
+	for i := range requests {
 		name := fmt.Sprint("post ", i)
-		if bodies[i], err = json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name}); err != nil {
+		body, err := json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name})
+		if err != nil {
+			return err
+		}
+		if requests[i], err = s.request(http.MethodPost, "/pins", body); err != nil {
 			return err
 		}
 	}
-	posts, err := rate(ctx, postClients, long, 0, func(ctx context.Context, i int64) error {
-		_, err := s.do(ctx, http.MethodPost, "/pins", bodies[i], nil)
-		return err
-	})
+	clients, err := s.dial(ctx, postClients)
 	if err != nil {
+		return err
+	}
+	posts, err := rate(ctx, postClients, long, 0, func(_ context.Context, i int64) error { return clients.do(requests[i]) })
+	if err != nil {
+		return err
+	}
+	if err := clients.close(); err != nil {
 		return err
 	}
 	ratio("POST /pins, 64 clients, against single-row inserts", "/s", posts, single, atLeast(2))

@@ -109,9 +109,7 @@ func (b *bench) another(ctx context.Context, s *service) (*service, error) {
 // do sends one request and decodes the answer into out unless that is nil.
 func (s *service) do(ctx context.Context, method, path string, body, out any) (status int, err error) {
 	var reader io.Reader
-	if raw, ok := body.(json.RawMessage); ok {
-		reader = bytes.NewReader(raw)
-	} else if body != nil {
+	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return 0, err

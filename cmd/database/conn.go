@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/mattn/go-sqlite3"
 	"gorm.io/gorm"
 )
 
@@ -60,6 +61,17 @@ func (c *conn) trim() {
 func (c *conn) exec(query string) error {
 	_, err := c.ExecContext(context.Background(), query)
 	return err
+}
+
+// inTransaction returns an error unless a transaction is open: SQLite ends one by itself after some failures, also when
+// whoever met the failure says nothing of it.
+func (c *conn) inTransaction() error {
+	return c.raw.Raw(func(driver any) error {
+		if sqlite, ok := driver.(*sqlite3.SQLiteConn); ok && !sqlite.AutoCommit() {
+			return nil
+		}
+		return errors.New("the database has ended the transaction")
+	})
 }
 
 // close gives the connection back, and with it every statement.

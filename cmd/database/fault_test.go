@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"gorm.io/gorm"
@@ -99,6 +100,63 @@ func TestLostTransactionIsReportedToEverybodyInIt(t *testing.T) {
 	}
 	if err := db.Write(t.Context(), func(tx *gorm.DB) error { return insert(tx, 3) }); err != nil {
 		t.Errorf("the next write: %v", err)
+	}
+}
+
+// The first write of a group has no savepoint of its own to go back to.
+func TestFirstOfAGroupFailsOrLosesTheTransactionAndTheOthersAreAnsweredTruly(t *testing.T) {
+	mine := errors.New("on purpose")
+	for name, end := range map[string]func(tx *gorm.DB) error{
+		"fails": func(*gorm.DB) error { return mine },
+		"fails silently": func(tx *gorm.DB) error {
+			_ = tx.Exec("INSERT OR ROLLBACK INTO items (id, name) VALUES (1, 'again')").Error
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := databasetest.Open(t)
+			if err := db.Migrate(t.Context(), schema()...); err != nil {
+				t.Fatal(err)
+			}
+			blocked, release := make(chan struct{}), make(chan struct{})
+			first := make(chan error, 1)
+			go func() {
+				first <- db.Write(t.Context(), func(tx *gorm.DB) error {
+					if err := insert(tx, 1); err != nil {
+						return err
+					}
+					close(blocked)
+					<-release
+					return end(tx)
+				})
+			}()
+			<-blocked
+			const others = 16
+			var queued, wg sync.WaitGroup
+			var acknowledged atomic.Int64
+			queued.Add(others)
+			for id := range int64(others) {
+				wg.Go(func() {
+					queued.Done()
+					if db.Write(t.Context(), func(tx *gorm.DB) error { return insert(tx, 10+id) }) == nil {
+						acknowledged.Add(1)
+					}
+				})
+			}
+			queued.Wait()
+			close(release)
+			err := <-first
+			wg.Wait()
+			if name == "fails" && (!errors.Is(err, mine) || errors.Is(err, database.ErrUnavailable) || acknowledged.Load() != others) {
+				t.Errorf("the first got %v, and %d of %d others were acknowledged", err, acknowledged.Load(), others)
+			}
+			if name != "fails" && !errors.Is(err, database.ErrUnavailable) {
+				t.Errorf("the first got %v, want %v", err, database.ErrUnavailable)
+			}
+			if got := count(t, db); got != acknowledged.Load() {
+				t.Errorf("%d rows, want the %d that were acknowledged", got, acknowledged.Load())
+			}
+		})
 	}
 }
 

@@ -126,7 +126,11 @@ func (s *sqlite) commitGroup(first *write) {
 			}
 			begun = true
 		}
-		if err := s.runMember(w); err != nil {
+		run := s.runMember
+		if len(members) == 1 {
+			run = s.runFirst
+		}
+		if err := run(w); err != nil {
 			outcome = fmt.Errorf("%w: losing a transaction: %w", ErrUnavailable, err)
 			return
 		}
@@ -181,6 +185,24 @@ func (s *sqlite) begin() error {
 			return err
 		}
 	}
+}
+
+// runFirst runs the first write of a group, which needs no savepoint: SQLite would copy every page that is changed under
+// one, and to undo this write is to undo the transaction, which then begins again. It returns an error when the
+// transaction is lost.
+func (s *sqlite) runFirst(w *write) error {
+	w.err = runSafely(w.fn, s.session(context.WithoutCancel(w.ctx), s.writer))
+	if w.err == nil {
+		return s.writer.inTransaction()
+	}
+	err := s.writer.exec("ROLLBACK")
+	if err == nil {
+		err = s.begin()
+	}
+	if err != nil {
+		return errors.Join(w.err, err)
+	}
+	return nil
 }
 
 // runMember runs one write inside a savepoint and leaves its result in w.err. It returns an error when the

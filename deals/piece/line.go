@@ -13,7 +13,7 @@ import (
 const (
 	fetchers  = 8       // blocks that one line asks for at once
 	queued    = 256     // blocks that may stand in a line, however small
-	aheadWalk = 4 << 20 // bytes in a line of Build
+	aheadWalk = 2 << 20 // bytes in a line of Build
 	aheadRead = 4 << 20 // and of a Reader: many of them run at once
 	firstRead = 512 << 10
 	guessSize = 256 << 10 // a block is taken to be as large as this until larger ones have come

@@ -151,6 +151,31 @@ func TestAPieceOfOtherDataIsFound(t *testing.T) {
 	}
 }
 
+// Bytes that are not what their CID says prove nothing, though their commitment was signed.
+func TestAPieceOfForgedBlocksIsFound(t *testing.T) {
+	forged := newDAG(3)
+	var err error
+	if forged[2], err = blocks.NewBlockWithCid([]byte("something else"), forged[2].Cid()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := deals.NewReceipt(forged.root(), forged.piece(t), deals.Client{}, []deals.Attempt{
+		attempt(t, forged, newParty(t, crypto.SigTypeSecp256k1), 1000, 0),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = notary().Sign(r); err != nil {
+		t.Fatal(err)
+	}
+	content, err := r.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report := verify(t, content, receipt.Options{Data: written(t, carOf(t, forged.root(), forged...))}); report.OK() || !has(report, receipt.Wrong, "not as its CID says") {
+		t.Errorf("%+v", report.Findings)
+	}
+}
+
 // gateway answers every request with a function.
 func gateway(t *testing.T, answer http.HandlerFunc) receipt.Gateway {
 	t.Helper()

@@ -327,6 +327,10 @@ func resigned(t testing.TB, d deals.ReceiptDeal, kind crypto.SigType) []byte {
 }
 
 func TestABLSSignatureNeedsANode(t *testing.T) {
+	other := newBundle(t, crypto.SigTypeBLS, func(r *deals.Receipt) { r.Deals[0].Proposal = resigned(t, r.Deals[0], crypto.SigTypeSecp256k1) })
+	if report := verify(t, other.content, receipt.Options{}); !has(report, receipt.Wrong, "does not fit the proposal") {
+		t.Errorf("a signature of another kind: %+v", report.Findings)
+	}
 	b := newBundle(t, crypto.SigTypeBLS)
 	if report := verify(t, b.content, receipt.Options{}); report.OK() || !has(report, receipt.Wrong, "which only a node can check: give one (--lotus)") {
 		t.Errorf("%+v", report.Findings)

@@ -144,6 +144,17 @@ func (e *Embedded) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *p
 	return e.holder.Hold(ctx, root, lim, p)
 }
 
+// Lacks implements pins.HotTier.
+func (e *Embedded) Lacks(root cid.Cid) bool {
+	done, ok := e.life.visit()
+	if !ok {
+		return false
+	}
+	defer done()
+	here, err := e.has(context.Background(), spec.Canonical(root))
+	return err == nil && !here
+}
+
 // embeddedNode is what a Holder needs of the node.
 type embeddedNode struct{ *Embedded }
 

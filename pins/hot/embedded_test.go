@@ -58,3 +58,10 @@ func TestEmbeddedKeepsTheContract(t *testing.T) {
 		})
 	}
 }
+
+func TestEmbeddedTellsAtOnceWhichRootItLacks(t *testing.T) {
+	tier := openEmbedded(t, hot.Config{})
+	if !tier.Lacks(pinstest.Raw("nobody has this").Cid()) {
+		t.Error("a root that is not here is not said to be missing")
+	}
+}

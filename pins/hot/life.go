@@ -38,6 +38,17 @@ func (l *life) begin(ctx context.Context) (inner context.Context, done func(), e
 	return inner, func() { forget(); cancel(nil); l.calls.Done() }, nil
 }
 
+// visit is begin for a call so short that nothing needs to end it.
+func (l *life) visit() (done func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return nil, false
+	}
+	l.calls.Add(1)
+	return l.calls.Done, true
+}
+
 // end waits until all calls have returned and then, the first time, calls f.
 func (l *life) end(f func() error) error {
 	l.mu.Lock()

@@ -142,6 +142,9 @@ func (r *Remote) quick(ctx context.Context, f func(context.Context) error) error
 	return r.daemon.quick(ctx, f)
 }
 
+// Lacks implements pins.HotTier. Only the daemon knows.
+func (r *Remote) Lacks(cid.Cid) bool { return false }
+
 // Hold implements pins.HotTier.
 func (r *Remote) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *pins.Progress) error {
 	ctx, done, err := r.life.begin(ctx)

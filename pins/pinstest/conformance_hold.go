@@ -128,11 +128,17 @@ func holdsAndReleases(t *testing.T, r *rig) {
 func offlineHold(t *testing.T, r *rig) {
 	d := r.provided(Tree("offline", 5))
 	begun := time.Now()
+	if r.Tier.Lacks(Identity(0x55, []byte("inline"))) {
+		t.Error("a root without a block is said not to be here")
+	}
 	if err := r.Tier.Hold(r.ctx, d.Root, pins.Limits{Offline: true}, nil); !errors.Is(err, pins.ErrAbsent) {
 		t.Fatalf("offline, nothing here: %v", err)
 	}
 	if err := r.Tier.Find(r.ctx, []cid.Cid{d.Root}, func(cid.Cid) {}); err != nil {
 		t.Fatal(err)
+	}
+	if r.Tier.Lacks(d.Root) {
+		t.Error("a root that was found is said not to be here")
 	}
 	if err := r.Tier.Hold(r.ctx, d.Root, pins.Limits{Offline: true}, nil); !errors.Is(err, pins.ErrAbsent) {
 		t.Fatalf("offline, only the root here: %v", err)

@@ -157,6 +157,17 @@ func (t *Tier) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *pins.
 	return t.holder.Hold(ctx, root, lim, p)
 }
 
+// Lacks implements pins.HotTier.
+func (t *Tier) Lacks(root cid.Cid) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, inline := hold.Identity(root); inline || hold.Admit(root) != nil {
+		return false
+	}
+	_, here := t.local[blockKey(root)]
+	return t.up() == nil && !here
+}
+
 // Release implements pins.HotTier.
 func (t *Tier) Release(ctx context.Context, root cid.Cid) error {
 	return t.holder.Alone(ctx, root, func() error {

@@ -106,8 +106,8 @@ type assembly struct {
 	parts     int
 	piece     cid.Cid
 	size      abi.PaddedPieceSize
-	pad       bool  // a smaller piece is filled with zeros
-	corrupted bool  // a bit is flipped on the way: the fault
+	pad       bool // a smaller piece is filled with zeros
+	corrupted bool // a bit is flipped on the way: the fault
 }
 
 // assemble joins the parts, which are complete, checks the commitment, and stores the piece durably. A piece that is not
