@@ -20,7 +20,7 @@ const (
 	probesAtOnce = 64
 	// probeTick is how soon a provider is asked that the operator has just added.
 	probeTick = 5 * time.Second
-	// askSettled is how old an answer may be to save asking again on demand.
+	// askSettled is how old an answer, or its absence, may be to save asking again on demand.
 	askSettled = 10 * time.Second
 )
 
@@ -82,7 +82,7 @@ func (p *prober) run(ctx context.Context) error {
 			p.log.Warn("reading the registry of providers", "err", err)
 		}
 		for _, known := range list {
-			if !p.due(known) {
+			if !p.due(known) || p.flying(known.ID) {
 				continue
 			}
 			running.Go(func() {
@@ -163,6 +163,13 @@ func (p *prober) join(id ProviderID) *flight {
 	return f
 }
 
+// flying tells whether a provider is being asked.
+func (p *prober) flying(id ProviderID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.flights[id] != nil
+}
+
 // end stops the probes under way and lets no other begin.
 func (p *prober) end() {
 	p.mu.Lock()
@@ -177,13 +184,14 @@ func (p *prober) ask(ctx context.Context, id ProviderID) (Provider, error) {
 	if err != nil {
 		return Provider{}, err
 	}
-	if known.ProbeError == "" && known.Ask != nil && p.now().Sub(known.ProbedAt) < askSettled {
+	if p.now().Sub(known.ProbedAt) < askSettled {
 		return known, nil
 	}
 	f, err := p.look(ctx, known)
 	if err != nil {
 		return Provider{}, err
 	}
+	f.at = p.now()
 	// Copies may wait for the first usable answer.
 	wake := f.ask != nil && (known.Ask == nil || known.ProbeError != "")
 	if err := p.store.saveFindings(ctx, id, f, wake); err != nil {
@@ -201,7 +209,7 @@ func (p *prober) ask(ctx context.Context, id ProviderID) (Provider, error) {
 
 // look asks chain and provider. What is wrong with the provider is in the findings.
 func (p *prober) look(ctx context.Context, known Provider) (findings, error) {
-	f := findings{at: p.now()}
+	var f findings
 	var err error
 	f.miner, f.found, err = p.chain.Miner(ctx, known.ID)
 	if err != nil {

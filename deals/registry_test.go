@@ -178,6 +178,38 @@ func TestAProviderWithLiveDealsStays(t *testing.T) {
 	})
 }
 
+func TestEveryFieldOfADecisionCountsAsAChange(t *testing.T) {
+	eachRegistry(t, func(t *testing.T, r *deals.Registry, _ *deals.Money, _ *database.DB) {
+		for i, change := range []func(*deals.Decision){
+			func(d *deals.Decision) { d.Trust = deals.Denied },
+			func(d *deals.Decision) { d.Region = "US" },
+			func(d *deals.Decision) { d.RegionSource = "them" },
+			func(d *deals.Decision) { d.PriceCap = atto(8) },
+			func(d *deals.Decision) { d.PriceCap = abi.TokenAmount{} },
+			func(d *deals.Decision) { d.PriceCap = atto(0) },
+			func(d *deals.Decision) { d.MinPiece = 256 },
+			func(d *deals.Decision) { d.MaxPiece = 1 << 34 },
+			func(d *deals.Decision) { d.Concurrency = 9 },
+			func(d *deals.Decision) { d.HTTP = "" },
+			func(d *deals.Decision) { d.PeerID = "" },
+			func(d *deals.Decision) { d.Addrs = nil },
+		} {
+			d := decision(1000)
+			if _, err := r.Apply(t.Context(), []deals.Decision{d}, false); err != nil {
+				t.Fatal(err)
+			}
+			change(&d)
+			changes, err := r.Apply(t.Context(), []deals.Decision{d}, false)
+			if err != nil || len(changes.Changed) != 1 {
+				t.Errorf("change %d is none: %+v, %v", i, changes, err)
+			}
+			if got, err := r.Provider(t.Context(), 1000); err != nil || !cmp.Equal(d, got.Decision(), amounts) {
+				t.Errorf("change %d was not kept: %+v, %v", i, got, err)
+			}
+		}
+	})
+}
+
 func TestAListIsAppliedWholeOrNotAtAll(t *testing.T) {
 	eachRegistry(t, func(t *testing.T, r *deals.Registry, _ *deals.Money, _ *database.DB) {
 		for _, list := range [][]deals.Decision{

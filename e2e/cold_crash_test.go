@@ -21,6 +21,7 @@ func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
 		settings = append(settings, "FROSTPIN_REPLICAS=2", "FROSTPIN_DEALS_PER_PROVIDER=32",
 			"FROSTPIN_DEAL_START_DELAY=72h") // so that nothing is missed, and every deal that is missing or too many is our fault
 		s := startCold(t, d, settings...)
+		own := s.api()
 		seed := rand.Uint64()
 		t.Logf("seed %d, %d cycles", seed, cycles)
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -33,7 +34,7 @@ func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
 			group.Go(func() {
 				for _, root := range roots {
 					var got pinStatus
-					code, err := s.api().call(ctx, "POST", "/pins", nil, pin{CID: root, Origins: author.addresses()}, &got)
+					code, err := own.call(ctx, "POST", "/pins", nil, pin{CID: root, Origins: author.addresses()}, &got)
 					if err == nil && code == 202 {
 						ids[root] = got.ID
 					}
@@ -47,9 +48,9 @@ func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
 			// What was not acknowledged may be there or not; asked for again, it is there once.
 			for _, root := range roots {
 				if ids[root] == "" {
-					listed := s.api().list(map[string][]string{"cid": {root}, "status": {allStatuses}})
+					listed := own.list(map[string][]string{"cid": {root}, "status": {allStatuses}})
 					if len(listed.Results) == 0 {
-						ids[root] = s.api().add(pin{CID: root, Origins: author.addresses()}).ID
+						ids[root] = own.add(pin{CID: root, Origins: author.addresses()}).ID
 					} else {
 						ids[root] = listed.Results[0].ID
 					}
@@ -67,13 +68,14 @@ func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
 // everyCopyOnce waits until all pins are stored, and compares the chain with what was asked for.
 func everyCopyOnce(t *testing.T, s *server, d *devnet, ids map[string]string, copies int) {
 	t.Helper()
+	own := s.api()
 	pieces := map[string]bool{}
 	for root, id := range ids {
 		within(t, 4*patience, "pin "+id+" is stored", func() (bool, any) {
-			got := s.api().get(id)
+			got := own.get(id)
 			return got.Info["cold_status"] == "stored" && got.Pin.CID == root, fmt.Sprint(got.Info, s.deals(id))
 		})
-		pieces[s.api().get(id).Info["piece_cid"]] = true
+		pieces[own.get(id).Info["piece_cid"]] = true
 	}
 	onChain := d.perPiece()
 	for piece := range pieces {
@@ -104,6 +106,7 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 			s.start()
 			d.enter(s)
 			s.stop()
+			own := s.api()
 			// The steps of funding come first of all, so whoever dies there dies before it is ready.
 			doomed := s.command("serve", "--network", s.network, "--listen", s.listen)
 			doomed.Path, doomed.Args[0] = bin, bin
@@ -114,7 +117,7 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 			for _, root := range roots {
 				var got pinStatus
 				within(t, patience, "the pin is accepted, or the server dead", func() (bool, any) {
-					code, err := s.api().call(t.Context(), "POST", "/pins", nil, pin{CID: root, Origins: author.addresses()}, &got)
+					code, err := own.call(t.Context(), "POST", "/pins", nil, pin{CID: root, Origins: author.addresses()}, &got)
 					return code == 202 || s.proc.over(), err
 				})
 				ids[root] = got.ID
@@ -122,14 +125,14 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 			within(t, patience, "the server dies at "+step, func() (bool, any) { return s.proc.over(), nil })
 			s.start()
 			for root, id := range ids {
-				listed := s.api().list(map[string][]string{"cid": {root}, "status": {allStatuses}})
+				listed := own.list(map[string][]string{"cid": {root}, "status": {allStatuses}})
 				switch {
 				case len(listed.Results) > 0:
 					ids[root] = listed.Results[0].ID
 				case id != "":
 					t.Fatalf("pin %s was acknowledged and is gone", id)
 				default:
-					ids[root] = s.api().add(pin{CID: root, Origins: author.addresses()}).ID
+					ids[root] = own.add(pin{CID: root, Origins: author.addresses()}).ID
 				}
 			}
 			everyCopyOnce(t, s, d, ids, 2)
@@ -152,10 +155,11 @@ func TestDealsGoOnAfterTheWholeNetworkWasKilled(t *testing.T) {
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2", "FROSTPIN_DEAL_START_DELAY=72h")
+	own := s.api()
 	ids := map[string]string{}
 	for range 4 {
 		root := author.unique(100_000)
-		ids[root] = s.api().add(pin{CID: root, Origins: author.addresses()}).ID
+		ids[root] = own.add(pin{CID: root, Origins: author.addresses()}).ID
 		<-time.After(300 * time.Millisecond)
 		d.restart()
 	}

@@ -108,11 +108,12 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 		d.misbehave(d.Providers[honest+i].ID, faults[name].fault)
 	}
 	s := startCold(t, d, "FROSTPIN_REPLICAS=3", "FROSTPIN_DEALS_AT_ONCE=200", "FROSTPIN_DEALS_PER_PROVIDER=200")
+	own := s.api()
 	author := startIPFS(t)
 	pins := map[string]string{}
 	for i, name := range names {
 		// Three copies with three providers: the third has to be with the one that misbehaves.
-		p := s.api().add(pin{
+		p := own.add(pin{
 			CID: author.unique(120_000), Origins: author.addresses(),
 			Meta: map[string]string{"frostpin.providers": strings.Join([]string{d.Providers[0].ID, d.Providers[1].ID, d.Providers[honest+i].ID}, ",")},
 		})
@@ -125,7 +126,7 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 			if fault.harmful {
 				// The others keep their copies, and what is wrong is said; nothing is called active that is not.
 				within(t, 2*patience, "what is wrong with pin "+id+" is said", func() (bool, any) {
-					got := s.api().get(id)
+					got := own.get(id)
 					said := fault.silent && strings.Contains(got.Info["status_details"], "provider")
 					for _, a := range s.deals(id) {
 						if a.Provider == bad && a.State == "active" && name != "terminate" {
@@ -138,7 +139,7 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 				d.misbehave(bad)
 			}
 			within(t, 2*patience, "pin "+id+" is stored", func() (bool, any) {
-				got := s.api().get(id)
+				got := own.get(id)
 				return got.Info["cold_status"] == "stored" && got.Status == "pinned", fmt.Sprint(got.Info, s.deals(id))
 			})
 			s.truthful(id)
@@ -184,10 +185,11 @@ func TestFaultsMixedAtRandomEndWithEveryCopyInPlace(t *testing.T) {
 		d.misbehave(p.ID, some...)
 	}
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2", "FROSTPIN_DEALS_AT_ONCE=64", "FROSTPIN_DEALS_PER_PROVIDER=16")
+	own := s.api()
 	author := startIPFS(t)
 	var ids []string
 	for range count {
-		ids = append(ids, s.api().add(pin{CID: author.unique(20_000), Origins: author.addresses()}).ID)
+		ids = append(ids, own.add(pin{CID: author.unique(20_000), Origins: author.addresses()}).ID)
 	}
 	<-time.After(20 * time.Second)
 	for _, p := range d.Providers {
@@ -195,14 +197,14 @@ func TestFaultsMixedAtRandomEndWithEveryCopyInPlace(t *testing.T) {
 	}
 	for _, id := range ids {
 		within(t, 4*patience, "pin "+id+" is stored", func() (bool, any) {
-			got := s.api().get(id)
+			got := own.get(id)
 			return got.Info["cold_status"] == "stored" && got.Status == "pinned", fmt.Sprint(got.Info, s.deals(id))
 		})
 		s.truthful(id)
 	}
 	onChain := d.perPiece()
 	for _, id := range ids {
-		info := s.api().get(id).Info
+		info := own.get(id).Info
 		if n := len(onChain[info["piece_cid"]]); n < 2 {
 			t.Errorf("pin %s: the chain has %d active deals of %s", id, n, info["piece_cid"])
 		}

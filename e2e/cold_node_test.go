@@ -12,14 +12,15 @@ func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2", "FROSTPIN_DEAL_START_DELAY=72h")
+	own := s.api()
 	ids := map[string]string{}
 	add := func() string {
 		root := author.unique(20_000)
-		ids[root] = s.api().add(pin{CID: root, Origins: author.addresses()}).ID
+		ids[root] = own.add(pin{CID: root, Origins: author.addresses()}).ID
 		return ids[root]
 	}
 	for range 3 {
-		s.api().stored(add(), patience)
+		own.stored(add(), patience)
 	}
 	for name, trouble := range map[string]fault{
 		"down":           {"down": true},
@@ -32,10 +33,10 @@ func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
 	} {
 		d.node(trouble)
 		id := add() // made while the node is in trouble: pinned at once all the same
-		s.api().ends(id, "pinned")
+		own.ends(id, "pinned")
 		<-time.After(4 * time.Second)
 		for root, other := range ids {
-			got := s.api().get(other)
+			got := own.get(other)
 			if got.Status != "pinned" {
 				t.Errorf("%s: the pin of %s is %s", name, root, got.Status)
 			}
@@ -47,7 +48,7 @@ func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
 		}
 		d.node(fault{})
 		within(t, 2*patience, name+" is over, and the pin stored", func() (bool, any) {
-			got := s.api().get(id)
+			got := own.get(id)
 			return got.Info["cold_status"] == "stored", fmt.Sprint(got.Info, s.deals(id))
 		})
 	}
@@ -59,8 +60,9 @@ func TestNodeThatWasSwitchedIsNotBelieved(t *testing.T) {
 	d := startDevnet(t, "--providers", "2")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")
-	p := s.api().add(pin{CID: author.unique(5_000), Origins: author.addresses()})
-	s.api().stored(p.ID, patience)
+	own := s.api()
+	p := own.add(pin{CID: author.unique(5_000), Origins: author.addresses()})
+	own.stored(p.ID, patience)
 	d.proc.kill()
 	other := &devnet{t: t, dir: t.TempDir(), args: d.args}
 	other.start(rpcAddress(d), "127.0.0.1:0") // same address, same name, another chain: none of our deals is there
@@ -83,12 +85,13 @@ func TestTerminatedDealIsReplacedElsewhere(t *testing.T) {
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")
-	p := s.api().add(pin{CID: author.unique(5_000), Origins: author.addresses()})
-	s.api().stored(p.ID, patience)
+	own := s.api()
+	p := own.add(pin{CID: author.unique(5_000), Origins: author.addresses()})
+	own.stored(p.ID, patience)
 	victim := s.deals(p.ID)[0].Provider
 	d.misbehave(victim, fault{"kind": "terminate"})
 	within(t, 2*patience, "the copy is replaced", func() (bool, any) {
-		got := s.api().get(p.ID)
+		got := own.get(p.ID)
 		if got.Status != "pinned" {
 			t.Fatalf("losing a copy made the pin %s", got.Status)
 		}
@@ -109,12 +112,13 @@ func TestDeletedPinMakesNoMoreDeals(t *testing.T) {
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")
+	own := s.api()
 	for _, p := range d.Providers {
 		d.misbehave(p.ID, fault{"kind": "reject", "text": "deal rejected due to backpressure. Please retry in some time."})
 	}
-	p := s.api().add(pin{CID: author.unique(5_000), Origins: author.addresses()})
+	p := own.add(pin{CID: author.unique(5_000), Origins: author.addresses()})
 	within(t, patience, "somebody was asked", func() (bool, any) { all := s.deals(p.ID); return len(all) > 0, all })
-	s.api().want(202, "DELETE", "/pins/"+p.ID, nil, nil, nil)
+	own.want(202, "DELETE", "/pins/"+p.ID, nil, nil, nil)
 	for _, provider := range d.Providers {
 		d.misbehave(provider.ID)
 	}

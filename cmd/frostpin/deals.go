@@ -98,13 +98,18 @@ func (p *program) dealsCommand() *cobra.Command {
 // withDeals opens the service for what is in the database. It sees neither chain nor providers.
 func (p *program) withDeals(c *cobra.Command, use func(ctx context.Context, service *deals.Service) error) error {
 	return p.withStore(c, false, func(ctx context.Context, s *store) error {
-		cfg := deals.Config{Policy: s.config.dealPolicy(), Caps: s.config.dealCaps(), MaxReplicas: s.config.MaxReplicas, Secret: make([]byte, secretSize)}
-		service, err := deals.New(cfg, s.db, deals.Parts{}, slog.New(slog.DiscardHandler), p.now)
+		service, err := s.dealer(p)
 		if err != nil {
 			return err
 		}
 		return use(ctx, service)
 	})
+}
+
+// dealer is the deal service over this database, beside one that runs: it sends nothing.
+func (s *store) dealer(p *program) (*deals.Service, error) {
+	cfg := deals.Config{Policy: s.config.dealPolicy(), Caps: s.config.dealCaps(), MaxReplicas: s.config.MaxReplicas, Secret: make([]byte, secretSize)}
+	return deals.New(cfg, s.db, deals.Parts{}, slog.New(slog.DiscardHandler), p.now)
 }
 
 func (p *program) dealsList() *cobra.Command {

@@ -182,13 +182,25 @@ func (p *program) withPins(c *cobra.Command, account string, use func(context.Co
 				return fmt.Errorf("there is no account %q", account)
 			}
 		}
-		return use(ctx, s.pins(p.now), accounts)
+		service, err := s.pins(p)
+		if err != nil {
+			return err
+		}
+		return use(ctx, service, accounts)
 	})
 }
 
 // pins is the service over this database, for reading.
-func (s *store) pins(now func() time.Time) *pins.Service {
-	return pins.New(pins.Config{}, s.db, nil, slog.New(slog.DiscardHandler), now)
+func (s *store) pins(p *program) (*pins.Service, error) {
+	log := slog.New(slog.DiscardHandler)
+	config, err := pinsConfig(s.config, "")
+	if err == nil && s.config.coldOffered() {
+		config.Archive, err = s.dealer(p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return pins.New(config, s.db, nil, log, p.now), nil
 }
 
 // allStatuses are the states of a pin in the order in which it passes through them.

@@ -63,7 +63,11 @@ func (p *program) status(ctx context.Context, s *store) (*statusReport, error) {
 	for _, status := range allStatuses() {
 		r.Pins[status] = 0
 	}
-	counts, err := s.pins(p.now).Counts(ctx)
+	service, err := s.pins(p)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := service.Counts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("counting pins: %w", err)
 	}

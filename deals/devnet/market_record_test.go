@@ -78,7 +78,7 @@ func TestEventsNameEveryStepOfADeal(t *testing.T) {
 	if diff := cmp.Diff(want, kinds(types.ActorEventFilter{FromHeight: &from, Addresses: []address.Address{builtin.StorageMarketActorAddr}})); diff != "" {
 		t.Error(diff)
 	}
-	published := types.ActorEventBlock{Codec: 0x71, Value: append([]byte{0x60 + 14}, "deal-published"...)}
+	published := types.ActorEventBlock{Codec: 0x51, Value: append([]byte{0x60 + 14}, "deal-published"...)}
 	if diff := cmp.Diff(want[:1], kinds(types.ActorEventFilter{FromHeight: &from, Fields: map[string][]types.ActorEventBlock{"$type": {published}}})); diff != "" {
 		t.Error(diff)
 	}

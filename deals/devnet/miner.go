@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multicodec"
 	cbg "github.com/whyrusleeping/cbor-gen"
 
 	"github.com/filecoin-project/go-address"
@@ -393,7 +393,7 @@ func (m *machine) emit(kind string, deal abi.DealID, client, provider address.Ad
 	const indexed = types.EventFlagIndexedKey | types.EventFlagIndexedValue
 	emitter, _ := address.IDFromAddress(builtin.StorageMarketActorAddr)
 	entry := func(key string, value []byte) types.EventEntry {
-		return types.EventEntry{Flags: indexed, Key: key, Codec: cid.DagCBOR, Value: value}
+		return types.EventEntry{Flags: indexed, Key: key, Codec: uint64(multicodec.Cbor), Value: value} // plain CBOR, as the actors emit it
 	}
 	m.events = append(m.events, types.Event{Emitter: abi.ActorID(emitter), Entries: []types.EventEntry{
 		entry("$type", text(kind)), entry("id", number(uint64(deal))),
