@@ -43,6 +43,9 @@ func parseAmount(text string) (Amount, error) {
 // IsZero tells whether it is 0.
 func (a Amount) IsZero() bool { return a.atto == nil || a.atto.Sign() == 0 }
 
+// Equal tells whether both are the same amount.
+func (a Amount) Equal(b Amount) bool { return a.Tokens().Equals(b.Tokens()) }
+
 // Tokens is the amount as the packages of Filecoin know it. Never nil.
 func (a Amount) Tokens() abi.TokenAmount {
 	if a.atto == nil {
