@@ -43,13 +43,11 @@ const (
 
 // deriveCold fills the settings of the cold tier whose default depends on others.
 func (c *Config) deriveCold(given func(name string) bool) {
-	if c.Replicas == 0 && !given("replicas") {
-		if c.Replicas = 2; c.Devnet {
-			c.Replicas = devnetReplicas
-		}
-	}
 	if !c.Devnet {
 		return
+	}
+	if !given("replicas") {
+		c.Replicas = devnetReplicas
 	}
 	set := func(name string, target *Amount, text string) {
 		if !given(name) {

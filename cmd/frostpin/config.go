@@ -134,6 +134,7 @@ func defaults() Config {
 		PieceTransfers:   32,
 		LayoutSpace:      1 << 30,
 		MaxPiece:         32 << 30,
+		Replicas:         2,
 		MaxReplicas:      5,
 		DealDays:         540,
 		DealStartDelay:   3 * deals.EpochsPerDay,
