@@ -269,9 +269,9 @@ func (k *keeper) raise(a Alarm) {
 	before := k.alarm
 	k.alarm = a
 	k.mu.Unlock()
-	switch {
-	case a.Code == before.Code:
-	case a.Code == "":
+	switch a.Code {
+	case before.Code:
+	case "":
 		k.log.Info("funds are in order again", "alarm", before.Code)
 	default:
 		k.log.Error("funds need the operator", "alarm", a.Code, "err", a.Text)

@@ -54,14 +54,14 @@ func (m *maker) lookAt(ctx context.Context, id AttemptID) (err error) {
 	switch a.State {
 	case Planned:
 		if !wanted {
-			_, err = m.record(ctx, a, Observation{})
+			err = m.record(ctx, a, Observation{})
 		} else {
 			err = m.propose(ctx, a)
 		}
 	case Proposing:
 		err = m.remind(ctx, a)
 	case Accepted, Transferring, Published, Sealing:
-		_, err = m.record(ctx, a, m.look(ctx, a))
+		err = m.record(ctx, a, m.look(ctx, a))
 	case Active, Rejected, Failed, Missed, Expired, Terminated, Cancelled:
 		return nil
 	}
@@ -79,8 +79,7 @@ func (m *maker) remind(ctx context.Context, a Attempt) error {
 	lost := o.Status != nil && o.Status.Unknown && o.Deal == nil && o.DealID == 0 && o.Pending != nil && !*o.Pending
 	if !lost || a.Start-o.Heads.Head < m.s.cfg.Policy.StartDelay/4 {
 		// Too late to be sealed in time, if it came late: then it fails when its start has passed.
-		_, err := m.record(ctx, a, o)
-		return err
+		return m.record(ctx, a, o)
 	}
 	may, err := m.s.store.mayRemind(ctx, a)
 	if err != nil {
@@ -88,8 +87,7 @@ func (m *maker) remind(ctx context.Context, a Attempt) error {
 	}
 	p, err := m.s.store.readProvider(ctx, a.Provider)
 	if err != nil || !may {
-		_, err := m.record(ctx, a, o)
-		return err
+		return m.record(ctx, a, o)
 	}
 	return m.send(ctx, a, p.Contact, false)
 }

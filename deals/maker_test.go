@@ -89,12 +89,6 @@ func (b *blocks) add(data []byte) cid.Cid {
 	return c
 }
 
-func (b *blocks) remove(c cid.Cid) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.all, c)
-}
-
 // A follower remembers what it was told.
 type follower struct {
 	mu   sync.Mutex

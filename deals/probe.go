@@ -129,7 +129,7 @@ func (p *prober) due(known Provider) bool {
 // probe asks a provider now, unless that was done just before, and returns it as it is known then: its ProbeError says
 // when it has not answered. The error is one of the database or wraps ErrChain, and says nothing about the provider.
 func (p *prober) probe(ctx context.Context, id ProviderID) (Provider, error) {
-	f := p.join(id)
+	f := p.join(id) //nolint:contextcheck // a probe is shared: it outlives those who ask for it
 	select {
 	case <-f.done:
 		return f.provider, f.err

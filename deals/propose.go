@@ -235,18 +235,17 @@ func (m *maker) send(ctx context.Context, a Attempt, c Contact, first bool) erro
 	if err != nil {
 		s.log.Info("a proposal was not answered", "deal", a.UUID.String(), "provider", a.Provider.String(), "err", err)
 	}
-	_, err = m.record(ctx, a, o)
-	return err
+	return m.record(ctx, a, o)
 }
 
 // record stores what was observed, and says it.
-func (m *maker) record(ctx context.Context, a Attempt, o Observation) (Attempt, error) {
+func (m *maker) record(ctx context.Context, a Attempt, o Observation) error {
 	after, err := m.s.store.observe(ctx, a, o)
 	if err != nil {
-		return a, fmt.Errorf("recording what was seen of deal %s: %w", a.UUID, err)
+		return fmt.Errorf("recording what was seen of deal %s: %w", a.UUID, err)
 	}
 	if after.State == a.State {
-		return after, nil
+		return nil
 	}
 	m.s.log.Info("deal has moved on", "deal", a.UUID.String(), "provider", a.Provider.String(), "cid", a.Root.String(),
 		"from", string(a.State), "to", string(after.State), "reason", after.Reason)
@@ -255,7 +254,7 @@ func (m *maker) record(ctx context.Context, a Attempt, o Observation) (Attempt, 
 		m.freed()
 	}
 	m.reached(after)
-	return after, nil
+	return nil
 }
 
 // reached passes the failpoint of a state.

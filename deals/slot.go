@@ -73,18 +73,18 @@ const (
 
 // A Standing is what is known of an archive from outside. It is written with every change of a slot or an attempt.
 type Standing struct {
-	Cold     Cold
-	Wanted   int  // X
-	Accepted int  // slots with an attempt that the provider accepted or better
-	Active   int  // slots with a proven deal
-	Working  int  // slots with an attempt under way and none active
-	Kept     bool // every copy that was promised has been active at some time
-	Ever     int  // slots that have had a proven deal at some time
-	GivenUp  bool // nothing is under way for the copies that are missing, and they are tried daily or never possible
-	Piece    *piece.Piece
-	Reason   string // what it waits for or why it failed, in words for the user; empty when there is nothing to say
-	Deals    []Deal // the latest attempt of each slot, and live ones beside it; at most 10
-	NextAt   time.Time
+	Cold     Cold         `json:"Cold"`
+	Wanted   int          `json:"Wanted"`   // X
+	Accepted int          `json:"Accepted"` // slots with an attempt that the provider accepted or better
+	Active   int          `json:"Active"`   // slots with a proven deal
+	Working  int          `json:"Working"`  // slots with an attempt under way and none active
+	Kept     bool         `json:"Kept"`     // every copy that was promised has been active at some time
+	Ever     int          `json:"Ever"`     // slots that have had a proven deal at some time
+	GivenUp  bool         `json:"GivenUp"`  // nothing is under way for the copies that are missing, and they are tried daily or never possible
+	Piece    *piece.Piece `json:"Piece"`
+	Reason   string       `json:"Reason"` // what it waits for or why it failed, in words for the user; empty when there is nothing to say
+	Deals    []Deal       `json:"Deals"`  // the latest attempt of each slot, and live ones beside it; at most 10
+	NextAt   time.Time    `json:"NextAt"`
 }
 
 // A Deal is what users see of an attempt.

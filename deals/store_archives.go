@@ -214,8 +214,8 @@ func (s *store) held(ctx context.Context, root cid.Cid, held bool) error {
 func (s *store) standings(ctx context.Context, wishes []Wish) (out map[Wish]Standing, err error) {
 	keys, roots := keysOf(wishes)
 	asked := map[key]Wish{}
-	for i, k := range keys {
-		asked[k] = wishes[i]
+	for i, w := range wishes {
+		asked[keys[i]] = w
 	}
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		out = map[Wish]Standing{}

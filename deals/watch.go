@@ -166,10 +166,10 @@ func (w *watcher) examineDoubtful(ctx context.Context, heads Heads) error {
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places }()
-			clear, err := w.examine(ctx, a, heads)
+			settled, err := w.examine(ctx, a, heads)
 			mu.Lock()
 			defer mu.Unlock()
-			if failed = errors.Join(failed, err); !clear {
+			if failed = errors.Join(failed, err); !settled {
 				w.suspects[a.DealID] = struct{}{}
 			}
 		})
@@ -178,9 +178,9 @@ func (w *watcher) examineDoubtful(ctx context.Context, heads Heads) error {
 	return failed
 }
 
-// examine looks at one active deal in the final tipset. clear tells that there is no doubt about it any more, or that
-// the doubt is on record.
-func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (clear bool, err error) {
+// examine looks at one active deal in the final tipset. settled tells that there is no doubt about it any more, or
+// that the doubt is on record.
+func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled bool, err error) {
 	defer w.s.maker.guard(&err)
 	o := Observation{Heads: heads}
 	if heads.Final < a.End {
@@ -213,7 +213,7 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (clear bo
 	if o.AtFinal && !proven {
 		w.s.cfg.At("lost-seen")
 	}
-	_, err = w.s.maker.record(ctx, a, o)
+	err = w.s.maker.record(ctx, a, o)
 	return err == nil, err
 }
 
@@ -283,7 +283,7 @@ func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done b
 		}
 		if Matches(l.signed, l.client, a.Provider, d) {
 			w.s.cfg.At("publish-found")
-			_, err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: id, Deal: &d})
+			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: id, Deal: &d})
 			return err == nil, err
 		}
 	}

@@ -90,7 +90,7 @@ func everyCopyOnce(t *testing.T, s *server, d *devnet, ids map[string]string, co
 
 // The server dies between any two steps of making a deal, at each once, and no deal is lost or made twice.
 func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
-	steps := []string{"piece-built", "planned", "signed", "stored", "sending", "answered", "published", "active-seen"}
+	steps := []string{"planned", "stored", "answered", "published"} // the others with FROSTPIN_E2E_LONG=1
 	if long() {
 		steps = []string{
 			"piece-built", "piece-stored", "planned", "asked", "drafted", "signed", "stored", "sending", "answered", "accepted",
@@ -100,7 +100,7 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 	bin := binary(t, buildFailpoints)
 	for _, step := range steps {
 		t.Run(step, func(t *testing.T) {
-			d := startDevnet(t, "--providers", "3")
+			d := startDevnet(t, "--providers", "3", "--seal-delay", "80") // slowly, so that no state is passed over
 			author := startIPFS(t)
 			s := newServer(t, "private", d.settings("FROSTPIN_REPLICAS=2", "FROSTPIN_DEAL_START_DELAY=72h")...)
 			s.start()

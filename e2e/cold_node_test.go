@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 )
@@ -22,15 +23,20 @@ func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
 	for range 3 {
 		own.stored(add(), patience)
 	}
-	for name, trouble := range map[string]fault{
+	troubles := map[string]fault{
 		"down":           {"down": true},
 		"lagging":        {"lag": 100},
 		"lies not found": {"notFoundEvery": 1},
-		"errors":         {"errorEvery": 2},
-		"null":           {"nullEvery": 2},
-		"hangs":          {"hangEvery": 3},
-		"cuts":           {"dropEvery": 10},
-	} {
+	}
+	if long() {
+		maps.Copy(troubles, map[string]fault{
+			"errors": {"errorEvery": 2},
+			"null":   {"nullEvery": 2},
+			"hangs":  {"hangEvery": 3},
+			"cuts":   {"dropEvery": 10},
+		})
+	}
+	for name, trouble := range troubles {
 		d.node(trouble)
 		id := add() // made while the node is in trouble: pinned at once all the same
 		own.ends(id, "pinned")

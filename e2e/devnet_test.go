@@ -16,11 +16,10 @@ import (
 
 // A devnet is a Filecoin network in a process of its own.
 type devnet struct {
-	t       *testing.T
-	dir     string
-	args    []string
-	proc    *process
-	control string // http://127.0.0.1:PORT
+	t    *testing.T
+	dir  string
+	args []string
+	proc *process
 
 	LotusURL   string `json:"lotus_url"`
 	LotusToken string `json:"lotus_token"`

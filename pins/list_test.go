@@ -2,6 +2,7 @@ package pins_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -364,6 +365,7 @@ func explain(t *testing.T, db *database.DB, s *pins.Service, q spec.Query) strin
 			if err != nil {
 				return fmt.Errorf("%s: %w", statement.SQL, err)
 			}
+			defer rows.Close()
 			for rows.Next() {
 				var id, parent, unused int
 				var detail string
@@ -372,7 +374,7 @@ func explain(t *testing.T, db *database.DB, s *pins.Service, q spec.Query) strin
 				}
 				fmt.Fprintln(&plan, detail)
 			}
-			if err := rows.Close(); err != nil {
+			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 				return err
 			}
 		}

@@ -90,6 +90,7 @@ func content(n int) []byte {
 }
 
 func withPieces(t testing.TB, s *shelf, limits server.PieceLimits) *fixture {
+	t.Helper()
 	return newFixture(t, func(c *server.Config) {
 		c.Pieces, c.PieceLimits = s, limits
 		c.Metrics = prometheus.NewRegistry()
@@ -183,8 +184,13 @@ func TestStrangersLearnNothingAboutPieces(t *testing.T) {
 	f := withPieces(t, &shelf{data: content(10), tokens: []string{dealTok}}, server.PieceLimits{})
 	seen := make(map[string]bool)
 	for _, c := range [][2]string{
-		{"another-token", pieceCID}, {dealTok, cidRaw}, {"another-token", cidRaw}, {dealTok, "nonsense"}, {dealTok, "%00"},
-		{alice, pieceCID}, {dealTok, pieceCID[:20]},
+		{"another-token", pieceCID},
+		{dealTok, cidRaw},
+		{"another-token", cidRaw},
+		{dealTok, "nonsense"},
+		{dealTok, "%00"},
+		{alice, pieceCID},
+		{dealTok, pieceCID[:20]},
 	} {
 		for _, header := range [][]string{nil, {"Range", "bytes=99999-"}, {"If-None-Match", `"` + pieceCID + `"`}} {
 			w := f.do(c[0], "GET", "/piece/"+c[1], "", header...)

@@ -32,6 +32,7 @@ func run(ctx context.Context, args []string) error {
 	binary := flags.String("binary", "", "measure this frostpin instead of building one")
 	static := flags.String("static", "", "serve the static handler on this address (used by bench itself)")
 	making := flags.String("piece", "", "measure making a piece (used by bench itself)")
+	crowd := flags.String("crowd", "", "run a devnet with many active deals (used by bench itself)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -40,6 +41,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if *making != "" {
 		return measurePiece(ctx, *making)
+	}
+	if *crowd != "" {
+		return serveCrowd(ctx, *crowd)
 	}
 	match, err := regexp.Compile(*only)
 	if err != nil {
@@ -75,8 +79,14 @@ func (b *bench) table(ctx context.Context, match *regexp.Regexp) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"idle", b.idle}, {"post", b.post}, {"get", b.get}, {"million", b.million}, {"local", b.local}, {"unfindable", b.unfindable},
+		{"idle", b.idle},
+		{"post", b.post},
+		{"get", b.get},
+		{"million", b.million},
+		{"local", b.local},
+		{"unfindable", b.unfindable},
 		{"piece", b.piece},
+		{"deals", b.deals},
 	} {
 		if match.MatchString(m.name) {
 			if err := m.run(ctx); err != nil {

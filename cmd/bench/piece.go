@@ -71,9 +71,10 @@ func (b *bench) piece(ctx context.Context) error {
 
 // pieceFigures is what a measuring process prints.
 type pieceFigures struct {
-	Build, CommP float64 // MB/s
-	Memory       float64 // MB
-	Bytes        int64   // of the CAR
+	Build  float64 `json:"build"`  // MB/s
+	CommP  float64 `json:"commp"`  // MB/s
+	Memory float64 `json:"memory"` // MB
+	Bytes  int64   `json:"bytes"`  // of the CAR
 }
 
 func pieceProcess(ctx context.Context, what, repo string, root cid.Cid, out *pieceFigures) error {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
-
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/host"
 
@@ -116,8 +115,8 @@ func (c *Config) validateCold(wrong problems) {
 		wrong.check("wallet", err != nil || a.Protocol() != address.SECP256K1 && a.Protocol() != address.BLS && a.Protocol() != address.Delegated,
 			"it is not a key address such as f1… or f3…")
 	}
-	real := c.FilecoinNetwork == "mainnet" || c.FilecoinNetwork == "calibrationnet"
-	wrong.check("piece-url", real && !strings.HasPrefix(c.PieceURL, "https://"),
+	public := c.FilecoinNetwork == "mainnet" || c.FilecoinNetwork == "calibrationnet"
+	wrong.check("piece-url", public && !strings.HasPrefix(c.PieceURL, "https://"),
 		"lotus-url is set: storage providers need a public https:// address")
 }
 

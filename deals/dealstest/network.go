@@ -44,7 +44,6 @@ type Network struct {
 	byCID     map[cid.Cid]*deal
 	providers map[deals.ProviderID]*Provider
 	queue     events
-	done      deals.Epoch // up to which the queue was worked off
 	escrow    abi.TokenAmount
 	wallet    abi.TokenAmount
 	moved     map[uuid.UUID]message

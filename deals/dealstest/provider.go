@@ -78,10 +78,17 @@ func (n *Network) Ask(ctx context.Context, c deals.Contact) (deals.Ask, error) {
 
 // wire is the message of the model.
 type wire struct {
-	UUID   uuid.UUID
-	Signed []byte
-	Root   string
-	From   deals.Transfer
+	UUID   uuid.UUID `json:"uuid"`
+	Signed []byte    `json:"signed"`
+	Root   string    `json:"root"`
+	From   transfer  `json:"from"`
+}
+
+// transfer is a deals.Transfer as it is written down.
+type transfer struct {
+	URL    string `json:"url"`
+	Bearer string `json:"bearer"`
+	Size   uint64 `json:"size"`
 }
 
 // Compose implements deals.Market.
@@ -90,7 +97,7 @@ func (n *Network) Compose(id uuid.UUID, signed market.ClientDealProposal, root c
 	if err := signed.MarshalCBOR(&b); err != nil {
 		return nil, err
 	}
-	return json.Marshal(wire{UUID: id, Signed: b.Bytes(), Root: root.String(), From: from})
+	return json.Marshal(wire{UUID: id, Signed: b.Bytes(), Root: root.String(), From: transfer(from)})
 }
 
 // Propose implements deals.Market.
@@ -248,5 +255,5 @@ func (n *Network) TransferOf(id uuid.UUID) deals.Transfer {
 	if err := json.Unmarshal(n.sent[id], &w); err != nil {
 		return deals.Transfer{}
 	}
-	return w.From
+	return deals.Transfer(w.From)
 }

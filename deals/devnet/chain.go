@@ -5,10 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbor "github.com/ipfs/go-ipld-cbor"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -16,6 +12,9 @@ import (
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/go-state-types/crypto"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
+	cbor "github.com/ipfs/go-ipld-cbor"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // entry is one tipset with the result of executing it. As in Lotus, a tipset's own messages show in the state of its
@@ -124,7 +123,7 @@ func (n *Net) extend(next *entry) {
 // assemble builds the one block of a tipset.
 func (n *Net) assemble(ctx context.Context, over *overlay, parent *entry, height abi.ChainEpoch, sent []*sentMessage) (*types.TipSet, cid.Cid, error) {
 	store := adt.WrapStore(ctx, cbor.NewCborStore(over))
-	list, err := writeMessages(store, sent)
+	list, err := writeMessages(ctx, store, sent)
 	if err != nil {
 		return nil, cid.Undef, err
 	}
@@ -133,7 +132,7 @@ func (n *Net) assemble(ctx context.Context, over *overlay, parent *entry, height
 		miner = n.miners[uint64(height)%uint64(len(n.miners))].ID
 	}
 	n.seq++
-	return n.seal(store, header{
+	return n.seal(ctx, store, header{
 		miner: miner, parents: parent.ts.Cids(), weight: big.Add(parent.ts.ParentWeight(), big.NewInt(1)), height: height,
 		state: parent.post.root, receipts: parent.post.receipts, messages: list, seq: n.seq,
 	})
@@ -149,7 +148,7 @@ type header struct {
 }
 
 // seal fills in what consensus would provide, with values that decode but prove nothing.
-func (n *Net) seal(store adt.Store, h header) (*types.TipSet, cid.Cid, error) {
+func (n *Net) seal(ctx context.Context, store adt.Store, h header) (*types.TipSet, cid.Cid, error) {
 	var proof [16]byte
 	binary.BigEndian.PutUint64(proof[:], h.seq)
 	none := func() *crypto.Signature { return &crypto.Signature{Type: crypto.SigTypeBLS, Data: proof[:]} }
@@ -161,7 +160,7 @@ func (n *Net) seal(store adt.Store, h header) (*types.TipSet, cid.Cid, error) {
 		BLSAggregate: none(), BlockSig: none(),
 		Timestamp: uint64(n.now().Unix()), ParentBaseFee: baseFee,
 	}
-	c, err := store.Put(store.Context(), block)
+	c, err := store.Put(ctx, block)
 	if err != nil {
 		return nil, cid.Undef, fmt.Errorf("storing a block: %w", err)
 	}
@@ -169,7 +168,7 @@ func (n *Net) seal(store adt.Store, h header) (*types.TipSet, cid.Cid, error) {
 	return ts, c, err
 }
 
-func writeMessages(store adt.Store, sent []*sentMessage) (cid.Cid, error) {
+func writeMessages(ctx context.Context, store adt.Store, sent []*sentMessage) (cid.Cid, error) {
 	none, err := writeArray(store, 0, nil)
 	if err != nil {
 		return cid.Undef, err
@@ -179,11 +178,11 @@ func writeMessages(store adt.Store, sent []*sentMessage) (cid.Cid, error) {
 		return cid.Undef, err
 	}
 	for _, s := range sent {
-		if _, err := store.Put(store.Context(), s.signed); err != nil {
+		if _, err := store.Put(ctx, s.signed); err != nil {
 			return cid.Undef, fmt.Errorf("storing a message: %w", err)
 		}
 	}
-	return store.Put(store.Context(), &types.MsgMeta{BlsMessages: none, SecpkMessages: list})
+	return store.Put(ctx, &types.MsgMeta{BlsMessages: none, SecpkMessages: list})
 }
 
 // stateAt opens the state that is visible at a tipset, for reading.

@@ -10,10 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
-	cbor "github.com/ipfs/go-ipld-cbor"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	actorstypes "github.com/filecoin-project/go-state-types/actors"
@@ -26,6 +22,9 @@ import (
 	"github.com/filecoin-project/lotus/chain/actors/adt"
 	lotusmarket "github.com/filecoin-project/lotus/chain/actors/builtin/market"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	cbor "github.com/ipfs/go-ipld-cbor"
 
 	"github.com/frostpin/frostpin/deals/devnet"
 )

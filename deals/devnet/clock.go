@@ -6,10 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
 )
 
 // tick adds a tipset per epoch until ctx ends.
@@ -22,7 +21,7 @@ func (n *Net) tick(ctx context.Context) {
 			return
 		case <-clock.C:
 		}
-		if err := n.Advance(1); err != nil {
+		if err := n.Advance(1); err != nil { //nolint:contextcheck // a tipset that was begun is finished
 			n.log.Error("devnet clock stopped", "err", err)
 			return
 		}

@@ -35,7 +35,7 @@ func (n *Net) controlMux() *http.ServeMux {
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET /head", func(w http.ResponseWriter, _ *http.Request) { n.writeHead(w) })
 		mux.HandleFunc("GET /deals", func(w http.ResponseWriter, _ *http.Request) {
-			deals, err := n.Deals()
+			deals, err := n.Deals() //nolint:contextcheck // it only reads, from memory
 			writeJSON(w, deals, err)
 		})
 		mux.HandleFunc("POST /advance", n.controlAdvance)
@@ -71,10 +71,10 @@ func (n *Net) controlAdvance(w http.ResponseWriter, r *http.Request) {
 	}
 	var err error
 	if in.NullRounds > 0 {
-		err = n.Skip(in.NullRounds)
+		err = n.Skip(in.NullRounds) //nolint:contextcheck // a tipset that was begun is finished
 	}
 	if err == nil {
-		err = n.Advance(in.Epochs)
+		err = n.Advance(in.Epochs) //nolint:contextcheck // as above
 	}
 	if err != nil {
 		writeJSON(w, nil, err)
@@ -91,7 +91,7 @@ func (n *Net) controlReorg(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &in) {
 		return
 	}
-	if err := n.Reorg(in.Depth, in.Drop); err != nil {
+	if err := n.Reorg(in.Depth, in.Drop); err != nil { //nolint:contextcheck // a fork that was begun is finished
 		writeJSON(w, nil, err)
 		return
 	}

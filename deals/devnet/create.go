@@ -5,13 +5,12 @@ import (
 	"crypto/rand"
 	"fmt"
 
-	cbor "github.com/ipfs/go-ipld-cbor"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/big"
 	"github.com/filecoin-project/go-state-types/builtin"
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/lotus/chain/types"
+	cbor "github.com/ipfs/go-ipld-cbor"
 )
 
 // create makes the keys, the genesis state and the first tipset.
@@ -56,7 +55,7 @@ func (n *Net) create(ctx context.Context) error {
 		return err
 	}
 	store := adt.WrapStore(ctx, cbor.NewCborStore(over))
-	list, err := writeMessages(store, nil)
+	list, err := writeMessages(ctx, store, nil)
 	if err != nil {
 		return err
 	}
@@ -64,7 +63,7 @@ func (n *Net) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ts, block, err := n.seal(store, header{miner: builtin.SystemActorAddr, weight: big.Zero(), state: root, receipts: receipts, messages: list})
+	ts, block, err := n.seal(ctx, store, header{miner: builtin.SystemActorAddr, weight: big.Zero(), state: root, receipts: receipts, messages: list})
 	if err != nil {
 		return err
 	}

@@ -7,11 +7,6 @@ import (
 	"net/http"
 	"testing"
 
-	blocks "github.com/ipfs/go-block-format"
-	"github.com/ipfs/go-cid"
-	mh "github.com/multiformats/go-multihash"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
 	commcid "github.com/filecoin-project/go-fil-commcid"
@@ -27,6 +22,10 @@ import (
 	"github.com/filecoin-project/lotus/api/client"
 	lotusmarket "github.com/filecoin-project/lotus/chain/actors/builtin/market"
 	"github.com/filecoin-project/lotus/chain/types"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	mh "github.com/multiformats/go-multihash"
+	cbg "github.com/whyrusleeping/cbor-gen"
 
 	"github.com/frostpin/frostpin/deals/devnet"
 )
@@ -74,6 +73,7 @@ func dial(t *testing.T, net *devnet.Net, perms ...auth.Permission) api.FullNode 
 }
 
 func must[T any](t testing.TB) func(T, error) T {
+	t.Helper()
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/builtin"
 	market18 "github.com/filecoin-project/go-state-types/builtin/v18/market"
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
 )
 
 // Fate is what has become of a published deal.
@@ -58,7 +57,7 @@ type change struct {
 	Sector  abi.SectorNumber             `json:",omitempty"`
 	Signed  *market18.ClientDealProposal `json:",omitempty"`
 	Stored  *market18.DealProposal       `json:",omitempty"`
-	Message cid.Cid                      `json:",omitempty"`
+	Message cid.Cid                      // null where no message caused it
 }
 
 func (m *machine) record(c change) { m.changes = append(m.changes, c) }

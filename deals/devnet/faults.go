@@ -152,7 +152,7 @@ func (n *Net) answer(name string, call reflect.Value, args []reflect.Value) []re
 		n.conns.drop()
 		return instead(errInjected)
 	case answerNever:
-		ctx, _ := args[0].Interface().(context.Context)
+		ctx, _ := reflect.TypeAssert[context.Context](args[0])
 		<-ctx.Done()
 		return instead(ctx.Err())
 	}

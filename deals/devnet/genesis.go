@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbor "github.com/ipfs/go-ipld-cbor"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -27,6 +23,9 @@ import (
 	"github.com/filecoin-project/lotus/chain/actors"
 	"github.com/filecoin-project/lotus/chain/state"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
+	cbor "github.com/ipfs/go-ipld-cbor"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // code holds the code CIDs by which a Lotus client tells the actors apart.
@@ -76,7 +75,7 @@ func genesis(ctx context.Context, over *overlay, p *policy, network string, acco
 	if err != nil {
 		return cid.Undef, fmt.Errorf("creating a state tree: %w", err)
 	}
-	m := &machine{policy: p, store: adt.WrapStore(ctx, cst), tree: tree}
+	m := &machine{ctx: ctx, policy: p, store: adt.WrapStore(ctx, cst), tree: tree}
 	if err := m.createSingletons(network); err != nil {
 		return cid.Undef, fmt.Errorf("creating system actors: %w", err)
 	}
@@ -120,7 +119,7 @@ func genesis(ctx context.Context, over *overlay, p *policy, network string, acco
 }
 
 func (m *machine) create(id address.Address, c cid.Cid, st cbg.CBORMarshaler) error {
-	head, err := m.store.Put(m.store.Context(), st)
+	head, err := m.store.Put(m.ctx, st)
 	if err != nil {
 		return fmt.Errorf("storing state of %s: %w", id, err)
 	}
@@ -198,7 +197,7 @@ func (m *machine) createMiner(id address.Address, seed minerSeed) error {
 	if err != nil {
 		return err
 	}
-	info, err := m.store.Put(m.store.Context(), &miner18.MinerInfo{
+	info, err := m.store.Put(m.ctx, &miner18.MinerInfo{
 		Owner: owner, Worker: worker, Beneficiary: owner,
 		BeneficiaryTerm:            miner18.BeneficiaryTerm{Quota: big.Zero(), UsedQuota: big.Zero()},
 		WindowPoStProofType:        proof,
@@ -230,7 +229,7 @@ func (m *machine) emptyMiner(info cid.Cid) (*miner18.State, error) {
 		return nil, err
 	}
 	none := bitfield.New()
-	allocated, err := m.store.Put(m.store.Context(), &none)
+	allocated, err := m.store.Put(m.ctx, &none)
 	if err != nil {
 		return nil, err
 	}
@@ -238,11 +237,11 @@ func (m *machine) emptyMiner(info cid.Cid) (*miner18.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	empty, err := m.store.Put(m.store.Context(), deadline)
+	empty, err := m.store.Put(m.ctx, deadline)
 	if err != nil {
 		return nil, err
 	}
-	deadlines, err := m.store.Put(m.store.Context(), miner18.ConstructDeadlines(empty))
+	deadlines, err := m.store.Put(m.ctx, miner18.ConstructDeadlines(empty))
 	if err != nil {
 		return nil, err
 	}

@@ -12,11 +12,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/uuid"
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/google/uuid"
+	"github.com/ipfs/go-cid"
 )
 
 // journal is the chain on disk: one file of records, appended as things happen and rewritten when most of it is

@@ -6,10 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbor "github.com/ipfs/go-ipld-cbor"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -18,6 +14,9 @@ import (
 	"github.com/filecoin-project/go-state-types/exitcode"
 	"github.com/filecoin-project/lotus/chain/state"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
+	cbor "github.com/ipfs/go-ipld-cbor"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // baseFee is attoFIL per unit of gas; it never moves, since nothing here competes for block space.
@@ -26,6 +25,7 @@ var baseFee = abi.NewTokenAmount(100)
 // machine applies messages and cron to one state tree, as the actors of a Filecoin network would. It lives for one
 // execution and is not safe for concurrent use.
 type machine struct {
+	ctx    context.Context //nolint:containedctx // of the one execution; the actors' methods take none, as the FVM's do not
 	policy *policy
 	store  adt.Store
 	tree   *state.StateTree
@@ -43,7 +43,7 @@ func openMachine(ctx context.Context, p *policy, over *overlay, root cid.Cid) (*
 	if err != nil {
 		return nil, fmt.Errorf("loading state %s: %w", root, err)
 	}
-	return &machine{policy: p, store: adt.WrapStore(ctx, cst), tree: tree}, nil
+	return &machine{ctx: ctx, policy: p, store: adt.WrapStore(ctx, cst), tree: tree}, nil
 }
 
 // A fault is how an actor refuses: the exit code goes on chain, the text only to whoever runs the message.
@@ -228,7 +228,7 @@ func (m *machine) load(a address.Address, into cbg.CBORUnmarshaler) error {
 	if err != nil {
 		return fmt.Errorf("loading actor %s: %w", a, err)
 	}
-	if err := m.store.Get(m.store.Context(), act.Head, into); err != nil {
+	if err := m.store.Get(m.ctx, act.Head, into); err != nil {
 		return fmt.Errorf("loading state of %s: %w", a, err)
 	}
 	return nil
@@ -236,7 +236,7 @@ func (m *machine) load(a address.Address, into cbg.CBORUnmarshaler) error {
 
 // save writes an actor's state and moves its head there.
 func (m *machine) save(a address.Address, st cbg.CBORMarshaler) error {
-	head, err := m.store.Put(m.store.Context(), st)
+	head, err := m.store.Put(m.ctx, st)
 	if err != nil {
 		return fmt.Errorf("storing state of %s: %w", a, err)
 	}

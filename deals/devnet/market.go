@@ -3,9 +3,6 @@ package devnet
 import (
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/builtin"
@@ -13,6 +10,8 @@ import (
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/go-state-types/builtin/v18/verifreg"
 	"github.com/filecoin-project/go-state-types/exitcode"
+	"github.com/ipfs/go-cid"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // exitDealExpired is the market's own exit code for a deal that has left the state.
@@ -140,17 +139,18 @@ func (k *market) removeDeal(id abi.DealID) error {
 	return k.removeProposal(id)
 }
 
-// unpend forgets that a proposal is pending; it reports whether it was.
-func (k *market) unpend(p *market18.DealProposal) (bool, error) {
+// unpend forgets that a proposal is pending, if it was.
+func (k *market) unpend(p *market18.DealProposal) error {
 	c, err := p.Cid()
 	if err != nil {
-		return false, err
+		return err
 	}
 	set, err := k.pending()
 	if err != nil {
-		return false, err
+		return err
 	}
-	return set.TryDelete(abi.CidKey(c))
+	_, err = set.TryDelete(abi.CidKey(c))
+	return err
 }
 
 func (k *market) dropAllocation(id abi.DealID) error {

@@ -1,6 +1,8 @@
 package devnet
 
 import (
+	"slices"
+
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -222,10 +224,5 @@ func (m *machine) escrowParty(a address.Address) (nominal, recipient address.Add
 }
 
 func containsAddress(list []address.Address, a address.Address) bool {
-	for _, x := range list {
-		if x == a {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, a)
 }

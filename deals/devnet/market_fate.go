@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/ipfs/go-cid"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -17,6 +14,8 @@ import (
 	miner18 "github.com/filecoin-project/go-state-types/builtin/v18/miner"
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/go-state-types/exitcode"
+	"github.com/ipfs/go-cid"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // What becomes of a published deal: activated by its provider's proof, missed, paid, ended, terminated.
@@ -146,7 +145,7 @@ func (k *market) terminate(id abi.DealID, miner address.Address) (slashed abi.To
 		return big.Zero(), abort(exitcode.ErrIllegalArgument, "no state for deal %d", id)
 	}
 	if st.LastUpdatedEpoch == epochUndefined {
-		if _, err := k.unpend(p); err != nil {
+		if err := k.unpend(p); err != nil {
 			return big.Zero(), err
 		}
 	}
@@ -186,7 +185,7 @@ func (k *market) timeOut(id abi.DealID, p *market18.DealProposal) (slashed abi.T
 	if err := k.removeProposal(id); err != nil {
 		return big.Zero(), err
 	}
-	if _, err := k.unpend(p); err != nil {
+	if err := k.unpend(p); err != nil {
 		return big.Zero(), err
 	}
 	k.m.record(change{Kind: missed, ID: id, Epoch: k.m.epoch})
@@ -265,7 +264,7 @@ func (k *market) turn(id abi.DealID) (slashed abi.TokenAmount, err error) {
 		return k.timeOut(id, p)
 	}
 	if st.LastUpdatedEpoch == epochUndefined {
-		_, err = k.unpend(p)
+		err = k.unpend(p)
 	}
 	return big.Zero(), err
 }
@@ -330,7 +329,7 @@ func (k *market) settle(id abi.DealID) (*market18.DealSettlementSummary, abi.Tok
 		return nil, slashed, err
 	}
 	if st.LastUpdatedEpoch == epochUndefined {
-		if _, err := k.unpend(p); err != nil {
+		if err := k.unpend(p); err != nil {
 			return nil, big.Zero(), err
 		}
 	}

@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -18,6 +15,8 @@ import (
 	"github.com/filecoin-project/go-state-types/exitcode"
 	"github.com/filecoin-project/lotus/lib/sigs"
 	_ "github.com/filecoin-project/lotus/lib/sigs/secp" // registers the only signature type the devnet checks
+	"github.com/ipfs/go-cid"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // publishStorageDeals takes a batch signed by clients. What is invalid is dropped, the rest is published; a batch with
@@ -54,8 +53,10 @@ func (m *machine) publishStorageDeals(c call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &batch{k: k, named: named, provider: provider, clients: map[address.Address]abi.TokenAmount{},
-		dataCap: map[address.Address]abi.StoragePower{}, seen: map[cid.Cid]struct{}{}, locked: big.Zero()}
+	b := &batch{
+		k: k, named: named, provider: provider, clients: map[address.Address]abi.TokenAmount{},
+		dataCap: map[address.Address]abi.StoragePower{}, seen: map[cid.Cid]struct{}{}, locked: big.Zero(),
+	}
 	if b.power, err = m.networkPower(); err != nil {
 		return nil, err
 	}
@@ -156,12 +157,12 @@ func (b *batch) consider(signed *market18.ClientDealProposal) (reason string, er
 				return "", err
 			}
 		}
-		if size := big.NewIntUnsigned(uint64(p.PieceSize)); left.LessThan(size) {
+		size := big.NewIntUnsigned(uint64(p.PieceSize))
+		if left.LessThan(size) {
 			b.dataCap[client] = left
 			return "insufficient datacap", nil
-		} else {
-			b.dataCap[client] = big.Sub(left, size)
 		}
+		b.dataCap[client] = big.Sub(left, size)
 	}
 	b.clients[client], b.locked = clientLock, providerLock
 	b.seen[pcid] = struct{}{}
@@ -187,7 +188,7 @@ func (m *machine) authenticate(client address.Address, signed *market18.ClientDe
 		return "", fmt.Errorf("encoding a proposal: %w", err)
 	}
 	if err := sigs.Verify(&signed.ClientSignature, st.Address, buf.Bytes()); err != nil {
-		return "proposal authentication failed: " + err.Error(), nil
+		return "proposal authentication failed: " + err.Error(), nil //nolint:nilerr // that is the finding
 	}
 	return "", nil
 }

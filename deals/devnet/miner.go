@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/multiformats/go-multicodec"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -17,6 +14,8 @@ import (
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/go-state-types/exitcode"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/multiformats/go-multicodec"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // minerInfo adds the questions other actors ask to the actor's own record.
@@ -41,7 +40,7 @@ func (m *machine) openMiner(id address.Address) (*miner18.State, *minerInfo, err
 		return nil, nil, err
 	}
 	var info minerInfo
-	if err := m.store.Get(m.store.Context(), st.Info, &info.MinerInfo); err != nil {
+	if err := m.store.Get(m.ctx, st.Info, &info.MinerInfo); err != nil {
 		return nil, nil, fmt.Errorf("loading miner info of %s: %w", id, err)
 	}
 	return &st, &info, nil
@@ -83,7 +82,7 @@ func (m *machine) callMiner(c call) ([]byte, error) {
 }
 
 func (m *machine) saveInfo(miner address.Address, st *miner18.State, info *minerInfo) error {
-	root, err := m.store.Put(m.store.Context(), &info.MinerInfo)
+	root, err := m.store.Put(m.ctx, &info.MinerInfo)
 	if err != nil {
 		return fmt.Errorf("storing miner info of %s: %w", miner, err)
 	}
@@ -103,7 +102,7 @@ func (m *machine) preCommit(c call, st *miner18.State, info *minerInfo) error {
 		return abort(exitcode.ErrIllegalArgument, "batch of %d too large, max %d", n, preCommitBatchMax)
 	}
 	var allocated bitfield.BitField
-	if err := m.store.Get(m.store.Context(), st.AllocatedSectors, &allocated); err != nil {
+	if err := m.store.Get(m.ctx, st.AllocatedSectors, &allocated); err != nil {
 		return fmt.Errorf("loading allocated sectors: %w", err)
 	}
 	waiting, err := adt.AsMap(m.store, st.PreCommittedSectors, builtin.DefaultHamtBitwidth)
@@ -130,7 +129,7 @@ func (m *machine) preCommit(c call, st *miner18.State, info *minerInfo) error {
 	if st.PreCommittedSectors, err = waiting.Root(); err != nil {
 		return err
 	}
-	if st.AllocatedSectors, err = m.store.Put(m.store.Context(), &allocated); err != nil {
+	if st.AllocatedSectors, err = m.store.Put(m.ctx, &allocated); err != nil {
 		return err
 	}
 	return m.save(c.to, st)

@@ -3,12 +3,9 @@ package devnet
 import (
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-
-	commp "github.com/filecoin-project/go-commp-utils/v2"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-bitfield"
+	commp "github.com/filecoin-project/go-commp-utils/v2"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
 	"github.com/filecoin-project/go-state-types/builtin"
@@ -16,6 +13,7 @@ import (
 	power18 "github.com/filecoin-project/go-state-types/builtin/v18/power"
 	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 	"github.com/filecoin-project/go-state-types/exitcode"
+	"github.com/ipfs/go-cid"
 )
 
 // checkPieces holds the pieces of a manifest against the data commitment of the pre-commit. This is what a seal proof

@@ -134,12 +134,10 @@ func Start(ctx context.Context, cfg Config) (*Net, error) {
 		tipsets: map[types.TipSetKey]*entry{}, moved: make(chan struct{}),
 	}
 	if err := n.open(ctx); err != nil {
-		n.journal.close()
-		return nil, err
+		return nil, errors.Join(err, n.journal.close())
 	}
 	if err := n.serve(ctx); err != nil {
-		n.journal.close()
-		return nil, err
+		return nil, errors.Join(err, n.journal.close())
 	}
 	run, cancel := context.WithCancel(ctx)
 	n.cancel = cancel

@@ -53,13 +53,12 @@ func (v *view) entry(key types.TipSetKey) (*entry, error) {
 }
 
 // state opens the state at a tipset.
-func (v *view) state(ctx context.Context, key types.TipSetKey) (*machine, *entry, error) {
+func (v *view) state(ctx context.Context, key types.TipSetKey) (*machine, error) {
 	e, err := v.entry(key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	m, err := v.n.stateAt(ctx, e.ts)
-	return m, e, err
+	return v.n.stateAt(ctx, e.ts)
 }
 
 // methods fills a node with the methods this network serves. What is left nil answers "method not supported", as a

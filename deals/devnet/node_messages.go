@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/lotus/api"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
 )
 
 func (v *view) messageMethods(node *api.FullNodeStruct) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -16,6 +14,7 @@ import (
 	"github.com/filecoin-project/lotus/chain/actors/builtin/miner"
 	"github.com/filecoin-project/lotus/chain/actors/builtin/power"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 func (v *view) minerMethods(node *api.FullNodeStruct) {
@@ -45,7 +44,7 @@ func (v *view) minerMethods(node *api.FullNodeStruct) {
 
 // miner reads a miner actor's state with lotus' own code.
 func (v *view) miner(ctx context.Context, a address.Address, key types.TipSetKey) (miner.State, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +83,7 @@ func (v *view) minerInfo(ctx context.Context, a address.Address, key types.TipSe
 }
 
 func (v *view) minerPower(ctx context.Context, a address.Address, key types.TipSetKey) (*api.MinerPower, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, err
 	}

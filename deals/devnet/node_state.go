@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
@@ -21,6 +19,7 @@ import (
 	lotusmarket "github.com/filecoin-project/lotus/chain/actors/builtin/market"
 	"github.com/filecoin-project/lotus/chain/actors/builtin/verifreg"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/ipfs/go-cid"
 )
 
 func (v *view) stateMethods(node *api.FullNodeStruct) {
@@ -60,7 +59,7 @@ func (v *view) stateMethods(node *api.FullNodeStruct) {
 }
 
 func (v *view) actor(ctx context.Context, a address.Address, key types.TipSetKey) (*types.Actor, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +71,7 @@ func (v *view) actor(ctx context.Context, a address.Address, key types.TipSetKey
 }
 
 func (v *view) lookupID(ctx context.Context, a address.Address, key types.TipSetKey) (address.Address, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return address.Undef, err
 	}
@@ -84,7 +83,7 @@ func (v *view) lookupID(ctx context.Context, a address.Address, key types.TipSet
 }
 
 func (v *view) accountKey(ctx context.Context, a address.Address, key types.TipSetKey) (address.Address, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return address.Undef, err
 	}
@@ -92,7 +91,7 @@ func (v *view) accountKey(ctx context.Context, a address.Address, key types.TipS
 }
 
 func (v *view) readState(ctx context.Context, a address.Address, key types.TipSetKey) (*api.ActorState, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +122,7 @@ func (v *view) readState(ctx context.Context, a address.Address, key types.TipSe
 
 // market reads the market actor's state with lotus' own code, so that what it cannot read shows here first.
 func (v *view) market(ctx context.Context, key types.TipSetKey) (lotusmarket.State, *machine, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -255,7 +254,7 @@ func (v *view) proposalPending(ctx context.Context, proposal cid.Cid, key types.
 }
 
 func (v *view) collateralBounds(ctx context.Context, size abi.PaddedPieceSize, _ bool, key types.TipSetKey) (api.DealCollateralBounds, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return api.DealCollateralBounds{}, err
 	}
@@ -269,7 +268,7 @@ func (v *view) collateralBounds(ctx context.Context, size abi.PaddedPieceSize, _
 }
 
 func (v *view) verifiedStatus(ctx context.Context, a address.Address, key types.TipSetKey) (*abi.StoragePower, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +284,7 @@ func (v *view) verifiedStatus(ctx context.Context, a address.Address, key types.
 }
 
 func (v *view) registry(ctx context.Context, a address.Address, key types.TipSetKey) (*verifreg18.State, *machine, address.Address, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return nil, nil, address.Undef, err
 	}
@@ -327,7 +326,7 @@ func (v *view) allocations(ctx context.Context, client address.Address, key type
 }
 
 func (v *view) pendingAllocationID(ctx context.Context, id abi.DealID, key types.TipSetKey) (verifreg.AllocationId, error) {
-	m, _, err := v.state(ctx, key)
+	m, err := v.state(ctx, key)
 	if err != nil {
 		return 0, err
 	}

@@ -8,11 +8,8 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	cbor "github.com/ipfs/go-ipld-cbor"
 	ipld "github.com/ipfs/go-ipld-format"
 	cbg "github.com/whyrusleeping/cbor-gen"
-
-	"github.com/filecoin-project/go-state-types/builtin/v18/util/adt"
 )
 
 // objects holds the IPLD objects of the chain: state trees, receipts, message lists and block headers. They are
@@ -56,11 +53,6 @@ func (o *objects) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 // Put refuses: the chain's objects are written by overlay.commit only.
 func (o *objects) Put(context.Context, blocks.Block) error {
 	return fmt.Errorf("writing to the chain's objects outside of an execution")
-}
-
-// reader opens the objects as the store that state types read from.
-func (o *objects) reader(ctx context.Context) adt.Store {
-	return adt.WrapStore(ctx, cbor.NewCborStore(o))
 }
 
 // retain drops every object that none of the roots reaches and returns what stays, in no particular order. Pinned

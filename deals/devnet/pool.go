@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/google/uuid"
-	"github.com/ipfs/go-cid"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/lotus/chain/types"
+	"github.com/google/uuid"
+	"github.com/ipfs/go-cid"
 )
 
 // sentMessage is a message that the node has accepted, whatever became of it. It is kept for ever, as a node with a

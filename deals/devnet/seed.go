@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ipfs/go-cid"
-	cbg "github.com/whyrusleeping/cbor-gen"
-
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/big"
 	"github.com/filecoin-project/go-state-types/builtin"
 	market18 "github.com/filecoin-project/go-state-types/builtin/v18/market"
+	"github.com/ipfs/go-cid"
+	cbg "github.com/whyrusleeping/cbor-gen"
 )
 
 // SeedDeal is a deal that was made before the devnet was looked at.

@@ -15,9 +15,11 @@ import (
 
 // API tokens are JSON web tokens as Lotus makes them: HS256 over {"Allow":["read",…]}.
 
-const tokenHeader = `{"alg":"HS256","typ":"JWT"}`
+const tokenHeader = `{"alg":"HS256","typ":"JWT"}` //nolint:gosec // it says how a token is signed and is in every one
 
-type tokenClaims struct{ Allow []auth.Permission }
+type tokenClaims struct {
+	Allow []auth.Permission `json:"Allow"`
+}
 
 // Token makes an API token with the named permissions. They are not implied by one another: Lotus' "sign" token lists
 // read, write and sign.

@@ -22,11 +22,11 @@ type Blocks interface {
 
 // A Piece is a CAR, with zero bytes after it where it is padded, under its commitment.
 type Piece struct {
-	CIDv1   cid.Cid             // baga…: the commitment; what deals name
-	CIDv2   cid.Cid             // bafkzcib…: the commitment and RawSize
-	Size    abi.PaddedPieceSize // a power of two, at least 128
-	RawSize int64               // bytes that are served: the CAR and zeros after it; at least 127
-	CARSize int64               // bytes of the CAR
+	CIDv1   cid.Cid             `json:"CIDv1"`   // baga…: the commitment; what deals name
+	CIDv2   cid.Cid             `json:"CIDv2"`   // bafkzcib…: the commitment and RawSize
+	Size    abi.PaddedPieceSize `json:"Size"`    // a power of two, at least 128
+	RawSize int64               `json:"RawSize"` // bytes that are served: the CAR and zeros after it; at least 127
+	CARSize int64               `json:"CARSize"` // bytes of the CAR
 }
 
 // TooLargeError says that a DAG does not fit a piece of Limit bytes.

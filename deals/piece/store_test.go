@@ -94,7 +94,7 @@ func TestRoomIsBoundedAndTheLeastUsedGoes(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, roots[2].String()+".layout"), later, later); err != nil {
 		t.Fatal(err)
 	}
-	s = openStore(t, dir, info.Size())
+	openStore(t, dir, info.Size())
 	if got := files(t, dir); len(got) != 1 || !there(roots[2]) {
 		t.Errorf("after a restart with less room it holds %q, want what was used last", got)
 	}

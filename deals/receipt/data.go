@@ -45,7 +45,7 @@ func (f File) Piece(ctx context.Context, r deals.Receipt) (piece.Piece, error) {
 	if err != nil {
 		return piece.Piece{}, &DataError{fmt.Sprintf("reading the CAR: %s", err)}
 	}
-	defer store.Close()
+	defer store.Close() //nolint:errcheck // it was only read
 	temp, err := os.MkdirTemp(f.Dir, "receipt-*")
 	if err != nil {
 		return piece.Piece{}, err
