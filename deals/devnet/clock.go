@@ -107,8 +107,14 @@ func (n *Net) watch() (*entry, <-chan struct{}) {
 	return n.head, n.moved
 }
 
-// keep is how many tipsets of history the node serves: enough to read at finality for a while.
-func (n *Net) keep() int { return 2*int(n.cfg.Finality) + 100 }
+// keep is how many tipsets of history the node serves: enough to read at finality for a while, and where the clock runs
+// by itself, for whoever was cut off to find that the chain still holds what it saw last.
+func (n *Net) keep() int {
+	if n.cfg.Epoch > 0 {
+		return 2*int(n.cfg.Finality) + 2000
+	}
+	return 2*int(n.cfg.Finality) + 100
+}
 
 // collect forgets tipsets below what is kept, and once enough garbage has come together, the objects that no kept
 // tipset reaches. The caller holds n.mu.
