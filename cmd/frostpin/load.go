@@ -17,7 +17,7 @@ import (
 const environmentPrefix = "FROSTPIN_"
 
 // foreignPrefixes begin variables of the tests, which may be set around any frostpin command.
-var foreignPrefixes = []string{"TEST_", "E2E_", "KILL_", "FUZZ_"}
+var foreignPrefixes = []string{"TEST_", "E2E_", "KILL_", "DEAL_KILL_", "FUZZ_"}
 
 // The settings file: how it is named on the command line, and where it is looked for otherwise.
 const (
