@@ -3,6 +3,7 @@ module github.com/frostpin/frostpin
 go 1.26.5
 
 require (
+	code.dny.dev/ssrf v0.2.0
 	github.com/filecoin-project/go-address v1.2.0
 	github.com/filecoin-project/go-amt-ipld/v4 v4.4.0
 	github.com/filecoin-project/go-bitfield v0.2.4

@@ -1,0 +1,91 @@
+package retrieval
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ipfs/go-cid"
+	"github.com/ipld/go-car/v2"
+)
+
+// A step is a block that a walk has still to visit.
+type step struct {
+	cid   cid.Cid
+	depth int
+}
+
+// maxCARHeader is the largest header of a CAR with one root.
+const maxCARHeader = 4 << 10
+
+// follow reads a CAR whose blocks come in the order of a walk from root, each once, as from `car-order=dfs&car-dups=n`,
+// and gives each to take. It returns nil at the end of the DAG, whatever follows in the stream. The first block that is
+// not the next of the walk is a lie. An error of take is returned as it is.
+func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, take func(c cid.Cid, data []byte, depth int) error) error {
+	reader, err := car.NewBlockReader(from, car.ZeroLengthSectionAsEOF(true),
+		car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(uint64(blockSize)+256))
+	if err != nil {
+		return &failure{class: Refused, err: fmt.Errorf("reading the header of a CAR: %w", err)}
+	}
+	seen := map[string]struct{}{}
+	todo := []step{{canonical(root), depth}}
+	for len(todo) > 0 {
+		next := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		data, inline := codec.Inline(next.cid)
+		if !inline {
+			if _, visited := seen[next.cid.KeyString()]; visited {
+				continue
+			}
+			seen[next.cid.KeyString()] = struct{}{}
+			block, err := reader.Next()
+			switch {
+			case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+				return &failure{class: Refused, err: fmt.Errorf("the CAR ends before block %s: %w", next.cid, io.ErrUnexpectedEOF)}
+			case err != nil:
+				return carFailure(err)
+			case !canonical(block.Cid()).Equals(next.cid):
+				return &failure{class: Refused, lie: true, err: fmt.Errorf("block %s comes where %s should", block.Cid(), next.cid)}
+			}
+			data = block.RawData()
+			if err := take(next.cid, data, next.depth); err != nil {
+				return err
+			}
+		}
+		links, err := codec.Links(next.cid, data)
+		if err != nil {
+			return &RefusedError{Reason: err.Error()}
+		}
+		for i := range links {
+			l := links[len(links)-1-i]
+			todo = append(todo, step{canonical(l), next.depth + 1})
+		}
+	}
+	return nil
+}
+
+// carFailure tells bytes that are wrong from bytes that do not come.
+func carFailure(err error) error {
+	if f := (*failure)(nil); errors.As(err, &f) {
+		return err
+	}
+	var transport interface{ Timeout() bool }
+	if errors.As(err, &transport) || errors.Is(err, errStream) {
+		return err
+	}
+	return &failure{class: Refused, lie: true, err: fmt.Errorf("reading a CAR: %w", err)}
+}
+
+// errStream marks errors of the connection, so that they are not taken for wrong bytes.
+var errStream = errors.New("the stream broke")
+
+// A streamReader marks them.
+type streamReader struct{ io.Reader }
+
+func (s streamReader) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errStream, err)
+	}
+	return n, err
+}

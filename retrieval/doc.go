@@ -1,0 +1,37 @@
+// Package retrieval reads DAGs, hot first and then cold: from the hot blocks while they are there and right, and else from
+// the storage providers that have proven copies, verified block by block, so that a reader gets the right bytes or a
+// clean error.
+//
+// It owns where bytes are looked for and in which order, what is believed of an answer, what is remembered of providers,
+// and the transfers of whole DAGs. It knows sources, not why they are sources: no pins, no deals, no accounts, no HTTP
+// server, no IPFS node. What it needs of those are the small interfaces Directory, Store and Network.
+//
+// # Order
+//
+//  1. The hot blocks (Store). A block that is missing, wrong, or does not come in time is looked for elsewhere.
+//  2. Providers with a proven copy of the root that the context names (WithRoot), best first by what they have done
+//     before. The next is asked too when one is slow; three at most.
+//  3. Strangers that an IPNI router names, where one is configured, and the IPFS network.
+//  4. The root's own bytes of the piece, from providers that index nothing.
+//
+// Without a root in the context nothing is fetched from afar: nobody can use the service as an open proxy.
+//
+// # Invariants
+//
+//   - No byte is given to anybody, or stored, before its block was verified against its CID.
+//   - A CAR is taken block by block in the order of the walk; the first block that is not the next one of the DAG ends it,
+//     whatever it hashes to. So an endless stream costs one block.
+//   - Limits of a transfer are checked as bytes come, never from what a provider claims.
+//   - A block is asked for once at a time, however many readers wait for it, and a DAG is transferred once at a time.
+//   - What an error tells a reader is one of four classes. Addresses and causes go to the log.
+//   - Every request leaves through a guarded client (see guard), also after redirects.
+//
+// # Decisions
+//
+//   - Whole DAGs travel as CARs, single blocks as raw blocks: a CAR is about nine times faster for a whole DAG, a block
+//     needs no more than itself.
+//   - What is fetched is stored hot, unpinned. Pinning it again is the business of whoever wants it kept.
+//   - A provider that has lied is asked last, for an hour. Everybody may be down; few return wrong bytes.
+//   - A transfer walks the DAG itself and asks for a CAR at each place where a block is missing. So it goes on where the
+//     last provider stopped, and after a restart, without any record of how far it came.
+package retrieval

@@ -1,0 +1,512 @@
+package retrieval
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	batchBlocks = 64
+	batchBytes  = 4 << 20
+	rawAtOnce   = 16              // single blocks of a transfer that are fetched at once
+	cutsMost    = 5               // times a provider may break off and be asked to go on
+	pauseReader = 2 * time.Second // how long one who wants a part waits for a transfer that may be elsewhere
+)
+
+var errNoProgress = errors.New("no new block for too long")
+
+// A job is the transfer of one DAG into the store. Everybody who wants the DAG shares it.
+type job struct {
+	s      *Service
+	root   cid.Cid
+	budget Budget
+	cancel context.CancelFunc
+	done   chan struct{} // closed at the end; err is set then
+	err    error
+
+	blocks, bytes atomic.Int64 // of the DAG, met so far
+
+	// Of the goroutine that runs it.
+	counted map[string]struct{} // blocks in the totals
+	whole   map[string]struct{} // blocks below which nothing is missing, or that were visited
+	useless map[string]bool     // providers that give no CAR of this DAG
+	cuts    map[string]int
+	batch   []blocks.Block
+	size    int
+
+	mu      sync.Mutex
+	users   int
+	pending map[string]got // arrived and not stored yet
+	waiting map[string][]chan got
+}
+
+// running returns the transfer of a root that is under way, nil for none.
+func (s *Service) running(root cid.Cid) *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.jobs[root.KeyString()]
+}
+
+// begin starts the transfer of a DAG or joins it. The caller leaves it; it ends when everybody has.
+func (s *Service) begin(root cid.Cid, budget Budget) *job {
+	root = canonical(root)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j := s.jobs[root.KeyString()]; j != nil && j.join() {
+		return j
+	}
+	ctx, cancel := context.WithCancel(context.Background()) // it is its users', not the first one's
+	j := &job{
+		s: s, root: root, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
+		counted: map[string]struct{}{}, whole: map[string]struct{}{}, useless: map[string]bool{}, cuts: map[string]int{},
+		pending: map[string]got{}, waiting: map[string][]chan got{},
+	}
+	s.jobs[root.KeyString()] = j
+	go func() {
+		defer cancel()
+		err := j.guarded(ctx)
+		s.mu.Lock()
+		if s.jobs[root.KeyString()] == j {
+			delete(s.jobs, root.KeyString())
+		}
+		s.mu.Unlock()
+		j.err = err
+		close(j.done)
+		s.meter.transfers.WithLabelValues(outcome(err)).Inc()
+	}()
+	return j
+}
+
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "done"
+	case errors.Is(err, context.Canceled):
+		return "left"
+	}
+	return "failed"
+}
+
+func (j *job) join() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.users == 0 {
+		return false // it is being ended
+	}
+	j.users++
+	return true
+}
+
+// leave ends the caller's interest.
+func (j *job) leave() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.users--; j.users == 0 {
+		j.cancel()
+	}
+}
+
+// Prefetch says that all of the DAG below root is about to be read by the request of ctx. It returns at once.
+func (s *Service) Prefetch(ctx context.Context, root cid.Cid) {
+	trailOf(ctx).wantAll()
+	j := s.begin(root, s.cfg.Budget)
+	context.AfterFunc(ctx, j.leave)
+}
+
+// Restore stores every block below root that is not here. progress, which may be nil, is told the distinct blocks and
+// bytes that were met so far. What has arrived before it fails stays. Errors: ErrNoSource, *FailedError, *RefusedError;
+// those of the store and of ctx are transient.
+func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) error {
+	sources, err := s.holders(ctx, canonical(root))
+	if err != nil {
+		return fmt.Errorf("looking for copies of %s: %w", root, err)
+	}
+	if len(sources) == 0 {
+		return ErrNoSource
+	}
+	j := s.begin(root, b)
+	defer j.leave()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	tell := func() {
+		if progress != nil {
+			progress(j.blocks.Load(), j.bytes.Load())
+		}
+	}
+	for {
+		select {
+		case <-j.done:
+			tell()
+			return j.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			tell()
+		}
+	}
+}
+
+// wait returns a block when the transfer has it, or false when it will not come this way. Who wants only a part waits
+// only a moment: it may be at the other end of the DAG.
+func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
+	c = canonical(c)
+	key := c.KeyString()
+	arrived := make(chan got, 1)
+	j.mu.Lock()
+	if g, ok := j.pending[key]; ok {
+		j.mu.Unlock()
+		return g, true
+	}
+	j.waiting[key] = append(j.waiting[key], arrived)
+	j.mu.Unlock()
+	defer j.forget(key, arrived)
+	// It may have been stored just before.
+	if data, err := j.s.parts.Store.Block(ctx, c); err == nil {
+		return got{data, TierHot}, true
+	}
+	var moment <-chan time.Time
+	if !all {
+		timer := time.NewTimer(pauseReader)
+		defer timer.Stop()
+		moment = timer.C
+	}
+	select {
+	case g := <-arrived:
+		return g, true
+	case <-moment:
+	case <-ctx.Done():
+	case <-j.done:
+		if data, err := j.s.parts.Store.Block(ctx, c); err == nil {
+			return got{data, TierHot}, true
+		}
+	}
+	return got{}, false
+}
+
+func (j *job) forget(key string, arrived chan got) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	list := j.waiting[key]
+	for i, other := range list {
+		if other == arrived {
+			list = append(list[:i], list[i+1:]...)
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(j.waiting, key)
+	} else {
+		j.waiting[key] = list
+	}
+}
+
+// arrive takes a verified block: to those who wait for it, and into the next batch.
+func (j *job) arrive(ctx context.Context, c cid.Cid, data []byte, provider string) error {
+	b, err := blocks.NewBlockWithCid(data, c)
+	if err != nil {
+		return err
+	}
+	key := c.KeyString()
+	j.mu.Lock()
+	j.pending[key] = got{data, provider}
+	waiting := j.waiting[key]
+	delete(j.waiting, key)
+	j.mu.Unlock()
+	for _, w := range waiting {
+		w <- got{data, provider}
+	}
+	j.batch = append(j.batch, b)
+	j.size += len(data)
+	if len(j.batch) < batchBlocks && j.size < batchBytes {
+		return nil
+	}
+	return j.flush(ctx)
+}
+
+func (j *job) flush(ctx context.Context) error {
+	if len(j.batch) == 0 {
+		return nil
+	}
+	if err := j.s.parts.Store.Put(ctx, j.batch); err != nil {
+		return fmt.Errorf("storing what was fetched of %s: %w", j.root, err)
+	}
+	j.mu.Lock()
+	clear(j.pending)
+	j.mu.Unlock()
+	j.batch, j.size = nil, 0
+	return nil
+}
+
+// count adds a block to the totals, once, and holds them against the budget.
+func (j *job) count(c cid.Cid, size, depth int) error {
+	over := func(n, most int64) bool { return most > 0 && n > most }
+	if err := j.s.parts.Codec.Admit(c); err != nil {
+		return &RefusedError{Reason: err.Error()}
+	}
+	switch {
+	case over(int64(size), int64(j.budget.BlockSize)):
+		return &RefusedError{Reason: fmt.Sprintf("a block has %d bytes, more than %d", size, j.budget.BlockSize)}
+	case over(int64(depth), int64(j.budget.Depth)):
+		return &RefusedError{Reason: fmt.Sprintf("it is deeper than %d links", j.budget.Depth)}
+	}
+	if _, counted := j.counted[c.KeyString()]; counted {
+		return nil
+	}
+	j.counted[c.KeyString()] = struct{}{}
+	switch {
+	case over(j.blocks.Add(1), j.budget.Blocks):
+		return &RefusedError{Reason: fmt.Sprintf("it has more than %d blocks", j.budget.Blocks)}
+	case over(j.bytes.Add(int64(size)), j.budget.Bytes):
+		return &RefusedError{Reason: fmt.Sprintf("it has more than %d bytes", j.budget.Bytes)}
+	}
+	return nil
+}
+
+// guarded runs the job with a panic made an error, when there is a place for it.
+func (j *job) guarded(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			j.s.log.Error("panic while transferring a dag", "cid", j.root, "panic", p)
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	select {
+	case j.s.slots <- struct{}{}:
+		defer func() { <-j.s.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err = j.run(ctx)
+	// What has arrived stays, also when the rest did not come.
+	if flushErr := j.flush(context.WithoutCancel(ctx)); err == nil {
+		err = flushErr
+	}
+	return err
+}
+
+// run walks the DAG over what is here, and asks for a CAR at each place where something is missing. It ends when the
+// walk has met every block.
+func (j *job) run(ctx context.Context) error {
+	todo := []step{{j.root, 0}}
+	for len(todo) > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		next := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		data, inline := j.s.parts.Codec.Inline(next.cid)
+		if !inline {
+			if _, met := j.whole[next.cid.KeyString()]; met {
+				continue
+			}
+			var err error
+			var below bool
+			if data, below, err = j.visit(ctx, next, todo); err != nil {
+				return err
+			}
+			j.whole[next.cid.KeyString()] = struct{}{}
+			if below {
+				continue // a CAR has brought everything below it
+			}
+		}
+		links, err := j.s.parts.Codec.Links(next.cid, data)
+		if err != nil {
+			return &RefusedError{Reason: err.Error()}
+		}
+		for i := range links {
+			todo = append(todo, step{canonical(links[len(links)-1-i]), next.depth + 1})
+		}
+	}
+	return nil
+}
+
+// visit returns the block of a step, from here or from afar, or tells that all below it has come too.
+func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, below bool, err error) {
+	key := at.cid.KeyString()
+	for {
+		if g, ok := j.unstored(key); ok {
+			return g.data, false, j.count(at.cid, len(g.data), at.depth)
+		}
+		data, err = j.s.parts.Store.Block(ctx, at.cid)
+		if err == nil {
+			return data, false, j.count(at.cid, len(data), at.depth)
+		}
+		if !errors.Is(err, ErrAbsent) && !errors.Is(err, ErrCorrupt) {
+			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.root, err)
+		}
+		if err := j.s.parts.Codec.Admit(at.cid); err != nil {
+			return nil, false, &RefusedError{Reason: err.Error()}
+		}
+		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.root) {
+			data, err = j.leaves(ctx, at, todo)
+			return data, false, err
+		}
+		whole, again, err := j.stream(ctx, at)
+		switch {
+		case err != nil:
+			return nil, false, err
+		case whole:
+			return nil, true, nil
+		case again:
+			continue // what has come of it is here now
+		}
+		data, err = j.single(ctx, at)
+		return data, false, err
+	}
+}
+
+func (j *job) unstored(key string) (got, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	g, ok := j.pending[key]
+	return g, ok
+}
+
+// single fetches one block by itself.
+func (j *job) single(ctx context.Context, at step) ([]byte, error) {
+	g, err := j.s.fetchAlone(ctx, j.root, at.cid)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.count(at.cid, len(g.data), at.depth); err != nil {
+		return nil, err
+	}
+	return g.data, j.arrive(ctx, at.cid, g.data, g.provider)
+}
+
+// leaves fetches a leaf together with those missing ones that come next: a CAR of one block each would cost as many
+// round trips as there are.
+func (j *job) leaves(ctx context.Context, at step, todo []step) ([]byte, error) {
+	list := []step{at}
+	for i := len(todo) - 1; i >= 0 && len(list) < rawAtOnce; i-- {
+		next := todo[i]
+		if next.cid.Type() != cid.Raw {
+			break
+		}
+		if _, met := j.whole[next.cid.KeyString()]; met {
+			continue
+		}
+		if _, inline := j.s.parts.Codec.Inline(next.cid); inline || j.s.parts.Codec.Admit(next.cid) != nil {
+			continue
+		}
+		if _, err := j.s.parts.Store.Block(ctx, next.cid); err == nil {
+			continue
+		}
+		list = append(list, next)
+	}
+	results := make([]got, len(list))
+	group, inner := errgroup.WithContext(ctx)
+	for i, leaf := range list {
+		group.Go(func() (err error) {
+			results[i], err = j.s.fetchAlone(inner, j.root, leaf.cid)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, leaf := range list {
+		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
+			return nil, err
+		}
+		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
+			return nil, err
+		}
+	}
+	return results[0].data, nil
+}
+
+// stream asks the providers, best first, for the CAR of everything below a block: as a CAR, and from those that index
+// nothing as the root's bytes of the piece. whole: all of it has come. again: a part of it has.
+func (j *job) stream(ctx context.Context, at step) (whole, again bool, err error) {
+	sources, err := j.s.holders(ctx, j.root)
+	if err != nil {
+		return false, false, fmt.Errorf("looking for copies of %s: %w", j.root, err)
+	}
+	for _, from := range sources {
+		for _, piece := range []bool{false, true} {
+			name := from.Provider
+			if piece {
+				name += " piece"
+				if !at.cid.Equals(j.root) || !from.Piece.Defined() || from.Length <= 0 {
+					continue
+				}
+			}
+			if j.useless[name] {
+				continue
+			}
+			came, err := j.from(ctx, from, piece, at)
+			if err == nil {
+				return true, false, nil
+			}
+			var refused *RefusedError
+			var failed *failure
+			switch {
+			case errors.As(err, &refused):
+				return false, false, err
+			case ctx.Err() != nil:
+				return false, false, context.Cause(ctx)
+			case !errors.As(err, &failed):
+				return false, false, err // the store's
+			}
+			f := j.s.note(from.Provider, err)
+			j.s.log.Debug("a transfer broke off", "cid", j.root, "provider", from.Provider, "blocks", came, "err", err)
+			j.cuts[name]++
+			if came == 0 || f.lie || j.cuts[name] >= cutsMost {
+				j.useless[name] = true
+			}
+			if came > 0 {
+				return false, true, nil
+			}
+		}
+	}
+	return false, false, nil
+}
+
+// from takes one CAR and tells how many blocks of it were right.
+func (j *job) from(ctx context.Context, from Source, piece bool, at step) (came int, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(j.s.cfg.Idle+j.s.cfg.Header, func() { cancel(errNoProgress) })
+	defer watchdog.Stop()
+	var body io.ReadCloser
+	if piece {
+		body, err = j.s.openPiece(ctx, from)
+	} else {
+		body, err = j.s.openCAR(ctx, from, at.cid)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	var met []string
+	err = follow(streamReader{body}, at.cid, at.depth, j.s.cfg.BlockSize, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
+		watchdog.Reset(j.s.cfg.Idle)
+		if err := j.count(c, len(data), depth); err != nil {
+			return err
+		}
+		came++
+		met = append(met, c.KeyString())
+		j.s.meter.bytes.WithLabelValues("provider").Add(float64(len(data)))
+		return j.arrive(ctx, c, data, from.Provider)
+	})
+	if errors.Is(err, errStream) {
+		err = broken(ctx, err)
+	}
+	if err != nil {
+		return came, err
+	}
+	for _, key := range met {
+		j.whole[key] = struct{}{}
+	}
+	return came, nil
+}

@@ -1,0 +1,155 @@
+package retrieval
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A record is what is remembered of one provider.
+type record struct {
+	success float64       // 0 to 1, exponentially weighted
+	first   time.Duration // time to the first byte, exponentially weighted
+	streak  int           // consecutive failures
+	until   time.Time     // it is asked last until then
+	lies    int64
+	changed bool // since it was stored
+}
+
+const (
+	weight       = 0.2 // of the newest observation
+	guessedFirst = 300 * time.Millisecond
+	streakOpens  = 3 // failures after which a provider gets a pause
+	pauseFirst   = 30 * time.Second
+	pauseMost    = 10 * time.Minute
+	pauseLiar    = time.Hour
+	pauseBusy    = time.Minute // at most, whatever Retry-After says
+)
+
+// ranks remembers providers, best first.
+type ranks struct {
+	now func() time.Time
+	log *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]*record
+}
+
+func newRanks(now func() time.Time, log *slog.Logger) *ranks {
+	return &ranks{now: now, log: log, known: map[string]*record{}}
+}
+
+func (r *ranks) of(provider string) *record {
+	rec := r.known[provider]
+	if rec == nil {
+		rec = &record{success: 1, first: guessedFirst}
+		r.known[provider] = rec
+	}
+	return rec
+}
+
+// order sorts sources: those that may be asked first, and among them by how soon an answer is to be expected.
+func (r *ranks) order(sources []Source) []Source {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	type ranked struct {
+		Source
+		paused bool
+		cost   float64
+	}
+	list := make([]ranked, 0, len(sources))
+	for _, s := range sources {
+		rec := r.of(s.Provider)
+		sure := max(rec.success, 0.02)
+		list = append(list, ranked{s, now.Before(rec.until), rec.first.Seconds() / (sure * sure)})
+	}
+	slices.SortStableFunc(list, func(a, b ranked) int {
+		switch {
+		case a.paused != b.paused && a.paused:
+			return 1
+		case a.paused != b.paused:
+			return -1
+		case a.cost < b.cost:
+			return -1
+		case a.cost > b.cost:
+			return 1
+		}
+		return 0
+	})
+	out := make([]Source, len(list))
+	for i, l := range list {
+		out[i] = l.Source
+	}
+	return out
+}
+
+// served notes a right answer whose first byte took so long.
+func (r *ranks) served(provider string, first time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.of(provider)
+	rec.success += weight * (1 - rec.success)
+	rec.first += time.Duration(weight * float64(first-rec.first))
+	rec.streak, rec.changed = 0, true
+	if rec.lies == 0 {
+		rec.until = time.Time{}
+	}
+}
+
+// failed notes what else an answer was.
+func (r *ranks) failed(provider string, f failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.of(provider)
+	rec.changed = true
+	now := r.now()
+	switch {
+	case f.lie:
+		rec.success, rec.streak, rec.until = 0, rec.streak+1, now.Add(pauseLiar)
+		rec.lies++
+		r.log.LogAttrs(context.Background(), slog.LevelWarn, "a provider has sent wrong bytes",
+			slog.String("provider", provider), slog.Int64("lies", rec.lies), slog.Any("err", f.err))
+	case f.class == Busy:
+		rec.until = now.Add(min(max(f.after, time.Second), pauseBusy))
+	case f.class == Absent:
+		// It may have all the others.
+		rec.success -= weight * rec.success / 2
+	default:
+		rec.success -= weight * rec.success
+		if rec.streak++; rec.streak >= streakOpens {
+			pause := pauseFirst
+			for i := streakOpens; i < rec.streak && pause < pauseMost; i++ {
+				pause *= 2
+			}
+			rec.until = now.Add(min(pause, pauseMost))
+		}
+	}
+}
+
+// changed returns copies of the records that are not stored yet.
+func (r *ranks) changed() map[string]record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]record{}
+	for name, rec := range r.known {
+		if rec.changed {
+			rec.changed = false
+			out[name] = *rec
+		}
+	}
+	return out
+}
+
+// adopt takes what an earlier process has stored, where nothing newer is known.
+func (r *ranks) adopt(stored map[string]record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, rec := range stored {
+		if r.known[name] == nil {
+			r.known[name] = &rec
+		}
+	}
+}
