@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -288,19 +289,19 @@ func (d *directory) Sources(_ context.Context, root cid.Cid) ([]retrieval.Source
 func (d *directory) Copies(_ context.Context, after retrieval.CopyRef, n int) (out []retrieval.CopyRef, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	id := int64(0)
 	for key, list := range d.sources {
 		_, c, err := cid.CidFromBytes([]byte(key))
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range list {
-			if id++; id > after.ID && len(out) < n {
-				out = append(out, retrieval.CopyRef{ID: id, Root: c, Provider: s.Provider})
-			}
+			out = append(out, retrieval.CopyRef{Root: c, Provider: s.Provider})
 		}
 	}
-	return out, nil
+	name := func(r retrieval.CopyRef) string { return r.Root.KeyString() + r.Provider }
+	slices.SortFunc(out, func(a, b retrieval.CopyRef) int { return strings.Compare(name(a), name(b)) })
+	out = slices.DeleteFunc(out, func(r retrieval.CopyRef) bool { return after.Root.Defined() && name(r) <= name(after) })
+	return out[:min(n, len(out))], nil
 }
 
 // A fixture is a service with providers on loopback.

@@ -465,3 +465,21 @@ func TestRangeCostsOneRequestForEachBlockOfItsPath(t *testing.T) {
 		t.Errorf("%d requests for a path of %d blocks", n, depth)
 	}
 }
+
+// Every copy is read back in its turn, by the way.
+func TestCopiesAreReadBackByTheWay(t *testing.T) {
+	d := newDAG(15, 20, 100)
+	first, second := newProvider(t, "f01000", d), newProvider(t, "f01001", d)
+	f := newFixture(t, func(c *retrieval.Config) { c.ProbeEvery = 5 * time.Millisecond }, d, first, second)
+	deadline := time.After(20 * time.Second)
+	for first.requests.Load() < 8 || second.requests.Load() < 8 {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-deadline:
+			t.Fatalf("%d and %d requests", first.requests.Load(), second.requests.Load())
+		}
+	}
+	if at, err := f.Proven(t.Context(), d.root); err != nil || at.IsZero() {
+		t.Errorf("proven at %v: %v", at, err)
+	}
+}

@@ -21,7 +21,6 @@ type Source struct {
 
 // A CopyRef names one cold copy. The zero value comes before all others.
 type CopyRef struct {
-	ID       int64 // of the directory, increasing
 	Root     cid.Cid
 	Provider string
 }
@@ -31,7 +30,7 @@ type Directory interface {
 	// Sources returns the providers with a proven copy of root, in no order; none when nobody is known to have one.
 	Sources(ctx context.Context, root cid.Cid) ([]Source, error)
 
-	// Copies returns up to n copies after one, in a stable order.
+	// Copies returns up to n copies after one, in a stable order; none after the last.
 	Copies(ctx context.Context, after CopyRef, n int) ([]CopyRef, error)
 }
 
