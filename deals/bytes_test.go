@@ -128,7 +128,9 @@ func TestALostCopyOfAnOffloadedRootIsRepairedOnceItsBytesAreBack(t *testing.T) {
 		w.letGo(wish, false)
 		data := w.blocks.forget(wish.Root)
 		lost := w.attempts(wish)[0]
-		w.net.Slash(lost.Provider)
+		if !w.net.Slash(lost.Provider) {
+			w.t.Fatal("nothing was slashed")
+		}
 		w.until("the loss is seen", 2*time.Hour, func() bool { return w.standing(wish).Active == 1 })
 		w.until("the bytes are asked for", time.Hour, func() bool { return w.standing(wish).NeedsBytes })
 		if told := w.follow.told(wish); !told.NeedsBytes || told.Cold != deals.ColdDegraded {
