@@ -65,3 +65,24 @@ func (s *Service) Copies(ctx context.Context, after CopyRef, n int) ([]CopyRef, 
 	}
 	return all, nil
 }
+
+// A Copy is one cold copy: a root and who holds it.
+type Copy struct {
+	Holder
+	Root cid.Cid
+}
+
+// Copy returns one active copy with a provider, whichever, if it has any.
+func (r *Registry) Copy(ctx context.Context, id ProviderID) (c Copy, found bool, err error) {
+	root, found, err := r.store.someCopy(ctx, id)
+	if err != nil || !found {
+		return Copy{}, false, err
+	}
+	all, err := r.store.holders(ctx, root)
+	for _, h := range all {
+		if h.Provider == id {
+			return Copy{Holder: h, Root: root}, true, err
+		}
+	}
+	return Copy{}, false, err
+}

@@ -91,3 +91,15 @@ func (s *store) saveLocation(ctx context.Context, id ProviderID, urls []string, 
 		return tx.Exec(`UPDATE providers SET http_found = ?, http_found_ms = ? WHERE id = ?`, string(encoded), ms(at), int64(id)).Error //nolint:gosec // a provider's number fits
 	})
 }
+
+// someCopy returns a root with an active attempt with a provider.
+func (s *store) someCopy(ctx context.Context, id ProviderID) (root cid.Cid, found bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		root, found = cid.Undef, false
+		return query(tx, func(r row) error {
+			found = true
+			return r.Scan(intoCID{&root})
+		}, `SELECT root FROM attempts WHERE provider = ? AND state = 'active' LIMIT 1`, int64(id)) //nolint:gosec // a provider's number fits
+	})
+	return root, found, err
+}
