@@ -3,6 +3,8 @@ package deals
 import (
 	"context"
 	"log/slog"
+	"strings"
+	"testing"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/abi"
@@ -93,4 +95,39 @@ func LoopQueries(ctx context.Context, db DB) ([]string, error) {
 		}
 	}
 	return r.queries, nil
+}
+
+// PlansOfHolders are how the database finds holders and copies; the test fails where it reads a whole table.
+func PlansOfHolders(t testing.TB, db DB, c CopyRef) (plans []string) {
+	t.Helper()
+	explain := func(tx *gorm.DB, sql string, args ...any) error {
+		prefix := `EXPLAIN QUERY PLAN `
+		if tx.Name() == "postgres" {
+			prefix = `EXPLAIN `
+		}
+		return query(tx, func(r row) error {
+			var line string
+			var id, parent, unused int64
+			dest := []any{&id, &parent, &unused, &line}
+			if tx.Name() == "postgres" {
+				dest = []any{&line}
+			}
+			err := r.Scan(dest...)
+			plans = append(plans, line)
+			if tx.Name() == "sqlite" && (strings.HasPrefix(line, "SCAN") || strings.Contains(line, "TEMP B-TREE FOR ORDER BY") && sql == copiesQuery) {
+				t.Errorf("a whole table is read or sorted: %s", line)
+			}
+			return err
+		}, prefix+sql, args...)
+	}
+	err := db.Read(t.Context(), func(tx *gorm.DB) error {
+		if err := explain(tx, holdersQuery, text(c.Root)); err != nil {
+			return err
+		}
+		return explain(tx, copiesQuery, text(c.Root), int64(c.Provider), 7) //nolint:gosec // a provider's number fits
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plans
 }

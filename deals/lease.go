@@ -12,6 +12,7 @@ const leaveTime = 5 * time.Second
 // Run makes deals until ctx ends, whenever this process holds the lease; it returns when everything it has begun has
 // ended. It may be called once.
 func (s *Service) Run(ctx context.Context) error {
+	defer s.locator.wait()
 	beat := time.NewTicker(s.cfg.LeaseTTL / 6)
 	defer beat.Stop()
 	for ctx.Err() == nil {

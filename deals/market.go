@@ -28,6 +28,10 @@ type Market interface {
 	// left this process); any other means that the outcome is unknown.
 	Propose(ctx context.Context, p Contact, message []byte) (Answer, error)
 
+	// Transports asks a provider where it serves over HTTP: base URLs without a slash at their end, the best first, and
+	// none when it names none. They are a stranger's words: well-formed, of bounded number and length, and no more.
+	Transports(ctx context.Context, p Contact) ([]string, error)
+
 	// Status asks how a deal goes. signature is the client's over StatusBytes. An error means that nothing is known.
 	Status(ctx context.Context, p Contact, id uuid.UUID, signature crypto.Signature) (ProviderStatus, error)
 }

@@ -32,7 +32,8 @@ type prober struct {
 	market Market
 	log    *slog.Logger
 	now    func() time.Time
-	tick   time.Duration // how often it is looked at who is due
+	tick   time.Duration    // how often it is looked at who is due
+	locate func(ProviderID) // has a provider asked where it serves; nil: nobody is
 
 	life    context.Context //nolint:containedctx // probes are shared: none of those who wait for one may end it
 	stop    context.CancelFunc
@@ -192,6 +193,9 @@ func (p *prober) ask(ctx context.Context, id ProviderID) (Provider, error) {
 		return Provider{}, err
 	}
 	f.at = p.now()
+	if p.locate != nil && f.found && p.now().Sub(known.FoundAt) >= locateEvery {
+		p.locate(id)
+	}
 	// Copies may wait for the first usable answer.
 	wake := f.ask != nil && (known.Ask == nil || known.ProbeError != "")
 	if err := p.store.saveFindings(ctx, id, f, wake); err != nil {

@@ -33,6 +33,8 @@ type Provider struct {
 
 	// What was found out.
 	Contact    Contact
+	Found      []string  // base URLs for retrieval that it announces, the best first
+	FoundAt    time.Time // when it did; zero: never
 	SectorSize abi.SectorSize
 	Ask        *Ask // nil: never answered
 	ProbedAt   time.Time

@@ -51,17 +51,18 @@ type Follower interface {
 
 // A Service keeps cold copies of what is wanted. Its methods may be called concurrently.
 type Service struct {
-	cfg    Config
-	store  *store
-	parts  Parts
-	log    *slog.Logger
-	now    func() time.Time
-	prober *prober
-	keeper *keeper
-	maker  *maker
-	pulls  *pulls
-	meter  *meter
-	away   atomic.Bool // the node did not answer when it was asked last
+	cfg     Config
+	store   *store
+	parts   Parts
+	log     *slog.Logger
+	now     func() time.Time
+	prober  *prober
+	locator *locator
+	keeper  *keeper
+	maker   *maker
+	pulls   *pulls
+	meter   *meter
+	away    atomic.Bool // the node did not answer when it was asked last
 
 	mu    sync.Mutex
 	terms map[TermsID]Terms
@@ -95,6 +96,8 @@ func New(cfg Config, db DB, parts Parts, log *slog.Logger, now func() time.Time)
 	}
 	s.prober = newProber(s.store, parts.Chain, parts.Market, log, stored)
 	s.prober.tick = min(s.prober.pace(), 10*cfg.Tick)
+	s.locator = newLocator(s.store, parts, log, stored)
+	s.prober.locate = s.locator.refresh
 	s.keeper = newKeeper(cfg.Funding, s.store, parts.Chain, log, stored, cfg.At)
 	s.pulls = newPulls()
 	s.meter = newMeter(s)

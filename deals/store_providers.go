@@ -18,7 +18,7 @@ import (
 const (
 	decisionColumns = `trust, region, region_source, price_cap, min_piece, max_piece, concurrency, http, peer_id, addrs`
 	providerColumns = `id, ` + decisionColumns + `, found, sector_size, ask, probed_ms, probe_error,
-		score, successes, failures, streak, open_until_ms, last_error`
+		score, successes, failures, streak, open_until_ms, last_error, http_found, http_found_ms`
 )
 
 // A foundRow is the JSON of the column found: where the chain says a provider is.
@@ -73,10 +73,11 @@ func askFromRow(text string) (*Ask, error) {
 }
 
 func scanProvider(from row) (p Provider, err error) {
-	var priceCap, addrs, found, ask string
+	var priceCap, addrs, found, ask, urls string
 	err = from.Scan(&p.ID, &p.Trust, &p.Region, &p.RegionSource, &priceCap, &p.MinPiece, &p.MaxPiece, &p.Concurrency, &p.HTTP,
 		&p.PeerID, &addrs, &found, &p.SectorSize, &ask, intoTime{&p.ProbedAt}, &p.ProbeError,
-		&p.Score, &p.Successes, &p.Failures, &p.Streak, intoTime{&p.OpenUntil}, &p.LastError)
+		&p.Score, &p.Successes, &p.Failures, &p.Streak, intoTime{&p.OpenUntil}, &p.LastError, &urls,
+		intoTime{&p.FoundAt})
 	if err != nil {
 		return Provider{}, err
 	}
@@ -85,7 +86,7 @@ func scanProvider(from row) (p Provider, err error) {
 		err = intoAmount{&p.PriceCap}.Scan(priceCap)
 	}
 	var at foundRow
-	for text, into := range map[string]any{addrs: &p.Addrs, found: &at} {
+	for text, into := range map[string]any{addrs: &p.Addrs, found: &at, urls: &p.Found} {
 		if text != "" && err == nil {
 			err = json.Unmarshal([]byte(text), into)
 		}

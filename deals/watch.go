@@ -37,11 +37,13 @@ type watcher struct {
 
 	mu         sync.Mutex
 	signatures map[AttemptID]crypto.Signature
+	fresh      map[abi.DealID]Epoch // seen active at this height, and in no snapshot yet
 }
 
 func newWatcher(s *Service) *watcher {
 	return &watcher{
 		s: s, suspects: map[abi.DealID]struct{}{}, known: map[abi.DealID]struct{}{}, signatures: map[AttemptID]crypto.Signature{},
+		fresh: map[abi.DealID]Epoch{},
 	}
 }
 
@@ -59,6 +61,26 @@ func (w *watcher) keep(id AttemptID, s crypto.Signature) {
 		clear(w.signatures)
 	}
 	w.signatures[id] = s
+}
+
+// activated notes that a deal was seen active at a height. One that is lost before the next round is in none of the
+// states that rounds compare, so that it has to be looked at once more.
+func (w *watcher) activated(id abi.DealID, at Epoch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fresh[id] = at
+}
+
+// ripen suspects the deals whose activation must be in the snapshot by now: from there on rounds see what they lose.
+func (w *watcher) ripen() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, at := range w.fresh {
+		if at <= w.since.Height {
+			delete(w.fresh, id)
+			w.suspects[id] = struct{}{}
+		}
+	}
 }
 
 // pass does what is due: it is called after each head, and now and then.
@@ -80,6 +102,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		w.round = now
 	}
 	if now.Sub(w.doubt) >= p.Poll {
+		w.ripen()
 		failed = errors.Join(failed, w.examineDoubtful(ctx, heads))
 		w.doubt = now
 	}

@@ -102,6 +102,7 @@ func (c *Config) validateCold(wrong problems) {
 	if c.PieceURL != "" {
 		wrong.add("piece-url", checkURL(c.PieceURL))
 	}
+	c.validateRetrieval(wrong)
 	if c.LotusURL == "" {
 		return
 	}

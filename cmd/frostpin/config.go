@@ -96,6 +96,10 @@ type Config struct {
 	DealsAtOnce      int         `setting:"deals-at-once" help:"Deals that are being proposed or transferred at once."`
 	DealsPerProvider int         `setting:"deals-per-provider" help:"The same for one storage provider that has no bound of its own."`
 
+	RetrievalPrivate []string      `setting:"retrieval-private" derived:"none; loopback on a devnet" help:"Networks, such as 10.1.0.0/16, in which storage providers may be although they are not public."`
+	IPNIURL          string        `setting:"ipni-url" help:"Index that is asked who else has what our storage providers do not give, such as https://cid.contact. Without one nobody is asked."`
+	ProbePace        time.Duration `setting:"probe-pace" help:"Pause between two cold copies that are read back to prove that they can be; 0s means that none is."`
+
 	LogLevel        slog.Level    `setting:"log-level" help:"debug, info, warn or error."`
 	LogFormat       string        `setting:"log-format" help:"text or json."`
 	ShutdownTimeout time.Duration `setting:"shutdown-timeout" help:"How long a stop may take before the process ends all the same."`
@@ -142,6 +146,7 @@ func defaults() Config {
 		PinnedWhen:       "hot",
 		DealsAtOnce:      32,
 		DealsPerProvider: 2,
+		ProbePace:        time.Minute,
 
 		LogLevel:        slog.LevelInfo,
 		LogFormat:       "text",

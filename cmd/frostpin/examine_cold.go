@@ -127,11 +127,17 @@ func (d *doctor) checkProviders(ctx context.Context) {
 	if err != nil {
 		return // the database has a finding of its own
 	}
-	list, err := deals.NewRegistry(db, time.Now).Providers(ctx)
+	registry := deals.NewRegistry(db, time.Now)
+	list, err := registry.Providers(ctx)
+	var copies []deals.Copy
+	if err == nil {
+		copies, err = copiesOf(ctx, registry, list)
+	}
 	if err = closedWith(err, db); err != nil {
 		d.warn("providers", "run `frostpin serve` of this release once", "%v", err)
 		return
 	}
+	d.checkCopies(ctx, copies)
 	answering := 0
 	for _, p := range list {
 		switch {
@@ -150,6 +156,20 @@ func (d *doctor) checkProviders(ctx context.Context) {
 	default:
 		d.ok("providers", "%d of %d give conditions", answering, len(list))
 	}
+}
+
+// copiesOf returns one cold copy for each provider that has any.
+func copiesOf(ctx context.Context, r *deals.Registry, list []deals.Provider) (all []deals.Copy, err error) {
+	for _, p := range list {
+		one, found, err := r.Copy(ctx, p.ID)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			all = append(all, one)
+		}
+	}
+	return all, nil
 }
 
 func closedWith(err error, db *database.DB) error {

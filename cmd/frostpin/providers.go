@@ -28,6 +28,7 @@ type providerLine struct {
 	HTTP         string     `json:"http,omitempty"`
 	PeerID       string     `json:"peer_id,omitempty"`
 	Addrs        []string   `json:"addrs,omitempty"`
+	Serves       []string   `json:"serves,omitempty"` // base URLs for retrieval, the best first
 	SectorSize   int64      `json:"sector_size,omitempty"`
 	Ask          *askLine   `json:"ask,omitempty"`
 	Probed       *time.Time `json:"probed,omitempty"`
@@ -54,6 +55,7 @@ func newProviderLine(p deals.Provider, now time.Time) providerLine {
 	line := providerLine{
 		ID: p.ID.String(), Trust: string(p.Trust), Region: p.Region, RegionSource: p.RegionSource, MinPiece: int64(p.MinPiece),
 		MaxPiece: int64(p.MaxPiece), Concurrency: p.Concurrency, HTTP: p.HTTP, PeerID: p.PeerID, Addrs: p.Addrs,
+		Serves:     deals.Holder{HTTP: p.HTTP, Found: p.Found}.URLs(),
 		SectorSize: int64(p.SectorSize), ProbeError: p.ProbeError, Score: p.Score, Successes: p.Successes, Failures: p.Failures,
 		LastError: p.LastError, ContactPeer: p.Contact.PeerID, ContactAddrs: p.Contact.Addrs,
 	}
@@ -298,15 +300,18 @@ func (p *program) providersList() *cobra.Command {
 				for i, known := range list {
 					lines[i] = newProviderLine(known, p.now())
 				}
-				heading := []string{"ID", "TRUST", "REGION", "PRICE", "LEAST PIECE", "SCORE", "GOOD", "BAD", "STATE"}
+				heading := []string{"ID", "TRUST", "REGION", "PRICE", "LEAST PIECE", "SCORE", "GOOD", "BAD", "SERVES AT", "STATE"}
 				return printList(c, lines, heading, func(l providerLine) []string {
-					price, least := "", ""
+					price, least, serves := "", "", ""
+					if len(l.Serves) > 0 {
+						serves = plain(l.Serves[0])
+					}
 					if l.Ask != nil {
 						price, least = l.Ask.Price, readable(max(l.Ask.MinPiece, l.MinPiece))
 					}
 					return []string{
 						l.ID, l.Trust, l.Region, price, least, strconv.FormatFloat(l.Score, 'f', 2, 64), fmt.Sprint(l.Successes),
-						fmt.Sprint(l.Failures), l.state(),
+						fmt.Sprint(l.Failures), serves, l.state(),
 					}
 				})
 			})
@@ -353,7 +358,9 @@ func (l providerLine) describe(w io.Writer) error {
 	add("least piece", fmt.Sprint(l.MinPiece))
 	add("largest piece", fmt.Sprint(l.MaxPiece))
 	add("deals at once", fmt.Sprint(l.Concurrency))
-	add("retrieval from", l.HTTP)
+	for _, base := range l.Serves {
+		add("retrieval from", base)
+	}
 	add("peer", l.ContactPeer)
 	for _, addr := range l.ContactAddrs {
 		add("address", addr)

@@ -49,6 +49,7 @@ type Network struct {
 	moved     map[uuid.UUID]message
 	messages  map[cid.Cid]message
 	sent      map[uuid.UUID][]byte
+	located   map[deals.ProviderID]int
 	wrong     []string
 
 	down    bool        // the node does not answer
@@ -84,7 +85,7 @@ func New(cfg Config) *Network {
 	n := &Network{
 		cfg: cfg, born: time.Now(), byCID: map[cid.Cid]*deal{}, providers: map[deals.ProviderID]*Provider{},
 		escrow: cfg.Escrow, wallet: cfg.Wallet, moved: map[uuid.UUID]message{}, messages: map[cid.Cid]message{},
-		sent: map[uuid.UUID][]byte{},
+		sent: map[uuid.UUID][]byte{}, located: map[deals.ProviderID]int{},
 	}
 	if n.escrow.Nil() {
 		n.escrow = big.Zero()

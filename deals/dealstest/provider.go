@@ -33,12 +33,13 @@ type Provider struct {
 	LoseProposal  bool        // breaks the connection before it has read the proposal
 	NeverPublish  bool
 	NeverSeal     bool
-	SealLate      bool // after the start epoch
-	GiveUp        bool // says that it failed
-	Forget        bool // does not know what it has accepted, and publishes nothing
-	WrongID       bool // names another deal's id
-	OtherProposal bool // tells of another proposal
-	Silent        bool // never tells how a deal goes
+	SealLate      bool     // after the start epoch
+	GiveUp        bool     // says that it failed
+	Forget        bool     // does not know what it has accepted, and publishes nothing
+	WrongID       bool     // names another deal's id
+	OtherProposal bool     // tells of another proposal
+	URLs          []string // where it serves over HTTP
+	Silent        bool     // never tells how a deal goes
 	accepted      map[uuid.UUID]*deal
 }
 
@@ -74,6 +75,25 @@ func (n *Network) Ask(ctx context.Context, c deals.Contact) (deals.Ask, error) {
 	signature := sign(workerSecret+c.Provider.String(), ask.Signed)
 	ask.Signature = &signature
 	return ask, nil
+}
+
+// Transports implements deals.Market.
+func (n *Network) Transports(ctx context.Context, c deals.Contact) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.providers[c.Provider]
+	if ctx.Err() != nil || p == nil || p.Offline {
+		return nil, errors.New("no route to host")
+	}
+	n.located[c.Provider]++
+	return append([]string{}, p.URLs...), nil
+}
+
+// Located is how often a provider has answered where it serves.
+func (n *Network) Located(id deals.ProviderID) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.located[id]
 }
 
 // wire is the message of the model.
@@ -256,4 +276,11 @@ func (n *Network) TransferOf(id uuid.UUID) deals.Transfer {
 		return deals.Transfer{}
 	}
 	return deals.Transfer(w.From)
+}
+
+// URLs are where a provider says that it serves.
+func (n *Network) URLs(id deals.ProviderID) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string{}, n.providers[id].URLs...)
 }

@@ -92,6 +92,17 @@ const (
 	RetrieveTruncate Kind = "retrieve_truncate" // Bytes: served before the connection is cut, 1,000
 	RetrieveEndless  Kind = "retrieve_endless"  // a CAR goes on with blocks that nobody asked for
 	RetrieveRedirect Kind = "retrieve_redirect" // Text: where to, http://10.0.0.1/
+
+	RetrieveOther  Kind = "retrieve_other_block" // a block, alone or in a CAR, has other bytes of its length; Number: which of a CAR, 1
+	RetrieveExtra  Kind = "retrieve_extra"       // a CAR has blocks between its own that nobody asked for
+	RetrieveShort  Kind = "retrieve_short"       // a CAR ends as if it were whole; Number: after so many blocks, 1
+	RetrieveMid    Kind = "retrieve_mid_block"   // the connection is dropped in the middle of a block; Number: which of a CAR, 1
+	RetrieveHTML   Kind = "retrieve_html"        // a web page, with status 200; Text: the page
+	RetrieveDrip   Kind = "retrieve_drip"        // Bytes: at a time, 1; Delay: between them, 1 s
+	RetrievePiece  Kind = "retrieve_wrong_piece" // pieces have other bytes of their length, blocks and CARs are right
+	RetrieveStale  Kind = "retrieve_stale"       // HEAD says that it is there, GET that it is not
+	RetrieveNoIPFS Kind = "retrieve_pieces_only" // nothing is indexed: only pieces are served
+	RetrieveDelay  Kind = "retrieve_delay"       // Delay: before each answer, 80 ms; whatever else is on
 )
 
 var kinds = []Kind{
@@ -104,7 +115,8 @@ var kinds = []Kind{
 	StatusUnknown, StatusProcessing, StatusSealed, StatusWrongID, StatusOther, StatusError, StatusFailed,
 	StatusForgotten, StatusHang,
 	RetrieveMissing, RetrieveBusy, RetrieveError, RetrieveStall, RetrieveBytes, RetrieveTruncate, RetrieveEndless,
-	RetrieveRedirect,
+	RetrieveRedirect, RetrieveOther, RetrieveExtra, RetrieveShort, RetrieveMid, RetrieveHTML, RetrieveDrip, RetrievePiece,
+	RetrieveStale, RetrieveNoIPFS, RetrieveDelay,
 }
 
 // Kinds lists every way to misbehave.

@@ -292,6 +292,45 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 		sp.RetrieveRedirect: {sp.Fault{}, func(_ string, r reply) bool {
 			return r.StatusCode == 302 && r.Header.Get("Location") == "http://10.0.0.1/"
 		}},
+		sp.RetrieveHTML: {sp.Fault{}, func(_ string, r reply) bool {
+			return r.StatusCode == 200 && strings.HasPrefix(r.Header.Get("Content-Type"), "text/html") && bytes.HasPrefix(r.body, []byte("<!doctype html>"))
+		}},
+		sp.RetrieveDrip: {sp.Fault{Bytes: 10, Delay: sp.Duration(300 * time.Millisecond)}, func(path string, r reply) bool {
+			return r.err != nil && len(r.body) > 0 && len(r.body) <= 40 && bytes.HasPrefix(want[path], r.body)
+		}},
+		sp.RetrieveOther: {sp.Fault{}, func(path string, r reply) bool {
+			if path == piece {
+				return bytes.Equal(r.body, want[path])
+			}
+			return r.err == nil && len(r.body) == len(want[path]) && !bytes.Equal(r.body, want[path]) && !wellFormed(r.body)
+		}},
+		sp.RetrieveExtra: {sp.Fault{}, func(path string, r reply) bool {
+			if path != car {
+				return bytes.Equal(r.body, want[path])
+			}
+			return r.err == nil && len(r.body) > len(d.car)+8<<10 && wellFormed(r.body)
+		}},
+		sp.RetrieveShort: {sp.Fault{Number: 3}, func(path string, r reply) bool {
+			if path != car {
+				return bytes.Equal(r.body, want[path])
+			}
+			return r.err == nil && blocksIn(r.body) == 3 && bytes.HasPrefix(d.car, r.body)
+		}},
+		sp.RetrieveMid: {sp.Fault{}, func(path string, r reply) bool {
+			if path == piece {
+				return bytes.Equal(r.body, want[path])
+			}
+			return r.err != nil && len(r.body) < len(want[path]) && bytes.HasPrefix(want[path], r.body)
+		}},
+		sp.RetrievePiece: {sp.Fault{}, func(path string, r reply) bool {
+			return r.err == nil && len(r.body) == len(want[path]) && bytes.Equal(r.body, want[path]) == (path != piece)
+		}},
+		sp.RetrieveStale: {sp.Fault{}, func(path string, r reply) bool {
+			return r.StatusCode == 404 && fetch(t, http.MethodHead, w.sp.HTTPURL()+path).StatusCode == 200
+		}},
+		sp.RetrieveNoIPFS: {sp.Fault{}, func(path string, r reply) bool {
+			return path == piece && bytes.Equal(r.body, d.car) || path != piece && r.StatusCode == 404
+		}},
 	} {
 		c.fault.Kind = kind
 		w.faults(c.fault)
@@ -310,6 +349,35 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 		if r := get(t, w.sp.HTTPURL()+path); !bytes.Equal(r.body, want[path]) {
 			t.Errorf("honest, %s: status %d", path, r.StatusCode)
 		}
+	}
+}
+
+// TestALatencyOfEachRequestGoesWithOtherFaults: figures are made with it.
+func TestALatencyOfEachRequestGoesWithOtherFaults(t *testing.T) {
+	d := newDAG(2, 1000)
+	w := stored(t, sp.Curio, d)
+	const delay = 150 * time.Millisecond
+	w.faults(sp.Fault{Kind: sp.RetrieveDelay, Delay: sp.Duration(delay)}, sp.Fault{Kind: sp.RetrieveNoIPFS})
+	for path, want := range map[string]int{"/piece/" + d.piece.String(): 200, "/ipfs/" + d.root.String() + "?format=raw": 404} {
+		began := time.Now()
+		r := get(t, w.sp.HTTPURL()+path)
+		if took := time.Since(began); took < delay || r.StatusCode != want {
+			t.Errorf("%s: status %d after %s", path, r.StatusCode, took)
+		}
+	}
+}
+
+// blocksIn counts the blocks of a CAR.
+func blocksIn(data []byte) (n int) {
+	r, err := car.NewBlockReader(bytes.NewReader(data))
+	if err != nil {
+		return 0
+	}
+	for {
+		if _, err := r.Next(); err != nil {
+			return n
+		}
+		n++
 	}
 }
 

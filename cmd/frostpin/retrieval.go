@@ -1,0 +1,32 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// privateNetworks are those in which storage providers may be although they are not public.
+func (c *Config) privateNetworks() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range c.RetrievalPrivate {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a network such as 10.1.0.0/16", text)
+		}
+		out = append(out, p.Masked())
+	}
+	if c.Devnet {
+		out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	}
+	return out, nil
+}
+
+// validateRetrieval names what is wrong with the settings of reading cold copies.
+func (c *Config) validateRetrieval(wrong problems) {
+	_, err := c.privateNetworks()
+	wrong.add("retrieval-private", err)
+	wrong.check("probe-pace", c.ProbePace < 0, "it must not be negative")
+	if c.IPNIURL != "" {
+		wrong.add("ipni-url", checkURL(c.IPNIURL))
+	}
+}

@@ -1,0 +1,4 @@
+package mk12
+
+// BaseURLs are those that an answer names.
+var BaseURLs = baseURLs
