@@ -173,10 +173,18 @@ func unread(list *nopfs.Denylist, text []byte) (lines []uint64) {
 
 // A Match is content that is on a list.
 type Match struct {
-	What   string // the CID or path
-	List   string // the file
-	Line   uint64 // in it
-	Status int    // HTTP status of the answer: 410, or 451 where the rule says so with the hint gateway_status=451
+	What  string // the CID or path
+	List  string // the file
+	Line  uint64 // in it
+	Legal bool   // denied by law: the rule or its list has the hint gateway_status=451
+}
+
+// Status is the HTTP status of the answer: 410, or 451 for what is denied by law.
+func (m *Match) Status() int {
+	if m.Legal {
+		return http.StatusUnavailableForLegalReasons
+	}
+	return http.StatusGone
 }
 
 // Error implements error. boxo's gateway knows denied content by these words.
@@ -207,9 +215,5 @@ func match(what string, list *nopfs.Denylist, r nopfs.StatusResponse) error {
 	if r.Status == nopfs.StatusAllowed {
 		return nil
 	}
-	m := &Match{What: what, List: list.Filename, Line: r.Entry.Line, Status: http.StatusGone}
-	if r.Entry.Hints["gateway_status"] == "451" {
-		m.Status = http.StatusUnavailableForLegalReasons
-	}
-	return m
+	return &Match{What: what, List: list.Filename, Line: r.Entry.Line, Legal: r.Entry.Hints["gateway_status"] == "451"}
 }
