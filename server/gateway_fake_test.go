@@ -199,8 +199,39 @@ type dags struct {
 
 const hamtEntries = 2000
 
-// fill makes the DAGs in the hot tier, pinned by alice.
+// made are the DAGs and their blocks: they are the same for all tests.
+var made struct {
+	sync.Mutex
+	dags   dags
+	blocks []blocks.Block
+}
+
+// fill puts the DAGs into the hot tier, pinned by alice.
 func (w *world) fill(tb testing.TB) dags {
+	tb.Helper()
+	made.Lock()
+	defer made.Unlock()
+	if made.blocks == nil {
+		first := newWorld()
+		made.dags = first.make(tb)
+		first.chill(tb, everything)
+		for c, b := range first.cold {
+			if c.Type() == cid.Raw {
+				made.blocks = append(made.blocks, b)
+			}
+		}
+	}
+	if err := w.hot.PutMany(tb.Context(), made.blocks); err != nil {
+		tb.Fatal(err)
+	}
+	d := made.dags
+	for _, c := range []cid.Cid{d.file, d.small, d.dir, d.site, d.hamt, d.cbor, d.text} {
+		w.pinned[spec.Canonical(c)] = 1
+	}
+	return d
+}
+
+func (w *world) make(tb testing.TB) dags {
 	tb.Helper()
 	ctx := tb.Context()
 	bs := blockservice.New(w.hot, offline.Exchange(w.hot))
@@ -248,9 +279,6 @@ func (w *world) fill(tb testing.TB) dags {
 		tb.Fatal(err)
 	}
 	d.cbor = object.Cid()
-	for _, c := range []cid.Cid{d.file, d.small, d.dir, d.site, d.hamt, d.cbor, d.text} {
-		w.pinned[spec.Canonical(c)] = 1
-	}
 	return d
 }
 
@@ -437,4 +465,14 @@ func (w *world) cborWith(tb testing.TB, links ...cid.Cid) cid.Cid {
 		tb.Fatal(err)
 	}
 	return object.Cid()
+}
+
+// quietReads is the server over the same world that keeps no log, for many requests.
+func quietReads(tb testing.TB, r *reads) *server.Server {
+	tb.Helper()
+	s, err := server.New(server.Config{Gateway: &server.Gateway{Blocks: r.world, Roots: r.world}}, r.fixture.pins, r.tokens, discard())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
 }

@@ -76,7 +76,12 @@ func (o *guard) WriteHeader(code int) {
 		return
 	}
 	h := o.Header()
-	if code == http.StatusOK && strings.HasPrefix(h.Get("Etag"), `"DirIndex-`) {
+	tag := h.Get("Etag")
+	isListing := strings.HasPrefix(tag, `"DirIndex-`)
+	if isListing {
+		h.Set("Etag", "W/"+tag) // the order of a sharded directory is that in which its shards arrive
+	}
+	if code == http.StatusOK && isListing {
 		// boxo lists a directory when its index.html cannot be found, also when there is one whose blocks are missing.
 		if f := o.st.fault(); f != nil {
 			o.refuse(f.status)

@@ -155,9 +155,12 @@ func TestPathsOfContentAreLeftAlone(t *testing.T) { // H12
 func TestDirectories(t *testing.T) { // H12
 	r := newReads(t)
 	listing := r.get("/ipfs/" + r.dir.String() + "/")
-	if listing.Header().Get("Cache-Control") != listed || !strings.HasPrefix(listing.Header().Get("Etag"), `"DirIndex-`) ||
+	if listing.Header().Get("Cache-Control") != listed || !strings.HasPrefix(listing.Header().Get("Etag"), `W/"DirIndex-`) ||
 		!strings.Contains(listing.Body.String(), "a b.txt") {
 		t.Errorf("%v", listing.Header())
+	}
+	if w := r.get("/ipfs/"+r.dir.String()+"/", "If-None-Match", listing.Header().Get("Etag")); w.Code != 304 || w.Header().Get("Etag") != listing.Header().Get("Etag") {
+		t.Errorf("%d %v", w.Code, w.Header())
 	}
 	index := r.get("/ipfs/" + r.site.String() + "/")
 	if index.Header().Get("Content-Type") != "text/html" || index.Header().Get("Cache-Control") != immutable ||
