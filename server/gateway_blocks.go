@@ -253,37 +253,58 @@ func (e readExchange) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, er
 }
 
 // GetBlocks implements exchange.Fetcher. Blocks that cannot be read are left out, as the interface has it; why is kept
-// in the reading.
+// in the reading. Blocks at hand are read one after the other, as the reader takes them: boxo asks for more than it may
+// need. When they have to come from elsewhere, many are asked for at once.
 func (e readExchange) GetBlocks(ctx context.Context, ks []cid.Cid) (<-chan blocks.Block, error) {
 	out := make(chan blocks.Block)
-	var next atomic.Int64
-	var running sync.WaitGroup
-	for range min(len(ks), readAtOnce) {
-		running.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(ks) || ctx.Err() != nil {
-					return
-				}
-				b, err := e.get(ctx, ks[i])
-				if err != nil {
-					next.Store(int64(len(ks))) // the list cannot be completed any more
-					return
-				}
-				select {
-				case out <- b:
-				case <-ctx.Done():
-					return
-				}
-			}
-		})
+	give := func(c cid.Cid) (took time.Duration, ok bool) {
+		start := time.Now()
+		b, err := e.get(ctx, c)
+		if err != nil {
+			return 0, false
+		}
+		took = time.Since(start)
+		select {
+		case out <- b:
+			return took, true
+		case <-ctx.Done():
+			return took, false
+		}
 	}
+	r := readingOf(ctx)
 	go func() {
+		defer close(out)
+		for len(ks) > 0 && r.atHand() {
+			took, ok := give(ks[0])
+			if !ok {
+				return
+			}
+			ks = ks[1:]
+			if took > notAtHand {
+				break
+			}
+		}
+		var next atomic.Int64
+		var running sync.WaitGroup
+		for range min(len(ks), readAtOnce) {
+			running.Go(func() {
+				for i := next.Add(1) - 1; i < int64(len(ks)) && ctx.Err() == nil; i = next.Add(1) - 1 {
+					if _, ok := give(ks[i]); !ok {
+						next.Store(int64(len(ks))) // the list cannot be completed any more
+					}
+				}
+			})
+		}
 		running.Wait()
-		close(out)
 	}()
 	return out, nil
 }
+
+// notAtHand is what a block may take that lies on this machine.
+const notAtHand = 2 * time.Millisecond
+
+// atHand reports whether all blocks so far were hot.
+func (r *reading) atHand() bool { return r == nil || r.trail.Tier() == TierHot }
 
 // NotifyNewBlocks implements exchange.Interface.
 func (readExchange) NotifyNewBlocks(context.Context, ...blocks.Block) error { return nil }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ipfs/go-cid"
@@ -205,7 +206,11 @@ func FuzzGateway(f *testing.F) {
 			}
 		}
 		w := httptest.NewRecorder()
+		start := time.Now()
 		quietly.ServeHTTP(w, req)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("took %s", took)
+		}
 		h := w.Header()
 		switch {
 		case w.Code >= 500 && w.Code != http.StatusNotImplemented:
