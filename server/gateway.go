@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -264,9 +265,7 @@ func (headersOnly) WriteHeader(int)             {}
 
 // serve answers one read.
 func (g *gatewayHandler) serve(c echo.Context) error {
-	for name, values := range g.headers {
-		c.Response().Header()[name] = values
-	}
+	maps.Copy(c.Response().Header(), g.headers)
 	if n := g.running.Add(1); n > int64(g.cfg.MaxRequests) {
 		g.running.Add(-1)
 		return errBusy
@@ -282,6 +281,11 @@ func (g *gatewayHandler) serve(c echo.Context) error {
 	if g.hosts == nil {
 		return g.read(c, r, c.Response())
 	}
+	c.Response().Before(func() { // boxo's refusals of host names are the only answers without a word on caches
+		if h := c.Response().Header(); c.Response().Status >= http.StatusBadRequest && h.Get("Cache-Control") == "" {
+			h.Set("Cache-Control", "no-store")
+		}
+	})
 	var err error
 	next := func(w http.ResponseWriter, r *http.Request) { err = g.read(c, r, w) }
 	g.hosts.ServeHTTP(c.Response(), r.WithContext(context.WithValue(r.Context(), afterHostsKey{}, next)))
@@ -315,12 +319,11 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	}
 	format := formatOf(r)
 	r = g.mended(r, format, onlyCached).WithContext(ctx)
+	out := newGuard(g, c, w, r, st, cancel)
+	out.private, out.offline = a.private, onlyCached
 	if a.fetch && !onlyCached && r.Method == http.MethodGet {
 		g.expectAll(ctx, r, st, a, format)
 	}
-
-	out := newGuard(g, c, w, r, st, cancel)
-	out.private, out.offline = a.private, onlyCached
 	if r.Header.Get("If-None-Match") != "" && a.root.Defined() && !a.fetch {
 		// boxo compares tags before it looks for anything, and would call unmodified what is not there. What is pinned is
 		// there, and tells so without a block being read.
@@ -344,13 +347,18 @@ func (g *gatewayHandler) expectAll(ctx context.Context, r *http.Request, st *rea
 	switch {
 	case format == formatTAR, format == formatCAR && (q.Get("dag-scope") == "" || q.Get("dag-scope") == "all"):
 		st.wanted.Store(true)
-		if _, err := g.cfg.Blocks.HotBlocks().GetBlock(ctx, a.root); err != nil {
+		look, done := context.WithTimeout(ctx, hotLook)
+		defer done()
+		if _, err := g.cfg.Blocks.HotBlocks().GetBlock(look, a.root); err != nil {
 			st.asked.Do(st.prefetch)
 		}
 	case format != formatFile || r.Header.Get("Range") != "":
 		st.prefetch = nil
 	}
 }
+
+// hotLook is how long the hot tier may take to say whether it has a root, before it counts as one that has not.
+const hotLook = time.Second
 
 // mended is a request as boxo must see it.
 func (g *gatewayHandler) mended(r *http.Request, format string, onlyCached bool) *http.Request {

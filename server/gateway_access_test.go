@@ -372,6 +372,7 @@ func TestDeniedContentIsGone(t *testing.T) { // H21, trap 10
 		if a := fetchAll(t, s, "GET", "/ipfs/"+r.file.String(), "Range", "bytes=0-999"); a.StatusCode != 206 || len(a.body) != 1000 {
 			t.Errorf("what is not denied: %d", a.StatusCode)
 		}
+		s.Close() // its handlers have ended then
 		for _, c := range r.fetched {
 			if slices.ContainsFunc([]cid.Cid{r.text, r.small, r.leaves[30]}, func(d cid.Cid) bool { return bytes.Equal(d.Hash(), c.Hash()) }) {
 				t.Errorf("%s was fetched", c)
@@ -443,6 +444,9 @@ func TestSubdomains(t *testing.T) {
 		w := on(c.host, "GET", c.path)
 		if w.Code != c.status || w.Header().Get("Location") != c.to {
 			t.Errorf("%s%s: %d %q: %.100s", c.host, c.path, w.Code, w.Header().Get("Location"), w.Body)
+		}
+		if w.Code >= 400 && w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s%s: kept", c.host, c.path)
 		}
 	}
 	w := on(site, "GET", "/")

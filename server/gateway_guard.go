@@ -43,13 +43,13 @@ type guard struct {
 	tier     string      // that the header told
 	mute     bool        // the body is ours already, boxo's is dropped
 	broken   bool        // the body cannot be completed
-	silent   atomic.Bool // waiting for the reader, not for blocks
+	giving   atomic.Bool // waiting for the reader, not for blocks
 }
 
 func newGuard(g *gatewayHandler, c echo.Context, w http.ResponseWriter, r *http.Request, st *reading, cancel context.CancelFunc) *guard {
 	o := &guard{g: g, c: c, w: w, conn: http.NewResponseController(w), r: r, st: st, cancel: cancel, length: -1}
 	o.patience = time.AfterFunc(g.cfg.RetrievalTimeout, func() {
-		if o.silent.Load() {
+		if o.giving.Load() {
 			return
 		}
 		st.stall()
@@ -166,12 +166,12 @@ func (o *guard) Write(b []byte) (int, error) {
 }
 
 func (o *guard) write(b []byte) (int, error) {
-	o.silent.Store(true)
+	o.giving.Store(true)
 	o.deadline()
 	n, err := o.w.Write(b)
 	o.sent += int64(n)
 	o.patience.Reset(o.g.cfg.RetrievalTimeout)
-	o.silent.Store(false)
+	o.giving.Store(false)
 	return n, err
 }
 

@@ -458,6 +458,7 @@ func TestBrokenOffStreamsDoNotEndLikeWholeOnes(t *testing.T) { // H7, trap 5
 			if strings.Contains(string(a.body), "secret") {
 				t.Errorf("%s: the reason is in the body", query)
 			}
+			s.Close() // its handlers have ended then
 			if !strings.Contains(r.log.String(), `"msg":"read failed"`) || !strings.Contains(r.log.String(), r.leaves[40].String()) {
 				t.Errorf("%s: the operator learns nothing", query)
 			}
@@ -659,13 +660,14 @@ func TestWholeReadsOfColdRootsAreAnnounced(t *testing.T) {
 			root = r.dir
 		}
 		fetchAll(t, s, "GET", "/ipfs/"+strings.NewReplacer("FILE", r.file.String(), "DIR", r.dir.String()).Replace(c.target), c.headers...)
+		s.Close() // its handlers have ended then
 		if got := slices.Equal(r.prefetch, []cid.Cid{root}); got != c.want || !c.want && len(r.prefetch) > 0 {
 			t.Errorf("%s: announced %v", c.name, r.prefetch)
 		}
 		// Hot now: nothing to announce.
 		r.prefetch = nil
 		if c.want {
-			fetchAll(t, s, "GET", "/ipfs/"+strings.NewReplacer("FILE", r.file.String(), "DIR", r.dir.String()).Replace(c.target), c.headers...)
+			fetchAll(t, over(t, r), "GET", "/ipfs/"+strings.NewReplacer("FILE", r.file.String(), "DIR", r.dir.String()).Replace(c.target), c.headers...)
 			if len(r.prefetch) > 0 {
 				t.Errorf("%s: announced although hot", c.name)
 			}

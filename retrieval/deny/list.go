@@ -155,12 +155,13 @@ func unread(list *nopfs.Denylist, text []byte) (lines []uint64) {
 	for _, e := range list.Entries {
 		taken[e.Line] = true
 	}
-	body, header := text, uint64(0)
-	if i := bytes.Index(text, []byte("\n---\n")); i >= 0 {
-		header = uint64(bytes.Count(text[:i], []byte("\n"))) + 2 //nolint:gosec // a count of lines
-		body = text[i+len("\n---\n"):]
+	number := uint64(0)
+	header, body, ok := bytes.Cut(text, []byte("\n---\n"))
+	if ok {
+		number = uint64(bytes.Count(header, []byte("\n"))) + 2
+	} else {
+		body = text
 	}
-	number := header
 	for line := range bytes.Lines(body) {
 		number++
 		line = bytes.TrimRight(line, "\n")
