@@ -38,8 +38,9 @@ var packageRules = []rule{
 	{"deals/devnet", []string{"deals/piece", "deals/mk12/wire"}, nil, "a devnet that knew the service could take short cuts for it"},
 	{"deals/dealstest", []string{"deals", "deals/piece"}, nil, "the model of a chain runs where there is no node"},
 	{"deals", []string{"deals/piece"}, []string{"cmd/database", "deals/dealstest"}, "a deal is about one DAG and does not know who wants it"},
+	{"retrieval/deny", nil, nil, "what is denied is denied whoever asks, and wherever it would have come from"},
 	{"retrieval", nil, []string{"cmd/database"}, "where bytes come from does not depend on who pinned them"},
-	{"server", []string{"auth", "deals", "pins", "retrieval", "spec"}, []string{"cmd/database", "deals/dealstest", "deals/piece", "pins/pinstest"}, "HTTP and nothing else; it does not know what stores or keeps"},
+	{"server", []string{"auth", "deals", "pins", "retrieval", "spec"}, []string{"cmd/database", "deals/dealstest", "deals/piece", "pins/pinstest", "retrieval/deny"}, "HTTP and nothing else; it does not know what stores or keeps"},
 	{"cmd/database", nil, nil, "it opens databases and does not know what is in them"},
 	{"cmd/bench", []string{"*"}, nil, "it measures the program beside the libraries it stands on"},
 	{"cmd/frostpin", []string{"*"}, nil, "it wires everything and is the only one that knows every concrete type"},
@@ -60,6 +61,7 @@ var outsideRules = []outside{
 	{"github.com/ipfs/kubo/", func(pkg, _ string) bool {
 		return pkg == "pins/hot" || under(pkg, "retrieval") || under(pkg, "cmd/bench")
 	}, "Kubo is one of several hot tiers"},
+	{"github.com/ipfs-shipyard/nopfs/", func(pkg, _ string) bool { return pkg == "retrieval/deny" }, "a denylist is asked, not read, by those who obey it"},
 	{"github.com/filecoin-project/lotus/", inNodes, "the chain is behind the interface that deals declares"},
 	{"github.com/filecoin-project/go-jsonrpc/", inNodes, "the chain is behind the interface that deals declares"},
 	{"github.com/filecoin-project/filecoin-ffi/", nowhere, "it needs a Rust library that go build cannot make"},
@@ -195,6 +197,8 @@ func TestRulesForbidWhatTheySay(t *testing.T) {
 		{"pins", "deals", false, true},
 		{"server", "deals/chain", false, false},
 		{"server", "pins", false, true},
+		{"server", "retrieval/deny", false, false},
+		{"retrieval/deny", "retrieval", false, false},
 		{"server", "pins/hot", false, false},
 		{"server", "cmd/database", false, false},
 		{"cmd/frostpin", "pins/hot", false, true},

@@ -1,9 +1,6 @@
 package server
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,7 +8,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 )
 
@@ -34,14 +30,9 @@ func (s *Server) authenticated(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		caller, err := s.tokens.Authenticate(c.Request().Context(), token)
-		switch {
-		case errors.Is(err, auth.ErrUnauthorized):
-			return &denied{"the token is unknown or was revoked"}
-		case errors.Is(err, context.Canceled):
+		caller, err := authenticate(c.Request().Context(), s.tokens, token)
+		if err != nil {
 			return err
-		case err != nil: // no verdict, so neither a yes nor a no
-			return fmt.Errorf("%w: authenticating: %w", errUnavailable, err)
 		}
 		c.Set(accountKey, caller.Account)
 		if caller.AccountPolicy != "" || caller.TokenPolicy != "" {

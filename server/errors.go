@@ -18,6 +18,12 @@ var (
 	errTooLarge    = errors.New("the body is too large")
 )
 
+// Reasons that the Pinning Service API has no answers with.
+const (
+	reasonForbidden = "FORBIDDEN"       // what was shown as a right is none
+	reasonBlocked   = "CONTENT_BLOCKED" // on a denylist
+)
+
 // statusClientGone is logged and counted, never seen by anyone.
 const statusClientGone = 499
 
@@ -35,6 +41,11 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		bad    *spec.InvalidError
 		access *denied
 		routed *echo.HTTPError
+		link   *refusedLink
+		listed interface {
+			error
+			Status() int // 410 or 451
+		}
 	)
 	switch {
 	case errors.As(err, &bad):
@@ -43,6 +54,14 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
 	case errors.Is(err, deals.ErrUnauthorized):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
+	case errors.As(err, &listed):
+		return verdict{listed.Status(), reasonBlocked, "this content is on a denylist of this service: it is neither served nor pinned here"}
+	case errors.As(err, &link):
+		return verdict{http.StatusForbidden, reasonForbidden, link.Error()}
+	case errors.Is(err, errNotHeld):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such content here, or no pin of this account names it"}
+	case errors.Is(err, errNoLinks):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server signs no links; the operator has to set a key for them"}
 	case errors.Is(err, errBusy):
 		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, "too many transfers at once; try again in a few seconds"}
 	case errors.Is(err, errRange):

@@ -35,8 +35,13 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			h["Access-Control-Expose-Headers"] = exposed
 		}
 
-		if err := next(c); err != nil {
+		err := next(c)
+		cut := errors.Is(err, errCut)
+		if err != nil && !cut {
 			c.Error(err)
+		}
+		if cut {
+			defer panic(http.ErrAbortHandler) // once it is counted and logged
 		}
 
 		took := time.Since(start)
@@ -103,6 +108,8 @@ func (s *Server) routeName(c echo.Context) string {
 		return apiV1 + "/pins/{requestid}/receipt"
 	case "/docs/:file":
 		return "/docs"
+	case gatewayPath:
+		return "/ipfs"
 	default:
 		return path
 	}

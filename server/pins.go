@@ -139,6 +139,9 @@ func parseID(s string) (pins.ID, error) {
 // request reads and validates a body, whatever its Content-Type, and finds out which cold copies it wants.
 func (s api) request(c echo.Context) (spec.Request, deals.TermsID, error) {
 	r, err := readRequest(c)
+	if err == nil && s.cfg.Denylist != nil {
+		err = s.cfg.Denylist.Denied(r.Root)
+	}
 	if err != nil {
 		return spec.Request{}, 0, err
 	}

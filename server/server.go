@@ -56,6 +56,8 @@ type Config struct {
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
 	Pieces        Pieces               // served to storage providers at /piece; nil for none
 	PieceLimits   PieceLimits          // of what they may take
+	Gateway       *Gateway             // reads content at /ipfs; nil for none
+	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 }
 
 // Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
@@ -81,6 +83,7 @@ type Server struct {
 	metrics *metrics
 	ids     *requestIDs
 	buffers sync.Pool // of *[]byte
+	gateway *gatewayHandler
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
@@ -117,6 +120,9 @@ func (s *Server) route() error {
 	e := s.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
+	if err := s.routeGateway(); err != nil {
+		return err
+	}
 	e.Pre(normalise)
 	e.Use(s.observe, recovered)
 
@@ -146,6 +152,26 @@ func (s *Server) route() error {
 	}
 	e.GET(piecePath, served.serve)
 	e.HEAD(piecePath, served.serve)
+	return nil
+}
+
+// routeGateway adds the reading of content. It comes before what else is done with paths: on hosts of content there is
+// nothing else.
+func (s *Server) routeGateway() error {
+	if s.cfg.Gateway == nil || s.cfg.Gateway.Access == AccessOff {
+		return nil
+	}
+	g, err := newGateway(*s.cfg.Gateway, s.cfg.Denylist, s.tokens, s.log, s.cfg.Metrics)
+	if err != nil {
+		return err
+	}
+	s.gateway = g
+	if len(g.cfg.Hostnames) > 0 {
+		s.echo.Pre(s.subdomains(g))
+	}
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodOptions} {
+		s.echo.Add(method, gatewayPath, g.serve)
+	}
 	return nil
 }
 
@@ -185,6 +211,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:                  func(net.Listener) context.Context { return requests },
+		ConnState:                    liftDeadline,
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ln) }()
@@ -205,6 +232,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	<-ended //nolint:errcheck // it is http.ErrServerClosed: we have just shut it down
 	return nil
+}
+
+// liftDeadline lets a connection that is used again start without the write deadline of an answer before. net/http does
+// that only for servers with a write timeout.
+func liftDeadline(conn net.Conn, state http.ConnState) {
+	if state == http.StateActive {
+		_ = conn.SetWriteDeadline(time.Time{}) // when the connection is broken, its next write says so
+	}
 }
 
 // basePrefix checks a base path. Kubo refuses an endpoint that ends in /pins, and what stands beside the API must stay
@@ -229,7 +264,7 @@ func basePrefix(path string) (string, error) {
 	}
 	first, _, _ := strings.Cut(base[1:], "/")
 	switch first {
-	case "healthz", "readyz", "metrics", "docs", "api", "piece":
+	case "healthz", "readyz", "metrics", "docs", "api", "piece", "ipfs":
 		return "", fmt.Errorf("base path %q would hide /%s", path, first)
 	}
 	return base, nil

@@ -185,6 +185,28 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// Link defines model for Link.
+type Link struct {
+	Expires time.Time `json:"expires"`
+
+	// Url Keep its query as it is.
+	Url string `json:"url"`
+}
+
+// LinkRequest defines model for LinkRequest.
+type LinkRequest struct {
+	// Cid The DAG, as a pin names it.
+	Cid string `json:"cid"`
+
+	// ExpiresIn Seconds from now.
+	ExpiresIn *int64 `json:"expires_in,omitempty"`
+
+	// Path A path below it, unescaped. Nothing means all of the DAG.
+	//
+	// Example: docs/report.pdf
+	Path *string `json:"path,omitempty"`
+}
+
 // Receipt What was stored where, in canonical JSON (RFC 8785). The signature is over the same document without its
 // signature: keep it as it is, byte for byte.
 type Receipt struct {
@@ -286,8 +308,14 @@ type GetPinDealsParams struct {
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
+type CreateLinkJSONRequestBody = LinkRequest
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// CreateLink Sign a link
+	// (POST /links)
+	CreateLink(ctx echo.Context) error
 	// GetPinDeals List the deals of a pin
 	// (GET /pins/{requestid}/deals)
 	GetPinDeals(ctx echo.Context, requestid Requestid, params GetPinDealsParams) error
@@ -302,6 +330,15 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// CreateLink converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateLink(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateLink(ctx)
+	return err
 }
 
 // GetPinDeals converts echo context to params.
@@ -404,6 +441,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
+	router.POST(options.BaseURL+"/links", wrapper.CreateLink, options.OperationMiddlewares["createLink"]...)
 
 }
 
@@ -412,49 +450,55 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"xFlvc9u40f8qGD7PTNoZniw5ce6qe+XYcerGvbhxZpo29uggciniRAI8ALSiZPzdO7sA/0gCFantXd9R",
-	"IrhY7P5297fYr1GiykpJkNZE069RxTUvwYKmXxp+rcFYkeKPFEyiRWWFktE0+pADEylTGbM5sEpI5hfH",
-	"jBv671ZIKeSC3YF+FAmw89trtuCPwIRlqrajKI4ESqq4zaM4kryEaNrbMqZnoSGNplbXEEcmyaHkqItd",
-	"V7jYWC3kInp6esLFplLSACn+SqslSHxKlLQgLT7yqipEwvEAJ78YRa87kf+vIYum0f+ddAY5cW/NyRUX",
-	"Ra3BbbRrB+NPmHAplWVcmhVoJtVqFD3F0XvIagPp76WMN2CjzBy8PpCiY4Rlwowi/NTLw+0ugRfkfa0q",
-	"0FY4I/IkgcpCOuOkcaZ0iU9Ryi18Z0UJUbztiDjiiRWPcNwn1kJZ2V2MTVimNGEpE9pYZvWaWcVKvkQQ",
-	"GZaoah2z03aVksB4ZgF/cQSiTJlRTEnEWquLkPb5aRRHpZCirMtoOml1EtLCAjQqlXA9M+IL7Gr1am3B",
-	"NMC/OH/PhPQxAAls7/TyRRSUnnO5aC27Kf9OyATYKgeJ3sq5YXPAZ9xFGGYst5vb7DVuooqCW9DOwZs7",
-	"cWvV1fUNWcsdQatHkYJmhTJg2ErYfPNoO+JT4MVsKD/gy2eGybqcg2ZKsiTnQsZM4QH92ZQkwfCZl1WB",
-	"sienz1+cvQztBTKwz+tKJTnjlq1ykThtcVsGMjUHOgNkeiTIyR6zJHTuC1WWwpYgbZcbIYGYPYI2Qkk2",
-	"GQ1LDAPulqcppGzex90xYKsKLuWxJ9QigWHEVKAZkOWb2Fvlquip1flzHBavKmVCmOzhRqQ9BHpkbhy5",
-	"rqlMDEof8ND1ZWNFIxYSUtas75CJcUbvRgPyrUpUQPs/qxV+vuLGC3USOmuUy8npgEg6X9ggxirNF5tW",
-	"6GRm48l4PN4ndVaCMXwRcOjfd0LfcJESWufcijJ8/npeCJMPS+2Z2K9xOaaqbRehW/lgQwnMDEgIUibs",
-	"PhWORXVdFEd+ooH76rxtuDV6mnJHzJRmKzwg+R5LU6Z0UG8D0h61v7Fc26G0N1/30t6G8axiOXIt/BOO",
-	"r09UZL5FRJA13NHCpzh6BC0yAWnIUmBz0Czllie8YhVfk302XTtXqgAuI0flGt73qQuMRqle8uioQy8m",
-	"e6pspL6NovvQ7qvmv0Bi8QR4nBth7C4RSlQtbTjYSy7XaF0NjGuI2RwypR2YC1G6Ew4zj3HI9hgctK2w",
-	"UJpDnIBfeTlca77eMaI7QCN66PB3jdN3/Ienc0ErzIh5o8Y+xQm5iFnDFWNmNZcmA63p/zZOHRkDXmBL",
-	"UABPEaKOLMYexMJ4uN7LJjf86HgdGtiggVkmJC9G9xIToEQTfmp83AIDAyduySsirKdR1EsdCCmnUNTw",
-	"Vmo60Cb0NuOioIdSGEMP8Lkim8aRBV0Kyd3ChMsEMLX0bNuFcEPYd3AFWiu9+3cKlovCDCTrFVKLlVZo",
-	"XYyiClRVhMnZcO4KydFqoXlpApK20OTF7sJoa507Xght7yEBEWL8TjNuqOJBiiwYo0pIbGeUFAkv2F/u",
-	"3v3E/vD+6oL98P0PZ38csQ++knNba0AUqUdwpMTwEliqkpr4GJIJVWOSNvey/WDKlgAVZu6mPYqJapFR",
-	"8MGhbSsjHN4d+MfL8zcH5t7j4t+bskkDpZDX7rPJdk6II2FMfWT5W8I6TEmWsG5ZlGt/qfHnLBXpdAnr",
-	"YZZ74IluaS1CSim7l2J40wZqLekVQplizhZD9KJFR6DypqdnZ5M/9RC3aYYNLyN+QvJ9M0BJwKWxyUOg",
-	"UGyDYyvAGindUb21Gkv32tgGV30UOPf2T7snWJs7gk1rvJOOzcU+eih2sV0tuCHTbsVNISBUSs/TVINp",
-	"4wbBRYTRE3RPb6jqB/3l5A42opQHOr5JWcXT/KVUK/mt1jbUis6o/9mIpD0t2L8DfOrBZhXobqtwNzbQ",
-	"gx3RdV28etdmqguyJbr7tu2L2j7MGfqZ6eB/EN63O7K9LdXe5uiQZiSQCRKr9MArkDNuZzmIRR4iefR/",
-	"YxsC0OZtA7HSDvfEBQ9n2doehaPjeTn1yH3hQ01zn8Afzsl7tNsL9iHepaAeXd+Aweb5+zG1C/0NUu+M",
-	"sCdVvXVFazP1BCvZuWRNPsecs13Auh7b/zn98vKvy5x/XLz65+WjspfLm7PTs+8zLr5Y8UZcnP7Nvr15",
-	"U82lfP3G8tNUvf0mmUK19hzltkkcIZZBKRJZsWNLgXS7/4bqW5dSiUhnj6eHSTjtJQnNVwyLTpiU8tWh",
-	"1AlbBnz+AloZf7O721INhco379IOErTdSTmMO8P4TXpnCnJiA0mthV3fYXw6x9hmPEExS7EGXFNE+e9z",
-	"ayt3xS9kpvZc3ITGLHR9othK6ZRa7SmtvBIFJEpIKtiGzSEXMmWcVVgT0dbaYc4Di3ox/LAc3csPqLCJ",
-	"2+mCSA19QhzftWY2V6YlQwGtfnRb4QouqaXDrhE7U5YqQIUtg8/CWIYp9F6CwDWOfVthKQyvtDIWhZzf",
-	"Xkc9GhVNRuPRGN2uKpC8EtE0ej4aj55jSHCbk9FPKiHNydd2wvR00lLtBYTuWB5Br5uhA4VYM+t6ZpB0",
-	"OsDzndu5mJZJWKGhaHIx9capZQqarfg69n80EXwvXecbe8y37xJkLlahcXJqqLsgoy5shJZuMoFZtlSA",
-	"GE+iKtFFFP2FapucdrQ5CO2wMGLn5JqmQ0pUkTZfOyxJ3wZhdqGh1XUaTdFst0JeemLZnx1+CpeobslJ",
-	"N+h7igdvVrzq3pZWMQ221rKdHf5ag153w0O6con6g8IUMl4XNppOxuPQTQz/7GdAY3y/byT09LA1Yzwd",
-	"j/9rM7327mlgqOe8hPh+8fHjkLBWu5Nm5PgUR2eHrPfjUkpWdVlyvY6mEerT3tYSiih+MRr5wrhrpRYm",
-	"0QN+vBthuuv0gzE20PB73j9f+5mXyyJTBlLVixyBkOSQLJnKskJIaCdYBvyYBBOSm8uZxnr38uesSR9e",
-	"LUasYs2urm9e/+xEuokUOzesUHLBXCKlq692Etfc7Pt7P2Ga6CS9sPpm6/hetpda7fyVYvfF+EVb2FwM",
-	"s5/ezS5fn9/M/vH6w3CUNXcm/0Gc/ZYIbtQbnEo7g3MCUjMa//3A/Aast7jT4yA0+8XfeeoYBDAejlqQ",
-	"pLsS6RA7Ym/95VKmVdkbZad8PWW8Vce2YeCA7yqLr5JKuv5CKuvurXYjYwA2PT7827sedxnwPtHp/4m/",
-	"N24STMtwht3e42sUXZ6pfXrA6EFrN2FX6yKaRie8EiePE4otL3EbIVQenUdbBrZNGYiL+iLWV+jp4elf",
-	"AQAA//8=",
+	"xFp7c+M2kv8qKN5V5a6K0cMzniTKXx7b4/jGl/GOZ2uzO55yILIpIiIBBgCt0aT83be6AT4kgbK0m2T/",
+	"0wNs9OPXjf41+FuUqLJSEqQ10ey3qOKal2BB0zcNv9ZgrEjxSwom0aKyQsloFn3IgYmUqYzZHFglJPOL",
+	"Y8YN/XYrpBRywe5AP4oE2NntNVvwR2DCMlXbURRHAiVV3OZRHEleQjTrbRnTZ6EhjWZW1xBHJsmh5KiL",
+	"XVe42Fgt5CJ6enrCxaZS0gAp/lqrJUj8lChpQVr8yKuqEAlHA8a/GEV/dyL/W0MWzaL/GncOGbt/zfgN",
+	"F0WtwW206wfjLUy4lMoyLs0KNJNqNYqe4ug9ZLWB9M9SxjuwUWYOXh9IMTDCMmFGET7q5eF2F8ALir5W",
+	"FWgrnBN5kkBlIX3gpHGmdImfopRb+NqKEqJ4OxBxxBMrHuG4R6yFsrK7GJuyTGnCUia0sczqNbOKlXyJ",
+	"IDIsUdU6ZiftKiWB8cwCfuMIRJkyo5iSiLVWFyHti5MojkohRVmX0Wza6iSkhQVoVCrh+sGIL7Cr1eu1",
+	"BdMA//zsPRPS5wAksL3Tq5dRUHrO5aL17Kb8OyETYKscJEYr54bNAT/jLsIwY7nd3GavcxNVFNyCdgHe",
+	"3Ilbq95c35C3nAlaPYoUNCuUAcNWwuabpu2IT4EXD0P1Af/8yjBZl3PQTEmW5FzImCk00NumJAmGz7ys",
+	"CpQ9PXnx8vRVaC+QgX0uK5XkjFu2ykXitMVtGcjUHBgMkOmRICd/PCQhu89VWQpbgrRdbYQEYvYI2ggl",
+	"2XQ0LDEMuFueppCyeR93x4CtKriUx1qoRQLDiKlAMyDPN7m3ylXRU6uL5yQsXlXKhDDZw41Iewj0yNww",
+	"ua7pmBiUPhCh64vGi0YsJKSsWd8hE/OM/hsNyLcqUQHtf1ArfHzFjRfqJHTeKJfTkwGRZF/YIcYqzReb",
+	"XuhkZpPpZDLZJ/WhBGP4IhDQv+2kvuEiJbTOuRVl2P56XgiTD0vtudivcTWmqm2XoVv1YEMJrAzYEKRM",
+	"2H0qHIvquiiOfEQD96fztuPWGGmqHTFTmq3QQIo9Hk2Z0kG9DUh71P7Gcm2Hyt583St7G86ziuXYa+GP",
+	"cPz5RIfMc40Idg13tPApjh5Bi0xAGvIU2Bw0S7nlCa9Yxdfkn83QzpUqgMvItXJN3/exS4xGqV7x6FqH",
+	"Xk72VNkofRuH7qd2XzX/BRKLFqA5N8LY3UYoUbW04WQvuVyjdzUwriFmc8iUdmAuROksHO48JiHfY3LQ",
+	"tsJCaQ4JAj7l5XCt+XrHic6ARvSQ8XdN0Hfih9a5pBVmxLxTY1/ihFzErOkVY2Y1lyYDren3Nk9dMwa8",
+	"QEpQAE8Roq5ZjD2IhfFwvZdNbfje9XXoYIMOZpmQvBjdSyyAEl34sYlxCwxMnLhtXhFhPY2iXulASDmF",
+	"oqZvJdKBPqF/My4K+lAKY+gDfK7Ip3FkQZdCcrcw4TIBLC0933Yp3DTsO7gCrZXe/TkFy0VhBor1CluL",
+	"lVboXcyiClRVhJuz4doVkqPVQvPSBCRtocmL3YXR1jpnXghtN0IuA+4g55rDa2OtA0fwW4CK2MGvNeh1",
+	"j/M8ZxZKi1slhtR+7+gV8aM0FbgpL257dmS8MBBvV5ChFvni7IoIMycKjUeeGTryvGYPwkc043Vho9mL",
+	"V5PJNg+8g0TJ1LBMq9Lx0EDVL/lnV4VOTr87maCQ/YyIePqOEWcMf2dzKKj1iVktwSS8gnTEflQ2x3Qv",
+	"gUvDeFE0TcHF2dVmC5OqxIw1VErbUZVmTrsbkAvc8uXku1fPBQ8dHArZe0hAhLilywFuqLeCFPkW1m8h",
+	"kTgrKRJesP+7e/cj+5/3b87Zt998e/q/I/bB94zc1hqwXqlHcO2v4SWwVCU1df7Ytqoa2wFzL9sHZmzp",
+	"sNmCMqamntIPP7i6toWcw3nopnMPOOWPO2m8K5sDpxTy2j023T594kgYUx/ZaC1hHU6RJazbft0NWnzG",
+	"pCKdLWE9zKcOtOiW1iKglLJ7m1nv2kBXR3qFUKaY88VQVrfoCPR46cnp6fS7HuI23bARZcRPSL6nnVRf",
+	"3YE5/RRoSbbBsZVejZTOVO+txtO9gUmDqz4KXHj71u5J1mYatemNd9LxhthnD+UugGQFN+TarbwpBISa",
+	"trM01WDavEFwETXxVNA30tRfBuPl5A6OPKgOdMyGqoonlEupVvK5IUpo6PFATHsjk/aQ/X8F+MT2HyrQ",
+	"3VZh3j/A9o/g9+ev37WV6px8ieG+bRl4y/ido78yHfwPwvs2999L3vfS8ENob6ASJFbpgb9APnD7kINY",
+	"5CE6Qb83viEAbc61iP90uCfWcTif0/YoHB3PAGka0xc+NJ7pU8XD2V+P4HnBPsW7EtQjhhsw2LS/n1O7",
+	"0N+gj84Je0rVW3dobZae4El2JllTz7HmbB9gvVbI/Tj78ur/lzn/afH6HxePyl4sb05PTr/JuPhixZU4",
+	"P/mLfXtzVc2lvLyy/CRVb5/tb1GtPabcNoUj1GVQiUT+5bqlQLndPwt9bvyZiPTh8eQwCSe9IqH5iuGh",
+	"E6Y/fHVo64TkFD9/Aa2Mv0PYJe9DqfLs1PYgQYGOtnWM36RnU5B9GUhqLez6DvPTBcY2F2GUs5RrwDVl",
+	"lH8+t7Zyl0lCZmrPiDB0oUeDOsVWSqc01JnRyjeigEQJSQe2YXPIhUwdx4mZdnjzoCLGjw+V7r6mEHJp",
+	"7qVVzF+WuWUCt7FMVVj4FINH0GslsWP+gAaauL33EqkhQcQ+3dDA5sq0zVPAiu89/VIZ45KGDYwnNDNh",
+	"qQK3M3wWxjIsufcSBK5x3boVltL2jVbGopCz2+uo13ZF09FkNEGYoO68EtEsejGajF5EjlFRkMZkNVUS",
+	"ZUJNC/vr+5tu2scl2o5EhWngKd17EQtDAzyllKmfSJoNbmZFQWNLxyUdo2lsLWu0kD/CvXT+IM87Tuq7",
+	"3+/9ZEsu6YKlS0RswpipkxwfHLFri5BY+gVXlx9IoR8uzy6IYlH4mMsI/OdeYmOhuVyAcW7F2kKXo9dp",
+	"NIsSDdwCTQ3i5ob4tUrXv9udap/ZP21motU1bF8vn0ymv+vWQ3e56Gi6Q375009DclrFxs1F81McnR6y",
+	"3l+SU+Goy5LrNd0+LiTjtDOimy+MH/mkWFU/4eJxJaQZ/9be1D+NWyK5gNCsmqLtL2/pAGneGfjKIKgc",
+	"SPjOLUdMyySsMK3pBnjmU7mWKWi24uvY/9CcT/fSTRBjX9Hb/xLsy63CVM5pMNkdITTNGmFdaM45s2wb",
+	"XernE1WJ7rygn1Btk9OONgehXaUbsTNKnIb/J6pIm6ddpZQQwvcC7K2QF5429d/B+BgOYrdk3L0w8RQP",
+	"Tqi96t6XVjENttayfQeDZmXdSxg0uo76L1y046bpZBKaaDezpOmzg6SnTzvJNPndkqmd4Q8klIvSn5tR",
+	"qE9762Vcja6E7GVXDyZDGaa7OVYwxwbGWZ7Vztf+3QF35s0YSFUvcgRCkkOyZCrLCiGhfRPAgL9uxuPT",
+	"vd9gGu/dy5+z5rDzajHqmdfszfXN5c9OpLvZZ2eGFUoumGsT6AqhfaOhuSH19yfuiKeBIeqFvWW2ju9l",
+	"eznQvsdCufty8rJt21wOsx/fPVxcnt08/P3yw3CWNRPBfyPP/kgEN+oNvt3jHM4JSM0rRn8emK/Aeo87",
+	"PQ5Cs1/8tSdGQQCjcUSwk27g1yF2xPxY3420u1eCUr6eMd6qY9s0cMB3J4vv6bBNWhEQrZvK7mbGAGx6",
+	"bO+PDz3uMhB9Iov/kXhvzMlM28MPh73HRii7PA/5+AmzB73dpB1d4kRjXonx45Ryy0vcRggdjy6iLb/Y",
+	"bhmIaflDrK/Q7tF47tkFt2wsqqz/YNPsPH16+mcAAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
