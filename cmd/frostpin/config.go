@@ -96,6 +96,13 @@ type Config struct {
 	DealsAtOnce      int         `setting:"deals-at-once" help:"Deals that are being proposed or transferred at once."`
 	DealsPerProvider int         `setting:"deals-per-provider" help:"The same for one storage provider that has no bound of its own."`
 
+	GatewayAccess    string   `setting:"gateway-access" help:"Who may read at /ipfs. open: everyone. token: who has a token of an account that pins the root, or a signed link. off: nobody."`
+	GatewayFetch     string   `setting:"gateway-fetch" help:"What is read from afar when it is not here. held: only what is pinned here; all else is read from what is here. only: what is not pinned is not read at all. any: everything, which makes this server an open proxy."`
+	GatewayTrustless bool     `setting:"gateway-trustless" help:"Serve only blocks and CARs, which readers verify themselves, and no files or pages."`
+	GatewayHosts     []string `setting:"gateway-hosts" help:"Host names that also serve each root under a name of its own, as https://CID.ipfs.HOST."`
+	GatewayURL       string   `setting:"gateway-url" derived:"the address of the request" help:"Address of this server as readers reach it, for signed links."`
+	Denylists        []string `setting:"denylists" help:"Files that name what must be neither pinned nor read, in the format of the IPFS community. Changes are noticed."`
+
 	RetrievalPrivate []string      `setting:"retrieval-private" derived:"none; loopback on a devnet" help:"Networks, such as 10.1.0.0/16, in which storage providers may be although they are not public."`
 	IPNIURL          string        `setting:"ipni-url" help:"Index that is asked who else has what our storage providers do not give, such as https://cid.contact. Without one nobody is asked."`
 	ProbePace        time.Duration `setting:"probe-pace" help:"Pause between two cold copies that are read back to prove that they can be; 0s means that none is."`
@@ -146,6 +153,8 @@ func defaults() Config {
 		PinnedWhen:       "hot",
 		DealsAtOnce:      32,
 		DealsPerProvider: 2,
+		GatewayAccess:    string(server.AccessOpen),
+		GatewayFetch:     string(server.FetchHeld),
 		ProbePace:        time.Minute,
 
 		LogLevel:        slog.LevelInfo,

@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/retrieval/guard"
 )
 
 // Bounds of reading one copy back from each provider.
@@ -31,7 +29,10 @@ func (d *doctor) checkCopies(ctx context.Context, copies []deals.Copy) {
 		return // a devnet's providers live in the server
 	}
 	asked := copies[:min(len(copies), readMost)]
-	client := d.config.copyClient()
+	client, err := d.config.copyClient()
+	if err != nil {
+		return // the settings are refused elsewhere
+	}
 	defer client.CloseIdleConnections()
 	failures := make([]error, len(asked))
 	places := make(chan struct{}, readAtOnce)
@@ -113,34 +114,11 @@ func answerOf(ctx context.Context, client *http.Client, method, target string) (
 	return body, resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
-// copyClient calls addresses that strangers have announced: only public ones, and those that the operator has named, also
-// behind names; and it follows nobody elsewhere.
-func (c *Config) copyClient() *http.Client {
+// copyClient calls addresses that strangers have announced.
+func (c *Config) copyClient() (*http.Client, error) {
 	allowed, err := c.privateNetworks()
-	dialer := &net.Dialer{Timeout: readPatience, Control: func(_, address string, _ syscall.RawConn) error {
-		to, parsing := netip.ParseAddrPort(address)
-		if err := errors.Join(err, parsing); err != nil {
-			return err
-		}
-		if !mayCall(to.Addr().Unmap(), allowed) {
-			return fmt.Errorf("%s is not a public address", to.Addr())
-		}
-		return nil
-	}}
-	return &http.Client{
-		Transport:     &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 1, TLSHandshakeTimeout: readPatience},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	if err != nil {
+		return nil, err
 	}
+	return guard.NewClient(guard.Config{Allow: allowed, Dial: readPatience, Redirects: -1}), nil
 }
-
-func mayCall(to netip.Addr, allowed []netip.Prefix) bool {
-	for _, p := range allowed {
-		if p.Contains(to) {
-			return true
-		}
-	}
-	return to.IsGlobalUnicast() && !to.IsPrivate() && !sharedSpace.Contains(to)
-}
-
-// sharedSpace is behind carriers' address translation.
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/frostpin/frostpin/server"
 )
 
 // privateNetworks are those in which storage providers may be although they are not public.
@@ -15,7 +17,7 @@ func (c *Config) privateNetworks() ([]netip.Prefix, error) {
 		}
 		out = append(out, p.Masked())
 	}
-	if c.Devnet {
+	if c.FilecoinNetwork == devnetName {
 		out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	}
 	return out, nil
@@ -26,6 +28,11 @@ func (c *Config) validateRetrieval(wrong problems) {
 	_, err := c.privateNetworks()
 	wrong.add("retrieval-private", err)
 	wrong.check("probe-pace", c.ProbePace < 0, "it must not be negative")
+	wrong.oneOf("gateway-access", c.GatewayAccess, string(server.AccessOpen), string(server.AccessToken), string(server.AccessOff))
+	wrong.oneOf("gateway-fetch", c.GatewayFetch, string(server.FetchHeld), string(server.FetchOnly), string(server.FetchAny))
+	if c.GatewayURL != "" {
+		wrong.add("gateway-url", checkURL(c.GatewayURL))
+	}
 	if c.IPNIURL != "" {
 		wrong.add("ipni-url", checkURL(c.IPNIURL))
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/retrieval/deny"
 	"github.com/frostpin/frostpin/server"
 )
 
@@ -123,8 +124,12 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if cold != nil {
 		config.Archive = cold
 	}
+	reading, err := p.openReading(c, db, tier, cold, log)
+	if err != nil {
+		return err
+	}
 	service := pins.New(config, db, tier, log, p.now)
-	collect := service.Collectors()
+	collect := append(service.Collectors(), reading.Collectors()...)
 	if cold != nil {
 		cold.Follow(service)
 		collect = append(collect, cold.Collectors()...)
@@ -146,6 +151,14 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		},
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
+	if options.Gateway, err = c.gateway(reading, service); err != nil {
+		return err
+	}
+	denied, err := deny.Open(c.Denylists, log)
+	if err != nil {
+		return err
+	}
+	options.Denylist = denied
 	if cold != nil {
 		options.Cold, options.Pieces = cold, pieceSource{cold.Service}
 		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})
@@ -162,6 +175,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 
 	running, ctx := errgroup.WithContext(ctx)
 	running.Go(func() error { return service.Run(ctx) })
+	running.Go(func() error { return reading.Run(ctx) })
+	running.Go(func() error { return denied.Run(ctx) })
 	if cold != nil {
 		running.Go(func() error { return cold.Run(ctx) })
 	}
@@ -190,17 +205,22 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 // closing adds the error of taking down one part to that of the whole.
 func closing(err *error, take func() error) { *err = errors.Join(*err, take()) }
 
+// limits are those of every DAG that is fetched.
+func (c *Config) limits() pins.Limits {
+	return pins.Limits{
+		Bytes:     int64(c.MaxDAGBytes),
+		Blocks:    c.MaxDAGBlocks,
+		Depth:     c.MaxDAGDepth,
+		BlockSize: int(c.MaxBlockSize),
+		Idle:      c.FetchIdle,
+		Stall:     c.FetchStall,
+	}
+}
+
 func pinsConfig(c *Config, instance string) (pins.Config, error) {
 	rule, err := pins.ParsePinnedWhen(c.PinnedWhen)
 	return pins.Config{
-		Limits: pins.Limits{
-			Bytes:     int64(c.MaxDAGBytes),
-			Blocks:    c.MaxDAGBlocks,
-			Depth:     c.MaxDAGDepth,
-			BlockSize: int(c.MaxBlockSize),
-			Idle:      c.FetchIdle,
-			Stall:     c.FetchStall,
-		},
+		Limits:    c.limits(),
 		Slots:     c.FetchSlots,
 		FindRoots: c.FindRoots,
 		FindSlice: c.FindSlice,

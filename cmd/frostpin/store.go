@@ -15,11 +15,12 @@ import (
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/retrieval"
 )
 
 // migrations are those of every package, in no order: their ids order them.
 func migrations() []*gormigrate.Migration {
-	return slices.Concat(auth.Migrations(), pins.Migrations(), deals.Migrations())
+	return slices.Concat(auth.Migrations(), pins.Migrations(), deals.Migrations(), retrieval.Migrations())
 }
 
 // A store is the database as the operator's commands use it, beside a running server or without one.
