@@ -89,6 +89,15 @@ func (b *blocks) add(data []byte) cid.Cid {
 	return c
 }
 
+// forget lets a block go, and returns it.
+func (b *blocks) forget(c cid.Cid) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	data := b.all[c]
+	delete(b.all, c)
+	return data
+}
+
 // A follower remembers what it was told.
 type follower struct {
 	mu   sync.Mutex
@@ -100,6 +109,12 @@ func (f *follower) Archived(_ context.Context, w deals.Wish, s deals.Standing) e
 	defer f.mu.Unlock()
 	f.last[w] = s
 	return nil
+}
+
+func (f *follower) told(w deals.Wish) deals.Standing {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last[w]
 }
 
 // inWorld runs a test in a bubble, on every database, with n providers that behave.

@@ -24,6 +24,16 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
+	}, {
+		ID: "20261128_40_retrieval",
+		Migrate: func(tx *gorm.DB) error {
+			for _, s := range retrievalSchema {
+				if err := tx.Exec(s).Error; err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 	}}
 }
 
@@ -32,6 +42,13 @@ const (
 	liveStates   = `('planned','proposing','accepted','transferring','published','sealing','active')`
 	movingStates = `('planned','proposing','accepted','transferring','published','sealing')`
 )
+
+// http_found is a JSON list of base URLs, the best first; empty: the provider has never told.
+var retrievalSchema = []string{
+	`ALTER TABLE slots ADD COLUMN wanting BIGINT NOT NULL DEFAULT 0 CHECK (wanting IN (0,1))`,
+	`ALTER TABLE providers ADD COLUMN http_found TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE providers ADD COLUMN http_found_ms BIGINT NOT NULL DEFAULT 0`,
+}
 
 // Amounts are attoFIL in decimal text: they outgrow 64 bits. Times are Unix milliseconds, 0 for never. A root may lie
 // in many pieces and a piece may carry many roots.

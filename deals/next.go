@@ -64,6 +64,7 @@ type Step struct {
 	Do        Do
 	State     SlotState
 	Exhausted bool
+	Wanting   bool   // a deal is to be proposed, now or when a pause is over
 	Reason    string // what it waits for, in words for the user
 	Until     time.Time
 	Renews    AttemptID  // with DoPlan: the active attempt that the new one follows
@@ -74,6 +75,9 @@ const (
 	week = 7 * 24 * time.Hour
 	day  = 24 * time.Hour
 )
+
+// waitsForBytes is the reason of a slot that would propose.
+const waitsForBytes = "waiting for the data to be held hot"
 
 // Next says the next step of a slot at a time and a height of the chain. It has no side effects.
 func Next(v View, p Policy, now time.Time, head Epoch) Step {
@@ -106,22 +110,33 @@ func Next(v View, p Policy, now time.Time, head Epoch) Step {
 	case s.moving > 0:
 		return wait(now.Add(p.Stuck), "")
 	}
-	if v.Archive.Piece == nil || !v.Archive.Held {
-		// Whoever makes the piece wakes the slot. A renewal needs the bytes too.
-		return wait(now.Add(day), "waiting for the data to be held hot")
+	if v.Archive.Piece == nil {
+		return wait(now.Add(day), waitsForBytes) // whoever makes the piece wakes the slot
+	}
+	pausing := func(until time.Time, reason string) Step {
+		step := wait(until, reason)
+		step.Wanting = true
+		return step
 	}
 	if s.tries >= p.Tries {
 		if retry := s.last.Add(day); now.Before(retry) {
-			step := wait(retry, fmt.Sprintf("%d attempts failed in a week, trying daily; last: %s", s.tries, s.why))
+			step := pausing(retry, fmt.Sprintf("%d attempts failed in a week, trying daily; last: %s", s.tries, s.why))
 			step.Exhausted = s.active == nil
 			return step
 		}
 	} else if s.failures > 0 {
 		if retry := s.last.Add(pause(s.failures, p.RetryFirst, p.RetryMax)); now.Before(retry) {
-			return wait(retry, "trying again after: "+s.why)
+			return pausing(retry, "trying again after: "+s.why)
 		}
 	}
-	step := Step{Do: DoPlan, State: state, Until: now, Exhausted: s.tries >= p.Tries && s.active == nil, Reason: s.why}
+	exhausted := s.tries >= p.Tries && s.active == nil
+	if !v.Archive.Held {
+		// Whoever has them held again wakes the slot. A renewal needs the bytes too.
+		step := pausing(now.Add(day), waitsForBytes)
+		step.Exhausted = exhausted
+		return step
+	}
+	step := Step{Do: DoPlan, State: state, Until: now, Exhausted: exhausted, Wanting: true, Reason: s.why}
 	if s.active != nil {
 		step.Renews, step.Prefer = s.active.ID, s.active.Provider
 	}

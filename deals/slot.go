@@ -54,9 +54,11 @@ type Slot struct {
 	Reason  string // what it waits for, in words for the user
 	// Exhausted tells that the cap of tries is reached; it is tried daily from then on.
 	Exhausted bool
-	Queued    bool      // it waits for others to be done, not for a time; NextAt is since when
-	Forgiven  time.Time // attempts that ended before do not count against it: the operator said so
-	NextAt    time.Time
+	// Wanting tells that a deal is to be proposed for it, now or when a pause is over, for which the bytes must be held.
+	Wanting  bool
+	Queued   bool      // it waits for others to be done, not for a time; NextAt is since when
+	Forgiven time.Time // attempts that ended before do not count against it: the operator said so
+	NextAt   time.Time
 }
 
 // A Cold is how an archive stands, for users. The zero value is invalid.
@@ -85,6 +87,11 @@ type Standing struct {
 	Reason   string       `json:"Reason"` // what it waits for or why it failed, in words for the user; empty when there is nothing to say
 	Deals    []Deal       `json:"Deals"`  // the latest attempt of each slot, and live ones beside it; at most 10
 	NextAt   time.Time    `json:"NextAt"`
+	// UsesBytes tells that letting the bytes go from the hot tier would keep a copy from being made: one is to be proposed
+	// (the first, in place of a lost one, a renewal), or a provider has yet to fetch it.
+	UsesBytes bool `json:"UsesBytes,omitempty"`
+	// NeedsBytes tells that UsesBytes holds and that they are not held: that copy waits until they are.
+	NeedsBytes bool `json:"NeedsBytes,omitempty"`
 }
 
 // A Deal is what users see of an attempt.
@@ -122,6 +129,7 @@ func StandingOf(a Archive, slots []Slot, attempts []Attempt) Standing {
 			accepted = accepted || !t.State.Final() && !t.State.before(Accepted)
 			ever = ever || !t.ActiveAt.IsZero()
 		}
+		s.UsesBytes = s.UsesBytes || slot.Wanting || slot.feeds(attempts)
 		switch {
 		case active:
 			s.Active++
@@ -143,6 +151,8 @@ func StandingOf(a Archive, slots []Slot, attempts []Attempt) Standing {
 			s.NextAt = slot.NextAt
 		}
 	}
+	s.UsesBytes = !a.Barred && (s.UsesBytes || a.Piece == nil)
+	s.NeedsBytes = s.UsesBytes && !a.Held
 	s.Ever, s.Kept = kept, s.Wanted > 0 && kept >= s.Wanted
 	s.GivenUp = s.Active < s.Wanted && (a.Barred || exhausted > 0 && s.Working == 0)
 	switch {
@@ -159,6 +169,28 @@ func StandingOf(a Archive, slots []Slot, attempts []Attempt) Standing {
 	}
 	s.Deals = shown(attempts)
 	return s
+}
+
+// feeds tells whether a provider has yet to fetch the bytes for a slot. One that got stuck before another filled the
+// slot is not waited for.
+func (s Slot) feeds(attempts []Attempt) bool {
+	var active *Attempt
+	for i, t := range attempts {
+		if t.Slot == s.ID && t.State == Active && (active == nil || t.End > active.End) {
+			active = &attempts[i]
+		}
+	}
+	for _, t := range attempts {
+		if t.Slot != s.ID || !t.PulledAt.IsZero() || active != nil && t.Renews != active.ID {
+			continue
+		}
+		switch t.State {
+		case Planned, Proposing, Accepted, Transferring:
+			return true
+		case Published, Sealing, Active, Rejected, Failed, Missed, Expired, Terminated, Cancelled:
+		}
+	}
+	return false
 }
 
 // maxShown bounds the deals in a standing; the whole list has a route of its own.

@@ -202,8 +202,16 @@ func (s *store) held(ctx context.Context, root cid.Cid, held bool) error {
 	now := ms(s.now())
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		done := tx.Exec(`UPDATE archives SET held = ?, tries = 0, next_ms = ? WHERE root = ? AND held <> ?`, bit(held), now, text(root), bit(held))
-		if done.Error != nil || done.RowsAffected == 0 || !held {
+		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
+		}
+		if !held {
+			// Whoever lets bytes go that are needed learns it in the same transaction.
+			d, err := s.open(tx, root)
+			if err != nil {
+				return err
+			}
+			return s.close(tx, d)
 		}
 		return tx.Exec(`UPDATE slots SET next_ms = ?, queued = 0 WHERE state <> 'closed' AND archive_id IN
 			(SELECT id FROM archives WHERE root = ? AND wanted = 1)`, now, text(root)).Error

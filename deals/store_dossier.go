@@ -51,10 +51,10 @@ func scanArchive(from row) (a archiveRow, err error) {
 	return a, nil
 }
 
-const slotColumns = `id, archive_id, idx, region, state, reason, exhausted, queued, forgiven_ms, next_ms`
+const slotColumns = `id, archive_id, idx, region, state, reason, exhausted, wanting, queued, forgiven_ms, next_ms`
 
 func scanSlot(from row) (s Slot, err error) {
-	err = from.Scan(&s.ID, &s.Archive, &s.Index, &s.Region, &s.State, &s.Reason, &s.Exhausted, &s.Queued,
+	err = from.Scan(&s.ID, &s.Archive, &s.Index, &s.Region, &s.State, &s.Reason, &s.Exhausted, &s.Wanting, &s.Queued,
 		intoTime{&s.Forgiven}, intoTime{&s.NextAt})
 	return s, err
 }
@@ -133,8 +133,8 @@ func saveSlot(tx *gorm.DB, before, after Slot) error {
 	if before == after {
 		return nil
 	}
-	return tx.Exec(`UPDATE slots SET state = ?, reason = ?, exhausted = ?, queued = ?, forgiven_ms = ?, next_ms = ? WHERE id = ?`,
-		after.State, after.Reason, bit(after.Exhausted), bit(after.Queued), ms(after.Forgiven), ms(after.NextAt), int64(after.ID)).Error
+	return tx.Exec(`UPDATE slots SET state = ?, reason = ?, exhausted = ?, wanting = ?, queued = ?, forgiven_ms = ?, next_ms = ? WHERE id = ?`,
+		after.State, after.Reason, bit(after.Exhausted), bit(after.Wanting), bit(after.Queued), ms(after.Forgiven), ms(after.NextAt), int64(after.ID)).Error
 }
 
 // close writes how the archives stand, where that has changed, and tells the follower.
@@ -192,7 +192,7 @@ func (s *store) height() Epoch { return Epoch(s.head.Load()) }
 
 // after is a slot with a step applied.
 func (s *store) after(slot Slot, step Step) Slot {
-	slot.State, slot.Exhausted, slot.Reason, slot.NextAt, slot.Queued = step.State, step.Exhausted, step.Reason, step.Until, false
+	slot.State, slot.Exhausted, slot.Wanting, slot.Reason, slot.NextAt, slot.Queued = step.State, step.Exhausted, step.Wanting, step.Reason, step.Until, false
 	if s.height() == 0 && step.State == Filled {
 		// Without the chain nobody knows how long the deal still runs.
 		slot.NextAt = s.now().Add(s.policy.PollSlow)
