@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -42,6 +43,18 @@ type HotTier interface {
 	// ErrAbsent (it is not here; an identity CID has no block), ErrCorrupt, ErrUnavailable (the node does not answer).
 	Block(ctx context.Context, c cid.Cid) ([]byte, error)
 
+	// Verify reads every block of a DAG that is here and hashes it. pace is called with the size of each, and bad for
+	// each that is missing (ErrAbsent) or wrong (ErrCorrupt); what lies below such a block is not looked at. Their errors
+	// end it and are returned as they are. The network is never asked.
+	Verify(ctx context.Context, root cid.Cid, pace func(ctx context.Context, bytes int) error, bad func(c cid.Cid, err error) error) error
+
+	// Fetch returns the verified bytes of a block, and asks the network for one that is not here or wrong. It looks until
+	// ctx ends, and returns its cause then. *Refused: blocks like this are not held here.
+	Fetch(ctx context.Context, c cid.Cid) ([]byte, error)
+
+	// Import begins to store blocks that come from elsewhere.
+	Import(ctx context.Context) (Import, error)
+
 	// Find looks for the root blocks of at most MaxFind DAGs on the network and calls found, from one goroutine,
 	// for each that has arrived and is stored. It returns nil when all were found, else when ctx ends.
 	Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid)) error
@@ -66,6 +79,17 @@ type HotTier interface {
 	Collect(ctx context.Context, keep []cid.Cid) (removed int64, err error)
 
 	// Close stops the node, or the connection to it. Running calls return.
+	Close() error
+}
+
+// An Import stores blocks that come from elsewhere. What it has stored stays until Close, whatever is collected meanwhile;
+// after that it stays if a held DAG, or one that is being fetched, needs it. Its methods may be called concurrently.
+type Import interface {
+	// Put stores blocks under their CIDs, also over wrong bytes that are here. Each is verified first: *Refused for one
+	// that is not what its CID names, or of a kind that is not held. Nothing of the list is stored then.
+	Put(ctx context.Context, blocks []blocks.Block) error
+
+	// Close ends the import. It may be called more than once.
 	Close() error
 }
 

@@ -71,6 +71,7 @@ func (e *Embedded) mark(ctx context.Context, keep []cid.Cid) (map[string]struct{
 	}); err != nil {
 		return nil, fmt.Errorf("finding what is pinned: %w", err)
 	}
+	e.imports.Each(func(hash string) { live[hash] = struct{}{} })
 	return live, e.markPresent(ctx, live, keep)
 }
 

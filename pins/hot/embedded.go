@@ -34,6 +34,7 @@ type Embedded struct {
 	node    *core.IpfsNode
 	local   blockservice.BlockService // without a network
 	holder  *hold.Holder
+	imports hold.Imports
 	flusher *flusher
 	life    *life
 	policy  dialPolicy

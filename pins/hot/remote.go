@@ -58,6 +58,7 @@ type Remote struct {
 	daemon  *daemon
 	local   iface.CoreAPI // the same, without its network
 	holder  *hold.Holder
+	imports hold.Imports
 	life    *life
 	policy  dialPolicy
 	walking *slots

@@ -43,13 +43,17 @@ func (r *Remote) Roots(ctx context.Context, yield func(cid.Cid) error) error {
 }
 
 // Collect implements pins.HotTier. A daemon cannot be told what else to keep, so unfinished DAGs lose what they have
-// and running Holds fetch it again.
+// and running Holds fetch it again. While an import is open it does nothing: the next one will.
 func (r *Remote) Collect(ctx context.Context, _ []cid.Cid) (removed int64, err error) {
 	ctx, done, err := r.life.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer done()
+	if r.imports.Any() {
+		r.log.Info("collecting is put off while data is being imported")
+		return 0, nil
+	}
 	err = r.holder.Pause(ctx, func([]cid.Cid) error {
 		var problems []error
 		err := r.daemon.patient(ctx, func(ctx context.Context) error {

@@ -21,7 +21,8 @@ const Delegate = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMX
 // A Tier is a hot tier in memory with a network that does what the test says. It keeps every promise of
 // pins.HotTier; NewTier makes one.
 type Tier struct {
-	holder *hold.Holder
+	holder  *hold.Holder
+	imports hold.Imports
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed, and replaced, whenever something below changes
@@ -349,6 +350,7 @@ func (t *Tier) Collect(ctx context.Context, keep []cid.Cid) (removed int64, err 
 				todo = append(todo, links...)
 			}
 		}
+		t.imports.Each(func(hash string) { marked[hash] = true })
 		for key := range t.local {
 			if !marked[key] {
 				delete(t.local, key)
