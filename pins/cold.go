@@ -10,7 +10,7 @@ import (
 // Archived implements deals.Follower: called in the archive's transaction that changed how a wish stands, it gives the
 // wish's pins their status in the same.
 func (s *Service) Archived(ctx context.Context, w deals.Wish, standing deals.Standing) error {
-	if s.store.rule.hotOnly() {
+	if s.store.rule.hotOnly() && !s.store.source {
 		return nil
 	}
 	return s.store.archived(ctx, w, standing)

@@ -20,6 +20,8 @@
 //	queued     wanted; nobody has its root block yet        moved on by: the scheduler
 //	fetching   its root block is here, the rest is coming   moved on by: the scheduler
 //	held       whole, verified and pinned on the hot tier   final until the last pin goes or the copy is lost
+//	offloaded  let go here; proven deals hold it whole        moved on by: a request, a deal that needs bytes
+//	restoring  wanted here and not whole, cold copies exist   moved on by: the scheduler; it has no deadline
 //	gave_up    refused or past its deadline                 final until it is asked for again
 //	releasing  no pin names it any more                     moved on by: the scheduler, which deletes the row
 //

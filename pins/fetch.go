@@ -21,6 +21,7 @@ const (
 
 // startFinds looks for the root blocks of claimed roots, as many as a session takes at a time.
 func (d *scheduler) startFinds(ctx context.Context, roots []Root, retry bool) {
+	roots = d.startRestores(ctx, roots, retry)
 	for len(roots) > 0 {
 		n := min(len(roots), MaxFind)
 		batch := roots[:n]
@@ -166,12 +167,17 @@ func (d *scheduler) walks(ctx context.Context) {
 
 // walk fetches and pins one DAG and records the outcome.
 func (d *scheduler) walk(ctx context.Context, j *job) {
-	if _, _, err := d.s.store.move(ctx, j.root.id, true, Arrived); err != nil {
+	begun, _, err := d.s.store.move(ctx, j.root.id, true, Arrived)
+	if err != nil {
 		d.recordFailed(ctx, j, err)
 		return
 	}
 	started := d.s.now()
-	err := d.hold(j)
+	if begun.Hot == HotRestoring {
+		err = d.restore(j)
+	} else {
+		err = d.hold(j)
+	}
 	if ctx.Err() != nil && err != nil {
 		return // stopping: Run gives the claim back
 	}
@@ -192,7 +198,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 		d.announce(ctx, after)
 	case HotGaveUp:
 		d.log.Info("dag given up", "cid", after.CID, "reason", after.Reason)
-	case HotQueued, HotFetching, HotReleasing:
+	case HotQueued, HotFetching, HotRestoring, HotOffloaded, HotReleasing:
 		d.log.Debug("dag put off", "cid", after.CID, "reason", after.Reason, "err", err)
 	}
 }
@@ -200,6 +206,15 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 // hold is HotTier.Hold with a panic made an error.
 func (d *scheduler) hold(j *job) (err error) {
 	defer d.guard(j.root, &err)
+	if j.root.Reason != "" { // one that is fetched for the first time has no wrong blocks
+		damaged, err := d.s.store.damaged(j.ctx, j.root.id)
+		if err == nil && damaged {
+			err = d.mend(j.ctx, j.root.CID)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return d.s.hot.Hold(j.ctx, j.root.CID, d.s.cfg.Limits, &j.progress)
 }
 

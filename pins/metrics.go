@@ -12,6 +12,7 @@ type meter struct {
 	s                                *Service
 	heldDAGs, blocks, bytes          prometheus.Counter
 	misses, releases, losses, gcGone prometheus.Counter
+	restores, verified, damaged      prometheus.Counter
 	walks                            *prometheus.HistogramVec
 	gcSeconds                        prometheus.Histogram
 	pins, running                    *prometheus.Desc
@@ -30,6 +31,9 @@ func newMeter(s *Service) *meter {
 		misses:   counter("find_misses_total", "Time slices in which a root block was not found."),
 		releases: counter("dags_released_total", "DAGs let go after their last pin."),
 		losses:   counter("hot_copies_lost_total", "Hot copies found missing and fetched again."),
+		restores: counter("dags_restored_total", "DAGs read back from cold copies."),
+		verified: counter("bytes_verified_total", "Bytes of held DAGs that were read and hashed again."),
+		damaged:  counter("hot_copies_damaged_total", "Hot copies in which blocks were found missing or wrong."),
 		gcGone:   counter("blocks_collected_total", "Blocks removed by collections."),
 		walks: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "frostpin_walk_seconds", Help: "Time of one slice of fetching a DAG, by the state it led to.",
@@ -64,7 +68,7 @@ func (m *meter) collected(blocks int64, took time.Duration) {
 func (s *Service) Collectors() []prometheus.Collector {
 	m := s.meter
 	return []prometheus.Collector{
-		m.heldDAGs, m.blocks, m.bytes, m.misses, m.releases, m.losses, m.gcGone, m.walks, m.gcSeconds, m,
+		m.heldDAGs, m.blocks, m.bytes, m.misses, m.releases, m.losses, m.restores, m.verified, m.damaged, m.gcGone, m.walks, m.gcSeconds, m,
 	}
 }
 

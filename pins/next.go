@@ -15,8 +15,8 @@ type Policy struct {
 	RetryMax   time.Duration // and grows no further
 }
 
-// Wanted is the root after a request for it by account. A DAG that was given up gets a new chance, and one that waits
-// out a long back-off is looked at now.
+// Wanted is the root after a request for it by account. A DAG that was given up gets a new chance, one that waits out a
+// long back-off is looked at now, and one that was let go is brought back.
 func Wanted(r Root, account Account, now time.Time) Root {
 	switch r.Hot {
 	case HotHeld:
@@ -24,7 +24,12 @@ func Wanted(r Root, account Account, now time.Time) Root {
 	case HotGaveUp, HotReleasing:
 		r.Hot, r.Attempts, r.Reason, r.Blocks, r.Bytes = HotQueued, 0, "", 0, 0
 		r.WantedAt = now
-	case HotQueued, HotFetching:
+		if r.Cold {
+			r.Hot = HotRestoring
+		}
+	case HotOffloaded:
+		r = BroughtBack(r, "it was asked for again", now)
+	case HotQueued, HotFetching, HotRestoring:
 		// The newest request is owed the whole deadline, and no back-off that older ones have earned.
 		r.WantedAt, r.Attempts = now, 0
 	}
@@ -38,24 +43,45 @@ func Unwanted(r Root, now time.Time) Root {
 	return r
 }
 
-// Lost is a held root whose hot copy was found missing.
+// Lost is a root whose hot copy was found missing or damaged. With cold copies it is restored from them.
 func Lost(r Root, now time.Time) Root {
+	if r.Cold {
+		return BroughtBack(r, "the hot copy was lost and is being restored from Filecoin", now)
+	}
 	r.Hot, r.Attempts, r.WantedAt, r.NextAt = HotQueued, 0, now, now
 	r.Reason = "the hot copy was lost and is being fetched again"
 	return r
 }
 
-// Arrived is a root whose root block is here.
-func Arrived(r Root) Root {
-	r.Hot, r.Reason = HotFetching, ""
+// BroughtBack is a root that shall be here again and that cold copies hold.
+func BroughtBack(r Root, reason string, now time.Time) Root {
+	r.Hot, r.Attempts, r.WantedAt, r.NextAt, r.Reason = HotRestoring, 0, now, now, reason
+	r.Blocks, r.Bytes = 0, 0
 	return r
 }
+
+// LetGo is a held root whose hot copy is given up for its cold copies. What is known of its size stays known.
+func LetGo(r Root, reason string, now time.Time) Root {
+	r.Hot, r.Attempts, r.NextAt, r.Reason = HotOffloaded, 0, now, reason
+	return r
+}
+
+// Arrived is a root whose root block is here. One that is being restored stays so: it counts as kept meanwhile.
+func Arrived(r Root) Root {
+	if r.Hot != HotRestoring {
+		r.Hot, r.Reason = HotFetching, ""
+	}
+	return r
+}
+
+// errNoCopy is the outcome of a restore that has found no cold copy to read.
+var errNoCopy = errors.New("no cold copy can be read")
 
 // errNotFound is the outcome of a time slice in which nobody had the root block.
 var errNotFound = errors.New("nobody offered the root block")
 
 // After is the root after a time slice that ended with err; nil means that the DAG is held. blocks and bytes are what
-// the walk has counted.
+// the walk has counted. A root that is being restored has no deadline, because its data exists.
 func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root {
 	var refused *Refused
 	switch {
@@ -84,7 +110,18 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 	if blocks > r.Blocks {
 		r.Blocks, r.Bytes = blocks, bytes
 	}
-	if now.Sub(r.WantedAt) >= p.Deadline {
+	if r.Hot == HotRestoring {
+		if errors.Is(err, errNoCopy) {
+			// What the chain has proven nobody gives out: look for it where others may have it.
+			r.Hot, r.Attempts, r.WantedAt, r.NextAt = HotQueued, 0, now, now
+			r.Reason = "no cold copy can be read; looking for it on the network"
+			return r
+		}
+		r.Reason = "restoring from Filecoin: " + r.Reason
+	} else if now.Sub(r.WantedAt) >= p.Deadline {
+		if r.Cold {
+			return BroughtBack(r, "nobody on the network has it; restoring it from Filecoin", now)
+		}
 		r.Hot = HotGaveUp
 		r.Reason = fmt.Sprintf("%s within %s", r.Reason, p.Deadline)
 		return r

@@ -25,6 +25,8 @@ func TestStatusIsDerivedFromTheRootAlone(t *testing.T) {
 		pins.HotHeld:      spec.Pinned,
 		pins.HotGaveUp:    spec.Failed,
 		pins.HotReleasing: spec.Queued,
+		pins.HotOffloaded: spec.Pinning,
+		pins.HotRestoring: spec.Pinning,
 	} {
 		if got := pins.StatusOf(hot, deals.Standing{}, pins.PinnedWhen{}); got != want {
 			t.Errorf("%s is %s, want %s", hot, got, want)

@@ -15,10 +15,20 @@ const (
 	HotHeld      Hot = "held"      // whole, verified, pinned; final while it is wanted
 	HotGaveUp    Hot = "gave_up"   // refused or past the deadline; a new request moves it on
 	HotReleasing Hot = "releasing" // no longer wanted; the scheduler deletes the row
+	HotOffloaded Hot = "offloaded" // let go while proven deals hold it whole; a read, a request or a deal moves it on
+	HotRestoring Hot = "restoring" // wanted here and not whole, cold copies exist; the scheduler moves it on
 )
 
 // Hots lists every state, in the order in which a DAG passes through them.
-func Hots() []Hot { return []Hot{HotQueued, HotFetching, HotHeld, HotGaveUp, HotReleasing} }
+func Hots() []Hot {
+	return []Hot{HotQueued, HotFetching, HotHeld, HotOffloaded, HotRestoring, HotGaveUp, HotReleasing}
+}
+
+// waits tells whether the scheduler may take a root in this state into work.
+func (h Hot) waits() bool { return h == HotQueued || h == HotFetching || h == HotRestoring }
+
+// readsCold tells whether a root in this state is kept by its cold copies, which then give its pins their status.
+func (h Hot) readsCold() bool { return h == HotOffloaded || h == HotRestoring }
 
 // A DAG is what is known about the blocks below one root.
 type DAG struct {
@@ -36,5 +46,6 @@ type Root struct {
 	CID      cid.Cid   // canonical
 	Account  Account   // whose share of the scheduler it uses: the account that asked last
 	WantedAt time.Time // the deadline runs from here
+	Cold     bool      // proven cold copies exist; known only where a transition asks for it
 	DAG
 }

@@ -37,7 +37,10 @@ type scheduler struct {
 	entered              chan struct{} // closed once this process may claim roots
 	garbage              chan struct{} // something was released since the last collection
 	dialling, announcing chan struct{} // counting semaphores
-	turn                 int           // which account is first: each pass begins with another
+	doubted              chan struct{} // a root was put among doubts
+	doubting             sync.Mutex
+	doubts               map[string]cid.Cid // roots to be verified out of turn, by their key
+	turn                 int                // which account is first: each pass begins with another
 }
 
 func newScheduler(s *Service) *scheduler {
@@ -51,6 +54,8 @@ func newScheduler(s *Service) *scheduler {
 		garbage:    make(chan struct{}, 1),
 		dialling:   make(chan struct{}, connectAtOnce),
 		announcing: make(chan struct{}, announceAtOnce),
+		doubted:    make(chan struct{}, 1),
+		doubts:     map[string]cid.Cid{},
 	}
 }
 
@@ -142,7 +147,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

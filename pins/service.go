@@ -26,6 +26,11 @@ type Config struct {
 	Archive    Archive    // nil: nothing is stored cold
 	Cold       ColdPolicy // what is wanted cold of a pin about which nobody says otherwise
 	PinnedWhen PinnedWhen // what it takes for a pin to be `pinned`
+
+	ColdSource ColdSource    // reads cold copies back; nil: nothing is restored or let go
+	VerifyRate int64         // bytes of held DAGs that are read and hashed in a second; 0: none
+	HotQuota   int64         // bytes of held DAGs from which on some are let go that cold copies hold; 0: never
+	HotMinAge  time.Duration // how long after its last access a DAG may be let go
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
@@ -61,6 +66,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 		log:   log,
 		now:   now,
 	}
+	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s
@@ -155,6 +161,12 @@ func (s *Service) await(ctx context.Context, a *addition) (Pin, error) {
 func (s *Service) look(ctx context.Context, a *addition) bool {
 	if s.now().UnixNano()-s.nodeAway.Load() < int64(nodePause) {
 		return false
+	}
+	if a.root.Reason != "" {
+		// The tier may still protect a DAG in which blocks were found wrong.
+		if damaged, err := s.store.damaged(ctx, a.root.id); err != nil || damaged {
+			return false
+		}
 	}
 	// The request is recorded: a client that goes away changes nothing about it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)

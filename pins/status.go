@@ -16,7 +16,7 @@ import (
 //
 // What becomes of cold copies never changes a pin that needs none to be pinned. Under another rule a DAG that is held
 // and has too few copies is pinning, also when it had them once; it has failed only when it never had them and they
-// were given up.
+// were given up. Only a DAG that is not here depends on them always: it is as good as held while one is proven.
 func StatusOf(hot Hot, cold deals.Standing, rule PinnedWhen) spec.Status {
 	switch hot {
 	case HotQueued, HotReleasing: // releasing: a pin that arrives meanwhile moves the root back to queued
@@ -25,6 +25,11 @@ func StatusOf(hot Hot, cold deals.Standing, rule PinnedWhen) spec.Status {
 		return spec.Pinning
 	case HotHeld:
 		return rule.held(cold)
+	case HotOffloaded, HotRestoring:
+		if cold.Active > 0 {
+			return rule.held(cold) // the promise is kept: whoever reads it gets it from there
+		}
+		return spec.Pinning
 	case HotGaveUp:
 		return spec.Failed
 	}
@@ -38,8 +43,8 @@ func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot, p.Cold, p.Rule) }
 // `dag_blocks` once known, `origins_dropped`, and what is known of its cold copies. Never nil.
 func (p Pin) Info() map[string]string {
 	d := p.DAG
-	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details()}
-	if d.Hot == HotHeld {
+	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details(p.Cold)}
+	if d.Hot == HotHeld || d.Hot == HotOffloaded {
 		info["dag_size"] = strconv.FormatInt(d.Bytes, 10)
 		info["dag_blocks"] = strconv.FormatInt(d.Blocks, 10)
 	}
@@ -107,7 +112,7 @@ func coldDetails(cold deals.Standing) string {
 }
 
 // details says in words how the DAG stands.
-func (d DAG) details() string {
+func (d DAG) details(cold deals.Standing) string {
 	var b strings.Builder
 	switch d.Hot {
 	case HotQueued, HotReleasing:
@@ -116,6 +121,10 @@ func (d DAG) details() string {
 		fmt.Fprintf(&b, "fetching: %d blocks, %d bytes so far", d.Blocks, d.Bytes)
 	case HotHeld:
 		b.WriteString("held: the whole DAG is stored and verified")
+	case HotOffloaded:
+		fmt.Fprintf(&b, "let go here, whole in %d Filecoin deals; reads are served from there", cold.Active)
+	case HotRestoring:
+		fmt.Fprintf(&b, "being restored from Filecoin: %d blocks, %d bytes so far", d.Blocks, d.Bytes)
 	case HotGaveUp:
 		b.WriteString("gave up")
 	}
@@ -123,7 +132,7 @@ func (d DAG) details() string {
 		b.WriteString("; ")
 		b.WriteString(d.Reason)
 	}
-	if (d.Hot == HotQueued || d.Hot == HotFetching) && d.Attempts > 0 {
+	if d.Hot.waits() && d.Attempts > 0 {
 		fmt.Fprintf(&b, "; %d tries, next at %s", d.Attempts, d.NextAt.UTC().Format(time.RFC3339))
 	}
 	return b.String()

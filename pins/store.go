@@ -39,6 +39,7 @@ type store struct {
 	me  string // this process in roots.claimed_by
 
 	archive Archive     // nil: nothing is stored cold
+	source  bool        // cold copies can be read back
 	rule    PinnedWhen  // asks for nothing where there is no archive
 	owing   atomic.Bool // there was an archive once, which has to be told later what happens now
 
@@ -153,16 +154,22 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 		}
 	}
 	was, is := hotStatus(before.Hot), hotStatus(after.Hot)
-	if was == is {
+	cold := s.coldDecides(after.Hot)
+	if was == is && !cold && !s.coldDecides(before.Hot) {
 		return nil
 	}
 	if err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ?`, is, after.id, is).Error; err != nil {
 		return err
 	}
-	if after.Hot == HotHeld && !s.rule.hotOnly() {
-		return s.restateHeld(tx, after)
+	if cold {
+		return s.restateCold(tx, after)
 	}
 	return nil
+}
+
+// coldDecides tells whether the cold copies of a root in this state take part in the status of its pins.
+func (s *store) coldDecides(hot Hot) bool {
+	return hot.readsCold() || hot == HotHeld && !s.rule.hotOnly()
 }
 
 // hotStatus is the status of pins that want nothing cold.

@@ -368,11 +368,16 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	if before.Hot == HotGaveUp {
+		if before.Cold, err = s.hasCold(tx, before); err != nil {
+			return err
+		}
+	}
 	a.root = Wanted(before, a.account, now)
 	if a.root == before {
 		return nil
 	}
-	if holder == "" && a.claim && a.root.Hot == HotQueued {
+	if holder == "" && a.claim && (a.root.Hot == HotQueued || a.root.Hot == HotRestoring) {
 		holder, a.claimed = s.me, true
 	}
 	return s.saveRoot(tx, before, a.root, holder)

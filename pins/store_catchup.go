@@ -58,6 +58,9 @@ func (s *store) begin(ctx context.Context) error {
 	case !seen:
 		err = s.remember(ctx, settingSeen, "1")
 	}
+	if err == nil && (s.archive == nil || !s.source) {
+		err = s.disown(ctx) // nobody can read the cold copies of what was let go
+	}
 	if err != nil || was[settingPinnedWhen] == s.rule.String() {
 		return err
 	}
@@ -114,24 +117,24 @@ func (s *store) restatePage(tx *gorm.DB, page []rootWish) error {
 	if err != nil {
 		return err
 	}
-	var held []deals.Wish
+	var asked []deals.Wish
 	for _, w := range page {
-		if r := roots[w.root]; r.hot == HotHeld {
-			held = append(held, deals.Wish{Root: r.cid, Terms: w.terms})
+		if r := roots[w.root]; r.hot == HotHeld || r.hot.readsCold() {
+			asked = append(asked, deals.Wish{Root: r.cid, Terms: w.terms})
 		}
 	}
 	var standings map[deals.Wish]deals.Standing
-	if s.archive != nil && len(held) > 0 {
-		if standings, err = s.standings(tx, held); err != nil {
+	if s.archive != nil && len(asked) > 0 {
+		if standings, err = s.standings(tx, asked); err != nil {
 			return err
 		}
 	}
 	for _, w := range page {
 		r := roots[w.root]
-		if r.hot != HotHeld {
+		if r.hot != HotHeld && !r.hot.readsCold() {
 			continue
 		}
-		if err := s.restate(tx, w.root, w.terms, s.coldOf(w.terms, standings, deals.Wish{Root: r.cid, Terms: w.terms})); err != nil {
+		if err := s.restate(tx, w.root, r.hot, w.terms, s.coldOf(w.terms, standings, deals.Wish{Root: r.cid, Terms: w.terms})); err != nil {
 			return err
 		}
 	}
@@ -237,14 +240,14 @@ func (s *store) decidePage(tx *gorm.DB, page []undecidedPin, terms deals.TermsID
 		}
 	}
 	standings, err := s.want(tx, coming, held)
-	if err != nil || s.rule.hotOnly() {
+	if err != nil {
 		return err
 	}
 	for id, r := range roots {
-		if r.hot != HotHeld {
+		if !s.coldDecides(r.hot) {
 			continue
 		}
-		if err := s.restate(tx, id, terms, s.coldOf(terms, standings, deals.Wish{Root: r.cid, Terms: terms})); err != nil {
+		if err := s.restate(tx, id, r.hot, terms, s.coldOf(terms, standings, deals.Wish{Root: r.cid, Terms: terms})); err != nil {
 			return err
 		}
 	}

@@ -188,50 +188,90 @@ func (s *store) heldChanged(tx *gorm.DB, r Root) error {
 	return nil
 }
 
-// restateHeld gives the pins of a held root that want cold copies the status that these give them.
-func (s *store) restateHeld(tx *gorm.DB, r Root) error {
-	var wishes []deals.Wish
-	err := query(tx, func(from row) error {
+// rootWishes returns what the pins of a root want cold.
+func rootWishes(tx *gorm.DB, r Root) (wishes []deals.Wish, err error) {
+	err = query(tx, func(from row) error {
 		w := deals.Wish{Root: r.CID}
 		err := from.Scan(&w.Terms)
 		wishes = append(wishes, w)
 		return err
 	}, `SELECT DISTINCT p.terms FROM pins p WHERE p.root_id = ? AND p.terms > 0`, r.id)
+	return wishes, err
+}
+
+// hasCold tells whether a root has proven cold copies that can be read back.
+func (s *store) hasCold(tx *gorm.DB, r Root) (bool, error) {
+	if s.archive == nil || !s.source {
+		return false, nil
+	}
+	wishes, err := rootWishes(tx, r)
+	if err != nil || len(wishes) == 0 {
+		return false, err
+	}
+	standings, err := s.standings(tx, wishes)
+	for _, st := range standings {
+		if st.Active > 0 {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// restateCold gives the pins of a root that want cold copies the status that these give them.
+func (s *store) restateCold(tx *gorm.DB, r Root) error {
+	wishes, err := rootWishes(tx, r)
 	if err != nil || len(wishes) == 0 {
 		return err
 	}
-	standings, err := s.standings(tx, wishes)
-	if err != nil {
-		return err
+	var standings map[deals.Wish]deals.Standing
+	if s.archive != nil {
+		if standings, err = s.standings(tx, wishes); err != nil {
+			return err
+		}
 	}
 	for _, w := range wishes {
-		if err := s.restate(tx, r.id, w.Terms, s.coldOf(w.Terms, standings, w)); err != nil {
+		if err := s.restate(tx, r.id, r.Hot, w.Terms, s.coldOf(w.Terms, standings, w)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// restate gives the pins of a held root with these terms their status.
-func (s *store) restate(tx *gorm.DB, root int64, terms deals.TermsID, cold deals.Standing) error {
-	status := StatusOf(HotHeld, cold, s.rule)
+// restate gives the pins of a root with these terms their status.
+func (s *store) restate(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, cold deals.Standing) error {
+	status := StatusOf(hot, cold, s.rule)
 	return tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND terms = ? AND terms > 0 AND status <> ?`,
 		status, root, terms, status).Error
 }
 
-// archived gives pins their status after the standing of their cold copies has changed. Roots that are not held have a
-// status that no cold copy changes. The root is locked as it is by whoever adds a pin or moves the root: of two that
+// archived gives pins their status after the standing of their cold copies has changed, and brings a DAG back that was
+// let go when a deal needs its bytes or its last proven copy has gone, or that was given up when a copy was proven. The root is locked as it is by whoever adds a pin or moves the root: of two that
 // change a status at once, the second sees what the first has written.
 func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		r, _, err := lockRoot(tx, `r.cid = ?`, w.Root.String())
+		r, holder, err := lockRoot(tx, `r.cid = ?`, w.Root.String())
 		if errors.Is(err, errStale) {
 			return nil // its last pin has gone
 		}
-		if err != nil || r.Hot != HotHeld {
+		if err != nil {
 			return err
 		}
-		return s.restate(tx, r.id, w.Terms, cold)
+		reason := ""
+		switch {
+		case r.Hot == HotOffloaded && cold.NeedsBytes:
+			reason = "a deal needs its bytes"
+		case r.Hot == HotOffloaded && cold.Wanted > 0 && cold.Active < cold.Wanted:
+			reason = "a cold copy was lost"
+		case r.Hot == HotGaveUp && cold.Active > 0 && s.source:
+			reason = "nobody on the network has it; restoring it from Filecoin"
+		}
+		if reason != "" {
+			return s.saveRoot(tx, r, BroughtBack(r, reason, s.now()), holder)
+		}
+		if !s.coldDecides(r.Hot) {
+			return nil
+		}
+		return s.restate(tx, r.id, r.Hot, w.Terms, cold)
 	})
 }
 

@@ -13,8 +13,8 @@ import (
 // takeable is the condition of the partial index that holds the roots waiting for a time slice: those nobody has
 // tried yet, and those due again.
 const (
-	freshRoots = `r.hot IN ('queued','fetching') AND r.attempts = 0 AND r.claimed_by = ''`
-	retryRoots = `r.hot IN ('queued','fetching') AND r.attempts > 0 AND r.claimed_by = ''`
+	freshRoots = `r.hot IN ('queued','fetching','restoring') AND r.attempts = 0 AND r.claimed_by = ''`
+	retryRoots = `r.hot IN ('queued','fetching','restoring') AND r.attempts > 0 AND r.claimed_by = ''`
 )
 
 // waitingAccounts lists the accounts that have roots under a condition, by jumping from one to the next in the index.
@@ -132,10 +132,19 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 	if err != nil || holder != s.me {
 		return Root{}, nil, true, err
 	}
-	if before.Hot != HotQueued && before.Hot != HotFetching {
+	if !before.Hot.waits() {
 		return Root{}, nil, true, s.saveRoot(tx, before, before, "")
 	}
 	after = transition(before)
+	if after.Hot == HotGaveUp && before.Hot != HotRestoring {
+		// Only what would end is worth the question whether cold copies keep it alive.
+		if before.Cold, err = s.hasCold(tx, before); err != nil {
+			return Root{}, nil, false, err
+		}
+		if before.Cold {
+			after = transition(before)
+		}
+	}
 	claim := ""
 	if keep {
 		claim = s.me
@@ -149,8 +158,8 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 	return after, orphans, false, err
 }
 
-// lost moves a held root back to queued.
-func (s *store) lost(ctx context.Context, id int64) error {
+// lost moves a held root to where its copy is made again. damaged: blocks are wrong, and the tier may not notice.
+func (s *store) lost(ctx context.Context, id int64, damaged bool) error {
 	err := s.db.Write(ctx, func(tx *gorm.DB) error {
 		before, holder, err := lockRoot(tx, `r.id = ?`, id)
 		if err != nil {
@@ -158,6 +167,14 @@ func (s *store) lost(ctx context.Context, id int64) error {
 		}
 		if before.Hot != HotHeld {
 			return errStale
+		}
+		if before.Cold, err = s.hasCold(tx, before); err != nil {
+			return err
+		}
+		if damaged {
+			if err := tx.Exec(`UPDATE roots SET verified_ms = -1 WHERE id = ?`, id).Error; err != nil {
+				return err
+			}
 		}
 		return s.saveRoot(tx, before, Lost(before, s.now()), holder)
 	})
@@ -197,7 +214,7 @@ func (s *store) progress(ctx context.Context, counts []count) error {
 	}
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		for _, c := range counts {
-			err := tx.Exec(`UPDATE roots SET blocks = ?, bytes = ? WHERE id = ? AND claimed_by = ? AND hot = 'fetching'`,
+			err := tx.Exec(`UPDATE roots SET blocks = ?, bytes = ? WHERE id = ? AND claimed_by = ? AND hot IN ('fetching','restoring')`,
 				c.blocks, c.bytes, c.id, s.me).Error
 			if err != nil {
 				return err
@@ -278,7 +295,7 @@ func (s *store) partial(ctx context.Context) (roots []Root, err error) {
 			root, err := scanRoot(r)
 			roots = append(roots, root)
 			return err
-		}, `SELECT `+rootColumns+` FROM roots r WHERE r.hot = 'fetching' AND r.id IN (
+		}, `SELECT `+rootColumns+` FROM roots r WHERE r.hot IN ('fetching','restoring') AND r.id IN (
 			SELECT r.id FROM roots r WHERE `+freshRoots+` UNION ALL SELECT r.id FROM roots r WHERE `+retryRoots+`
 			UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '')`)
 	})
@@ -321,4 +338,39 @@ func (s *store) oldestWait(ctx context.Context) (since time.Time, ok bool, err e
 		return nil
 	})
 	return since, ok, err
+}
+
+// disown moves roots that only cold copies hold, which nobody here can read, to where they are looked for.
+func (s *store) disown(ctx context.Context) error {
+	for {
+		n := 0
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			var page []int64
+			err := query(tx, func(r row) error {
+				var id int64
+				err := r.Scan(&id)
+				page = append(page, id)
+				return err
+			}, `SELECT r.id FROM roots r WHERE r.hot IN ('offloaded','restoring') ORDER BY r.id LIMIT ?`, coldPage)
+			if n = len(page); err != nil {
+				return err
+			}
+			for _, id := range page {
+				before, holder, err := lockRoot(tx, `r.id = ?`, id)
+				if errors.Is(err, errStale) || err == nil && !before.Hot.readsCold() {
+					continue
+				}
+				if err == nil {
+					err = s.saveRoot(tx, before, Lost(before, s.now()), holder)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || n == 0 {
+			return err
+		}
+	}
 }

@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"time"
@@ -75,7 +76,9 @@ func (d *scheduler) compare(ctx context.Context) error {
 	var missing []rootRef
 	err = d.s.store.walkRoots(ctx, func(ref rootRef) error {
 		h := maphash.String(seed, ref.cid)
-		known = append(known, h)
+		if ref.hot != HotOffloaded {
+			known = append(known, h) // what was let go and is still there is released like what nobody names
+		}
 		if _, found := slices.BinarySearch(onTier, h); !found && ref.hot == HotHeld {
 			missing = append(missing, ref)
 		}
@@ -97,9 +100,7 @@ func (d *scheduler) compare(ctx context.Context) error {
 		if _, found := slices.BinarySearch(known, maphash.String(seed, c.String())); found {
 			return nil
 		}
-		d.log.Info("releasing a dag that no pin names", "cid", c)
-		d.poke()
-		return d.s.store.adopt(ctx, c)
+		return d.releaseStray(ctx, c)
 	})
 }
 
@@ -115,7 +116,7 @@ func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
 	}
 	d.log.Warn("a hot copy was lost", "cid", c)
 	d.s.meter.losses.Inc()
-	if err := d.s.store.lost(ctx, ref.id); err != nil {
+	if err := d.s.store.lost(ctx, ref.id, false); err != nil {
 		return err
 	}
 	d.poke()
@@ -167,4 +168,29 @@ func (d *scheduler) collect(ctx context.Context) error {
 	d.s.meter.collected(removed, took)
 	d.log.Info("blocks collected", "removed", removed, "took", took)
 	return nil
+}
+
+// releaseStray has a DAG let go that the tier holds and that is not wanted there: one that no pin names, or one whose
+// offloading a crash has cut short.
+func (d *scheduler) releaseStray(ctx context.Context, c cid.Cid) error {
+	r, offloaded, err := d.s.store.claimOffloaded(ctx, c)
+	if err != nil {
+		return err
+	}
+	if offloaded {
+		return d.dropHot(ctx, r)
+	}
+	d.log.Info("releasing a dag that no pin names", "cid", c)
+	d.poke()
+	return d.s.store.adopt(ctx, c)
+}
+
+// dropHot lets the hot copy of a claimed root go that is offloaded, and gives the claim back. Who asks for the DAG
+// meanwhile finds it claimed, and has it held again after this.
+func (d *scheduler) dropHot(ctx context.Context, r Root) error {
+	err := d.releaseHot(ctx, r)
+	if err == nil {
+		signal(d.garbage)
+	}
+	return errors.Join(err, d.s.store.unclaim(context.WithoutCancel(ctx), []int64{r.id}))
 }

@@ -1,0 +1,154 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"golang.org/x/time/rate"
+)
+
+const (
+	verifyPause = time.Minute        // after everything was verified lately, or the tier did not answer
+	verifyApart = 7 * 24 * time.Hour // between two verifications of one DAG
+	maxDoubts   = 1024               // roots that wait for a verification out of turn
+	mendAtOnce  = 64                 // wrong blocks that one try at mending asks the network for
+	mendTime    = 30 * time.Second   // for each of them
+)
+
+// Doubt says that the hot copy of a root looks damaged: it is verified soon, out of turn. It never waits; a root that
+// finds no room has its turn like any other.
+func (s *Service) Doubt(root cid.Cid) {
+	d := s.sched
+	d.doubting.Lock()
+	defer d.doubting.Unlock()
+	if len(d.doubts) >= maxDoubts {
+		return
+	}
+	if _, known := d.doubts[root.KeyString()]; known {
+		return
+	}
+	d.doubts[root.KeyString()] = root
+	signal(d.doubted)
+}
+
+func (d *scheduler) nextDoubt() (cid.Cid, bool) {
+	d.doubting.Lock()
+	defer d.doubting.Unlock()
+	for key, root := range d.doubts {
+		delete(d.doubts, key)
+		return root, true
+	}
+	return cid.Undef, false
+}
+
+// verifies reads held DAGs and hashes them, the one that was verified longest ago first, and those in doubt at once.
+func (d *scheduler) verifies(ctx context.Context) {
+	limit := rate.Inf
+	if d.s.cfg.VerifyRate > 0 {
+		limit = rate.Limit(d.s.cfg.VerifyRate)
+	}
+	const burst = 4 << 20 // more than the largest block
+	pace := rate.NewLimiter(limit, burst)
+	for ctx.Err() == nil {
+		worked, err := d.verifyNext(ctx, func(ctx context.Context, bytes int) error {
+			d.s.meter.verified.Add(float64(bytes))
+			return pace.WaitN(ctx, min(bytes, burst))
+		})
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("verifying a hot copy", "err", err)
+		}
+		if worked && err == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-d.doubted:
+		case <-time.After(verifyPause):
+		}
+	}
+}
+
+// verifyNext verifies one DAG, if one is due.
+func (d *scheduler) verifyNext(ctx context.Context, pace func(context.Context, int) error) (worked bool, err error) {
+	var r Root
+	found := false
+	for c, doubted := d.nextDoubt(); doubted && !found; c, doubted = d.nextDoubt() {
+		if r, found, err = d.s.store.heldRoot(ctx, `r.cid = ?`, c.String()); err != nil {
+			return false, err
+		}
+		if found {
+			break
+		}
+	}
+	if !found && d.s.cfg.VerifyRate > 0 {
+		r, found, err = d.s.store.heldRoot(ctx, `r.verified_ms < ? ORDER BY r.verified_ms, r.id LIMIT 1`, d.s.now().Add(-verifyApart).UnixMilli())
+	}
+	if err != nil || !found {
+		return false, err
+	}
+	return true, d.verify(ctx, r, pace)
+}
+
+// verify reads one DAG. One with blocks that are missing or wrong is lost, whatever the node says of its pin.
+func (d *scheduler) verify(ctx context.Context, r Root, pace func(context.Context, int) error) error {
+	err := d.s.hot.Verify(ctx, r.CID, pace, func(c cid.Cid, cause error) error {
+		d.log.Warn("a block of a hot copy is damaged", "cid", r.CID, "block", c, "err", cause)
+		return errDamaged
+	})
+	switch {
+	case errors.Is(err, errDamaged):
+		d.s.meter.damaged.Inc()
+		err := d.s.store.lost(ctx, r.id, true)
+		d.poke()
+		return err
+	case err != nil:
+		return err
+	}
+	return d.s.store.verified(ctx, r.id)
+}
+
+// mend gets the wrong blocks of a DAG from the network and stores them over what is here. Blocks that nobody has stay
+// wrong; whoever holds the DAG then finds them.
+func (d *scheduler) mend(ctx context.Context, root cid.Cid) error {
+	var wrong []cid.Cid
+	err := d.s.hot.Verify(ctx, root, unpaced, func(c cid.Cid, cause error) error {
+		if errors.Is(cause, ErrCorrupt) {
+			wrong = append(wrong, c)
+		}
+		if len(wrong) == mendAtOnce {
+			return errDamaged
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errDamaged) || len(wrong) == 0 {
+		return err
+	}
+	in, err := d.s.hot.Import(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	for _, c := range wrong {
+		if err := d.mendBlock(ctx, in, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *scheduler) mendBlock(ctx context.Context, in Import, c cid.Cid) error {
+	ctx, cancel := context.WithTimeout(ctx, mendTime)
+	defer cancel()
+	data, err := d.s.hot.Fetch(ctx, c)
+	if err != nil {
+		return err
+	}
+	b, err := blocks.NewBlockWithCid(data, c)
+	if err != nil {
+		return err
+	}
+	return in.Put(ctx, []blocks.Block{b})
+}
