@@ -56,6 +56,8 @@ type Config struct {
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
 	Pieces        Pieces               // served to storage providers at /piece; nil for none
 	PieceLimits   PieceLimits          // of what they may take
+	Uploads       Uploads              // takes what comes with a request; nil for none
+	UploadSlots   int                  // uploads at once; 16 when zero
 }
 
 // Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
@@ -81,6 +83,8 @@ type Server struct {
 	metrics *metrics
 	ids     *requestIDs
 	buffers sync.Pool // of *[]byte
+
+	uploading chan struct{} // one for each upload that runs
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
@@ -91,6 +95,9 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 	}
 	if cfg.StopTimeout <= 0 {
 		cfg.StopTimeout = stopTimeout
+	}
+	if cfg.UploadSlots <= 0 {
+		cfg.UploadSlots = uploadSlots
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = prometheus.NewRegistry()
@@ -106,6 +113,8 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 		metrics: m,
 		ids:     newRequestIDs(),
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
+
+		uploading: make(chan struct{}, cfg.UploadSlots),
 	}
 	return s, s.route()
 }

@@ -22,49 +22,73 @@ import (
 
 // Defines values for DealState.
 const (
-	Accepted     DealState = "accepted"
-	Active       DealState = "active"
-	Cancelled    DealState = "cancelled"
-	Expired      DealState = "expired"
-	Failed       DealState = "failed"
-	Missed       DealState = "missed"
-	Planned      DealState = "planned"
-	Proposing    DealState = "proposing"
-	Published    DealState = "published"
-	Rejected     DealState = "rejected"
-	Sealing      DealState = "sealing"
-	Terminated   DealState = "terminated"
-	Transferring DealState = "transferring"
+	DealStateAccepted     DealState = "accepted"
+	DealStateActive       DealState = "active"
+	DealStateCancelled    DealState = "cancelled"
+	DealStateExpired      DealState = "expired"
+	DealStateFailed       DealState = "failed"
+	DealStateMissed       DealState = "missed"
+	DealStatePlanned      DealState = "planned"
+	DealStateProposing    DealState = "proposing"
+	DealStatePublished    DealState = "published"
+	DealStateRejected     DealState = "rejected"
+	DealStateSealing      DealState = "sealing"
+	DealStateTerminated   DealState = "terminated"
+	DealStateTransferring DealState = "transferring"
 )
 
 // Valid indicates whether the value is a known member of the DealState enum.
 func (e DealState) Valid() bool {
 	switch e {
-	case Accepted:
+	case DealStateAccepted:
 		return true
-	case Active:
+	case DealStateActive:
 		return true
-	case Cancelled:
+	case DealStateCancelled:
 		return true
-	case Expired:
+	case DealStateExpired:
 		return true
-	case Failed:
+	case DealStateFailed:
 		return true
-	case Missed:
+	case DealStateMissed:
 		return true
-	case Planned:
+	case DealStatePlanned:
 		return true
-	case Proposing:
+	case DealStateProposing:
 		return true
-	case Published:
+	case DealStatePublished:
 		return true
-	case Rejected:
+	case DealStateRejected:
 		return true
-	case Sealing:
+	case DealStateSealing:
 		return true
-	case Terminated:
+	case DealStateTerminated:
 		return true
-	case Transferring:
+	case DealStateTransferring:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PinStatusStatus.
+const (
+	PinStatusStatusFailed  PinStatusStatus = "failed"
+	PinStatusStatusPinned  PinStatusStatus = "pinned"
+	PinStatusStatusPinning PinStatusStatus = "pinning"
+	PinStatusStatusQueued  PinStatusStatus = "queued"
+)
+
+// Valid indicates whether the value is a known member of the PinStatusStatus enum.
+func (e PinStatusStatus) Valid() bool {
+	switch e {
+	case PinStatusStatusFailed:
+		return true
+	case PinStatusStatusPinned:
+		return true
+	case PinStatusStatusPinning:
+		return true
+	case PinStatusStatusQueued:
 		return true
 	default:
 		return false
@@ -185,6 +209,23 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// PinStatus A pin as the Pinning Service API describes it.
+type PinStatus struct {
+	Created   time.Time          `json:"created"`
+	Delegates []string           `json:"delegates"`
+	Info      *map[string]string `json:"info,omitempty"`
+	Pin       struct {
+		Cid  string             `json:"cid"`
+		Meta *map[string]string `json:"meta,omitempty"`
+		Name *string            `json:"name,omitempty"`
+	} `json:"pin"`
+	Requestid string          `json:"requestid"`
+	Status    PinStatusStatus `json:"status"`
+}
+
+// PinStatusStatus defines model for PinStatus.Status.
+type PinStatusStatus string
+
 // Receipt What was stored where, in canonical JSON (RFC 8785). The signature is over the same document without its
 // signature: keep it as it is, byte for byte.
 type Receipt struct {
@@ -271,6 +312,11 @@ type ReceiptPiece struct {
 	Size int64 `json:"size"`
 }
 
+// Uploaded defines model for Uploaded.
+type Uploaded struct {
+	Pins []PinStatus `json:"pins"`
+}
+
 // Requestid defines model for requestid.
 type Requestid = string
 
@@ -286,6 +332,25 @@ type GetPinDealsParams struct {
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// UploadMultipartBody defines parameters for Upload.
+type UploadMultipartBody = map[string]interface{}
+
+// UploadParams defines parameters for Upload.
+type UploadParams struct {
+	// Name Name of the pins.
+	Name *string `form:"name,omitempty" json:"name,omitempty"`
+
+	// Policy A policy for cold copies, as in the path of the Pinning Service API.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// IdempotencyKey Any text of 1 to 255 printable ASCII characters. An upload that is repeated with it within 24 hours returns
+	// the pins of the first time, whatever its body.
+	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+}
+
+// UploadMultipartRequestBody defines body for Upload for multipart/form-data ContentType.
+type UploadMultipartRequestBody = UploadMultipartBody
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
 	// GetPinDeals List the deals of a pin
@@ -297,6 +362,9 @@ type ServerInterface interface {
 	// GetReceiptKey Get the key that signs receipts
 	// (GET /receipt-key)
 	GetReceiptKey(ctx echo.Context) error
+	// Upload Upload data and pin it
+	// (POST /upload)
+	Upload(ctx echo.Context, params UploadParams) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -354,6 +422,48 @@ func (w *ServerInterfaceWrapper) GetReceiptKey(ctx echo.Context) error {
 	return err
 }
 
+// Upload converts echo context to params.
+func (w *ServerInterfaceWrapper) Upload(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UploadParams
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", ctx.QueryParams(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Optional query parameter "policy" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "policy", ctx.QueryParams(), &params.Policy, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Upload(ctx, params)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -401,6 +511,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 		Handler: si,
 	}
 
+	router.POST(options.BaseURL+"/upload", wrapper.Upload, options.OperationMiddlewares["upload"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
@@ -412,49 +523,63 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"xFlvc9u40f8qGD7PTNoZniw5ce6qe+XYcerGvbhxZpo29uggciniRAI8ALSiZPzdO7sA/0gCFantXd9R",
-	"IrhY7P5297fYr1GiykpJkNZE069RxTUvwYKmXxp+rcFYkeKPFEyiRWWFktE0+pADEylTGbM5sEpI5hfH",
-	"jBv671ZIKeSC3YF+FAmw89trtuCPwIRlqrajKI4ESqq4zaM4kryEaNrbMqZnoSGNplbXEEcmyaHkqItd",
-	"V7jYWC3kInp6esLFplLSACn+SqslSHxKlLQgLT7yqipEwvEAJ78YRa87kf+vIYum0f+ddAY5cW/NyRUX",
-	"Ra3BbbRrB+NPmHAplWVcmhVoJtVqFD3F0XvIagPp76WMN2CjzBy8PpCiY4Rlwowi/NTLw+0ugRfkfa0q",
-	"0FY4I/IkgcpCOuOkcaZ0iU9Ryi18Z0UJUbztiDjiiRWPcNwn1kJZ2V2MTVimNGEpE9pYZvWaWcVKvkQQ",
-	"GZaoah2z03aVksB4ZgF/cQSiTJlRTEnEWquLkPb5aRRHpZCirMtoOml1EtLCAjQqlXA9M+IL7Gr1am3B",
-	"NMC/OH/PhPQxAAls7/TyRRSUnnO5aC27Kf9OyATYKgeJ3sq5YXPAZ9xFGGYst5vb7DVuooqCW9DOwZs7",
-	"cWvV1fUNWcsdQatHkYJmhTJg2ErYfPNoO+JT4MVsKD/gy2eGybqcg2ZKsiTnQsZM4QH92ZQkwfCZl1WB",
-	"sienz1+cvQztBTKwz+tKJTnjlq1ykThtcVsGMjUHOgNkeiTIyR6zJHTuC1WWwpYgbZcbIYGYPYI2Qkk2",
-	"GQ1LDAPulqcppGzex90xYKsKLuWxJ9QigWHEVKAZkOWb2Fvlquip1flzHBavKmVCmOzhRqQ9BHpkbhy5",
-	"rqlMDEof8ND1ZWNFIxYSUtas75CJcUbvRgPyrUpUQPs/qxV+vuLGC3USOmuUy8npgEg6X9ggxirNF5tW",
-	"6GRm48l4PN4ndVaCMXwRcOjfd0LfcJESWufcijJ8/npeCJMPS+2Z2K9xOaaqbRehW/lgQwnMDEgIUibs",
-	"PhWORXVdFEd+ooH76rxtuDV6mnJHzJRmKzwg+R5LU6Z0UG8D0h61v7Fc26G0N1/30t6G8axiOXIt/BOO",
-	"r09UZL5FRJA13NHCpzh6BC0yAWnIUmBz0Czllie8YhVfk302XTtXqgAuI0flGt73qQuMRqle8uioQy8m",
-	"e6pspL6NovvQ7qvmv0Bi8QR4nBth7C4RSlQtbTjYSy7XaF0NjGuI2RwypR2YC1G6Ew4zj3HI9hgctK2w",
-	"UJpDnIBfeTlca77eMaI7QCN66PB3jdN3/Ienc0ErzIh5o8Y+xQm5iFnDFWNmNZcmA63p/zZOHRkDXmBL",
-	"UABPEaKOLMYexMJ4uN7LJjf86HgdGtiggVkmJC9G9xIToEQTfmp83AIDAyduySsirKdR1EsdCCmnUNTw",
-	"Vmo60Cb0NuOioIdSGEMP8Lkim8aRBV0Kyd3ChMsEMLX0bNuFcEPYd3AFWiu9+3cKlovCDCTrFVKLlVZo",
-	"XYyiClRVhMnZcO4KydFqoXlpApK20OTF7sJoa507Xght7yEBEWL8TjNuqOJBiiwYo0pIbGeUFAkv2F/u",
-	"3v3E/vD+6oL98P0PZ38csQ++knNba0AUqUdwpMTwEliqkpr4GJIJVWOSNvey/WDKlgAVZu6mPYqJapFR",
-	"8MGhbSsjHN4d+MfL8zcH5t7j4t+bskkDpZDX7rPJdk6II2FMfWT5W8I6TEmWsG5ZlGt/qfHnLBXpdAnr",
-	"YZZ74IluaS1CSim7l2J40wZqLekVQplizhZD9KJFR6DypqdnZ5M/9RC3aYYNLyN+QvJ9M0BJwKWxyUOg",
-	"UGyDYyvAGindUb21Gkv32tgGV30UOPf2T7snWJs7gk1rvJOOzcU+eih2sV0tuCHTbsVNISBUSs/TVINp",
-	"4wbBRYTRE3RPb6jqB/3l5A42opQHOr5JWcXT/KVUK/mt1jbUis6o/9mIpD0t2L8DfOrBZhXobqtwNzbQ",
-	"gx3RdV28etdmqguyJbr7tu2L2j7MGfqZ6eB/EN63O7K9LdXe5uiQZiSQCRKr9MArkDNuZzmIRR4iefR/",
-	"YxsC0OZtA7HSDvfEBQ9n2doehaPjeTn1yH3hQ01zn8Afzsl7tNsL9iHepaAeXd+Aweb5+zG1C/0NUu+M",
-	"sCdVvXVFazP1BCvZuWRNPsecs13Auh7b/zn98vKvy5x/XLz65+WjspfLm7PTs+8zLr5Y8UZcnP7Nvr15",
-	"U82lfP3G8tNUvf0mmUK19hzltkkcIZZBKRJZsWNLgXS7/4bqW5dSiUhnj6eHSTjtJQnNVwyLTpiU8tWh",
-	"1AlbBnz+AloZf7O721INhco379IOErTdSTmMO8P4TXpnCnJiA0mthV3fYXw6x9hmPEExS7EGXFNE+e9z",
-	"ayt3xS9kpvZc3ITGLHR9othK6ZRa7SmtvBIFJEpIKtiGzSEXMmWcVVgT0dbaYc4Di3ox/LAc3csPqLCJ",
-	"2+mCSA19QhzftWY2V6YlQwGtfnRb4QouqaXDrhE7U5YqQIUtg8/CWIYp9F6CwDWOfVthKQyvtDIWhZzf",
-	"Xkc9GhVNRuPRGN2uKpC8EtE0ej4aj55jSHCbk9FPKiHNydd2wvR00lLtBYTuWB5Br5uhA4VYM+t6ZpB0",
-	"OsDzndu5mJZJWKGhaHIx9capZQqarfg69n80EXwvXecbe8y37xJkLlahcXJqqLsgoy5shJZuMoFZtlSA",
-	"GE+iKtFFFP2FapucdrQ5CO2wMGLn5JqmQ0pUkTZfOyxJ3wZhdqGh1XUaTdFst0JeemLZnx1+CpeobslJ",
-	"N+h7igdvVrzq3pZWMQ221rKdHf5ag153w0O6con6g8IUMl4XNppOxuPQTQz/7GdAY3y/byT09LA1Yzwd",
-	"j/9rM7327mlgqOe8hPh+8fHjkLBWu5Nm5PgUR2eHrPfjUkpWdVlyvY6mEerT3tYSiih+MRr5wrhrpRYm",
-	"0QN+vBthuuv0gzE20PB73j9f+5mXyyJTBlLVixyBkOSQLJnKskJIaCdYBvyYBBOSm8uZxnr38uesSR9e",
-	"LUasYs2urm9e/+xEuokUOzesUHLBXCKlq692Etfc7Pt7P2Ga6CS9sPpm6/hetpda7fyVYvfF+EVb2FwM",
-	"s5/ezS5fn9/M/vH6w3CUNXcm/0Gc/ZYIbtQbnEo7g3MCUjMa//3A/Aast7jT4yA0+8XfeeoYBDAejlqQ",
-	"pLsS6RA7Ym/95VKmVdkbZad8PWW8Vce2YeCA7yqLr5JKuv5CKuvurXYjYwA2PT7827sedxnwPtHp/4m/",
-	"N24STMtwht3e42sUXZ6pfXrA6EFrN2FX6yKaRie8EiePE4otL3EbIVQenUdbBrZNGYiL+iLWV+jp4elf",
-	"AQAA//8=",
+	"xFpxc9s2sv8qGL43k/dmaFlS4rZPnf7hOE6eL27jS9K79mKPDRErERUJsABohcn4u9/sAqRIiVTk6zX3",
+	"l2UJXCx2f7v72wU/R4nOC61AORvNPkcFNzwHB4b+M/B7CdZJgf8IsImRhZNaRbPofQpMCqYXzKXACqlY",
+	"WBwzbum7K6mUVEv2Dsy9TICdXl2wJb8HJh3TpRtFcSRRUsFdGsWR4jlEs9aWMX2WBkQ0c6aEOLJJCjlH",
+	"XVxV4GLrjFTL6OHhARfbQisLpPhzo1eg8FOilQPl8CMvikwmHA9w/JvV9PNG5H8bWESz6L+ONwY59r/a",
+	"45dcZqUBv9GuHWw4YcKV0o5xZddgmNLrUfQQR29hUVoQX0uZYMBamTkEfUCgY6Rj0o4ifDTIw+1eAM/I",
+	"+0YXYJz0RuRJAoUDcctJ44U2OX6KBHdw5GQOUbztiDjiiZP38LhHnIO8cLsYm7CFNoSlhTTWMWcq5jTL",
+	"+QpBZFmiiypm02aVVsD4wgH+xxGISjCrmVaItUYXqdzTaRRHuVQyL/NoNml0ksrBEgwqlXBza+Un2NXq",
+	"eeXA1sA/O33LpAoxAAls7/TNs6hXesrVsrFsV/47qRJg6xQUeivlls0BP+Mu0jLruOtus9e4ic4y7sB4",
+	"B3d34s7plxeXZC1/BKPvpQDDMm3BsrV0afdoO+IF8Ox2KD/gj08sU2U+B8O0YknKpYqZxgOGs2lFguEj",
+	"z4sMZU+mT5+dfNO3F6iefc4LnaSMO7ZOZeK1xW0ZKGEPdAYo8UiQkz1uk75zn+k8ly4H5Ta5ERKI2T0Y",
+	"K7Vik9GwxH7AXXEhQLB5G3ePAVuRcaUee0IjExhGTAGGAVm+jr11qrOWWht/jvvF60LbPky2cCNFC4EB",
+	"mZ0jlyWViUHpAx66eFFb0cqlAsHq9RtkYpzRb6MB+U4nukf7/9drfHzNbRDqJWyska8m0wGRdL5+g1in",
+	"DV92rbCRuRhPxuPxPqm3OVjLlz0O/ftO6FsuBaF1zp3M+89fzjNp02GpLROHNT7HFKXbROhWPugogZkB",
+	"CYFg0u1T4bGoLrPskY8Y4KE6bxuuQk9T7oiZNmyNByTfY2laaNOrtwXlHrW/ddy4obQ3r1ppr2M8p1mK",
+	"XAu/hMfXJyoyXyIiyBre0cKHOLoHIxcSRJ+lwKVgmOCOJ7xgBa/IPl3XzrXOgKvIU7ma933YBEatVCt5",
+	"bKhDKyZbqnRSX6fo3jT76vlvkDg8AR7nUlq3S4QSXSrXH+w5VxVa1wDjBmI2h4U2HsyZzP0Jh5nHuM/2",
+	"GBy0rXSQ20OcgE8FOdwYXu0Y0R+gFj10+He103f8h6fzQSvtiAWjxiHFSbWMWc0VY+YMV3YBxtD3TZx6",
+	"MgY8w5YgAy4Qop4sxgHE0ga4Xqs6N3zveR0a2KKB2UIqno2uFSZAhSb8UPu4AQYGTtyQV0RYS6OolToQ",
+	"Ul6hqOat1HSgTejXBZcZfciltfQBPhZk0zhyYHKpuF+YcJUAppaWbTchXBP2HVyBMdrsfi3AcZnZgWS9",
+	"RmqxNhqti1FUgC6yfnI2nLv65Bi9NDy3PZK20BTE7sJoa50/Xh/arqRCsJU9ZzylXnJPC+mXz8GG/LEV",
+	"qgbIJwfnVwEZLLmDbsTtLMuluvA/TrZjDdvYhaaGSQiJx+DZVUepHWk7Bimk6kk7nr3s6gKO/7HtfK/9",
+	"+Qt+xv37vNeZCvQVrODYOkB/L6H08endGT61Q+zmy5jbjAXCDnHjbG+/ti/71H4LCci+NtOHA7dEs0Bg",
+	"64WpXCrsobWSCc/YX969+Yn9z9uXZ+y7b787+d8Rex/oI3elAUxd+h48E7Y8ByZ0UlITgAxWl8gM7LVq",
+	"HpixFUCBdKHuyWPi9xSJ+MGnuC08HN6Sho8vTl8dWPAfV3SCKevasz84rC0fyblWUPXz4BVUDXX3KYGm",
+	"TZwJKWYrqIZbqwNPdEVrEXtau728Npi2h+CRXn0o08zbYojTNujooXtienIy+b8W4rpm6HgZ8dMnP3Sg",
+	"rdCc3PSwk21wbEViLWVz1GCt2tKt2UmNqzYKvHvbp90TrPVgqmuNN8q3EHGIHopdAMUybvtqQiahj7+d",
+	"CmHANnGD4KIuJXSFgVMT1ez1l5c7OP2gPLBpciirhN5ypfRafWme0jf/uKWmuxNJe/r+fwX41PjfFmA2",
+	"W/WPAAYa/0e0+mfP3zSZ6oxsie6+aprxpvn3hn5iN/A/CO/bY4C9ffzejvyQDrgnEyROm4GfQN1yd5uC",
+	"XKZ9nQV9X9uGANQdcVErtME9NSCHt3bGPQpHj28GaTDTFj40qWl3jYc3gq1eLwgOIb5JQa0esQOD7vnb",
+	"MbUL/U4n6Y2wJ1W99kWrm3p6K9mpYnU+x5yzXcA2g53w5ezTNz+uUv7L8vk/Xtxr92J1eTI9+XbB5Scn",
+	"X8mz6V/d68tXxVyp81eOT4V+/UUGj2rtOcpVnTj6WAalSGzFPFvqSbf7x6JfmoQmUtzeTw+TMG0lCcPX",
+	"DItOfyfE14dSJ+xT8fMnMNqG64TdPn4oVL44wD1IUA8RbwwTNmmdqc+TPxeZ5sIHVtc9hVSHE71No7af",
+	"5m3HKu7R2x9aSEojXfUONwjtSn1VR5tSCgBuKNDD86lzhb/uqjutgSFmX79Io0TN1toIGjvNaOVLmUGi",
+	"pSIeYdkcUqkE49h8+nsj40Mh4J3mEvhgPrpW71FhGzc3bVJYeoT6XT+mcKm2DUfr0ep7vxWu4IrGG4wn",
+	"NKVhQgMq7Bh8lNYxzOzXCiSu8U2Bk46yw0ujrUMhp1cXUYvdRZPReDRGh+kCFC9kNIuejsajpxip3KVk",
+	"9GN00fHnpq16OG46gCX0zRvvwVT1BRxFfn3v+8QiF/ZxyHcm1TEtU7BGQ9Et3iwYp1QCDFvzKg5f1Inl",
+	"WvkpUBxCsfktQULlNBonpeHSJvZpIjFCS9cJyq4ahkJELNGF3AQ6fYVq25R2dClI47EwYn4EUTduic5E",
+	"/bTHkgrdGUYVXeBeiGiGZruS6kXgu+179A/9MbZZcrzpbh/iwSljUD3Y0mlmwJVGNffov5dgqs1FOo0f",
+	"o/aluYAFLzMXzSbjcd9Ukn8M96Fj/H3f9ejDzdZ9+3Q8/rfdbzdz2IELbu8lxPezX34ZEtZod1xfvz/E",
+	"0ckh68OrA5SsyjznpopmEerT3FwQiih+MRr50voRawOT6AYf3o0wsxlA9MbYwBwitCPzKtz/+iwyY6B0",
+	"uUwRCEkKyYrpxSKTCprbXAvhyhATkr+jtrX1rtXdok4fQS1GZKdiLy8uz++8SH87y04ty7RaMp9IaQzc",
+	"3ErXt1xhBi5tHZ2kF1adRRVfq2bA27yLQLH7bPysqbc+htlPb25fnJ9e3v56/n44yupRzh+Isz8TwbV6",
+	"g29oeINzAlL9msjXA/MrcMHiXo+D0BwWHwVG2wtgPBx1RslmUrNB7Ii9DjOvhdF567UOwasZ4406rgkD",
+	"D3xfWUKV1Mq3PUo7P07bjYwB2LRo+p/vetxlwPvE8v8j/u4MOGzDcPa6vSQeSbxR2x6X/8hXWFWNkIqb",
+	"ClHU1Ni5FlXclFGuKvyCpfw+ZIcFMi7pmFahrrm1NqsRa9gcrZc29rPTM++eo/dVgfW7srNrda2O2F3b",
+	"WfdKjGSRiVHCzR2CKgxDm5aDacOmAVJZxuaZxjQ3h0yvGfAkxcXSWTZBDSfjMTNaOztixH+uFfNPYCar",
+	"e8MRO8fncB2bQ6JzzLhoiNGOdh+PHKm1kBnYmAlpaESAzIJux6p8rjF4MqlW1j+el5mTBTfuGOv1keCO",
+	"1wJ84zg3em3BMAtK0KVJTrfRHdmWvS7n+okNgxTLhCbpXFU+V0NmYUaxhZJHaNiXtMUyQCcMPu9ksbCM",
+	"C8GOjhIpjoJZf5jcIWty3ODWqKi3MAoEhaSRrsYtc7pobERIpF+xPuByC/dgeObrbNC/pj35iJ0q5tHI",
+	"cl7Re22WZdwswRsC2Vz4gaYh7MLR/46v/NJQwqS7VgpAWLZOZVbXSBrHJzqXaknHv8vB8Q+vz3+9+eFv",
+	"p5c/n9/Vb3kRy2IWnGW4hEaQSDSBCLJ3+076CVG0U666sfQTDQybFyrtELOjP21il/OPl6CWLo1m05OT",
+	"nua/55INgVaR5q2g9wPV8LoAd+meDmZIOS842vey5q46qmIOPlIlosCbnpywwkjl+DwDdvru7OKCJSk3",
+	"PEHTtaFAKJKYzAq6C/LAk/7eRSo2fcZSXRobyLIlqt9JU+HVQpnTPTR36EgCK6Yf70w6ZwrcT5/CQS8E",
+	"5IV2oJLqyBeVYYfkUtX/T3bdc9NcqT3XotpTinTiwB1ZZ4Dn3ZK0mYVSHu4dAA3lyT8miXLa40X05LWu",
+	"kO3RwcP268APf2IVb6Yn/TXcBgQhk2U5F5hEGFcMuMkkmBqbTXtK3WZd96fj6dfS02vp+VStalzHtzbY",
+	"f4cg8FXu69ISrzy9FkTlD3sR6lhrNuLNSEykNTmixBlmRh9uMHiQ99UZtTRZNIuOeSGP7yfE8oO0nZkc",
+	"OZCGC74CYFVqTxQoIEebeK+12U1f1PP7R5ux0vYcxLYktVnWw83DPwMAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
