@@ -35,3 +35,9 @@ type Page struct {
 	Count int64 // all that match, before the limit
 	Pins  []Pin
 }
+
+// An Upload is what is remembered of a pin whose bytes came with the request, so that the request can be repeated.
+type Upload struct {
+	Key string // the caller's name for the request; empty: nothing is remembered
+	Of  int    // how many pins the request makes
+}

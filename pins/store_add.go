@@ -26,6 +26,7 @@ type addition struct {
 	account Account
 	request spec.Request
 	terms   deals.TermsID
+	upload  Upload
 	claim   bool // also claim the root for this process if it waits and nobody has it
 
 	pin     Pin
@@ -91,7 +92,11 @@ const maxAdditions = 256
 
 // add inserts a pin, durably.
 func (s *store) add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID, claim bool) (*addition, error) {
-	a := newAddition(account, r, terms, claim)
+	return s.enqueue(ctx, newAddition(account, r, terms, claim))
+}
+
+// enqueue inserts what an addition says and returns it.
+func (s *store) enqueue(ctx context.Context, a *addition) (*addition, error) {
 	s.counter.mu.Lock()
 	s.counter.waiting = append(s.counter.waiting, a)
 	if !s.counter.serving {
@@ -175,7 +180,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 	if err := s.wantCold(tx, batch); err != nil {
 		return err
 	}
-	var pins, metas rowsOf
+	var pins, metas, uploads rowsOf
 	for _, a := range batch {
 		r := a.request
 		origins, err := toJSON(r.Origins)
@@ -195,6 +200,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,
 			termsColumn(a.terms),
 		})
+		if a.upload.Key != "" {
+			uploads = append(uploads, []any{a.account, a.upload.Key, a.pin.ID, a.upload.Of, now.UnixMilli()})
+		}
 		for k, v := range r.Meta {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}
@@ -204,6 +212,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		return err
 	}
 	if err := metas.insert(tx, `INSERT INTO pin_meta (account, kv, created_ms) VALUES `, ""); err != nil {
+		return err
+	}
+	if err := uploads.insert(tx, `INSERT INTO pin_uploads (account, upload_key, pin, pins, made_ms) VALUES `, ""); err != nil {
 		return err
 	}
 	return countIn(tx, batch)

@@ -23,6 +23,9 @@ func (d *scheduler) sweeps(ctx context.Context) {
 			d.log.Error("letting retained dags go", "err", err)
 		}
 		d.orphaned(orphans)
+		if err := d.s.store.forgetUploads(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("forgetting old uploads", "err", err)
+		}
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 const (
 	exposedHeaders = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
 	allowedMethods = "GET, POST, DELETE, OPTIONS"
-	allowedHeaders = "Authorization, Content-Type"
+	allowedHeaders = "Authorization, Content-Type, Idempotency-Key"
 )
 
 // preflight answers OPTIONS, also a bare one. Preflights carry no token.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -46,6 +47,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 			error
 			Status() int // 410 or 451
 		}
+		large *ingest.LargeError
 	)
 	switch {
 	case errors.As(err, &bad):
@@ -74,6 +76,12 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server makes no cold copies, so it signs no receipts"}
 	case errors.Is(err, errNoPolicy):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no policy of this name; the operator makes them"}
+	case errors.Is(err, errNoUploads):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server takes no uploads"}
+	case errors.As(err, &large):
+		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, large.Error()}
+	case errors.Is(err, errStalled) && c.Request().Context().Err() == nil:
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or nothing of it came for 30 seconds"}
 	case errors.Is(err, errTooLarge):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:

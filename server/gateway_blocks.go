@@ -119,7 +119,7 @@ func (r *reading) fault() *fault {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stalled {
-		return &fault{status: http.StatusGatewayTimeout, text: textSlow, cid: r.root, cause: errStalled}
+		return &fault{status: http.StatusGatewayTimeout, text: textSlow, cid: r.root, cause: errNoProgress}
 	}
 	return r.worst
 }
@@ -131,7 +131,7 @@ func (r *reading) stall() {
 	r.stalled = true
 }
 
-var errStalled = errors.New("no progress for too long")
+var errNoProgress = errors.New("no progress for too long")
 
 // readBlocks makes a blockservice for boxo's gateway out of one of ours. It goes between them because boxo loses why
 // blocks could not be read (merkledag answers "failed to fetch all nodes"), takes error texts for answers, and reads

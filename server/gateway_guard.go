@@ -238,7 +238,7 @@ func (o *guard) verdict(code int) fault {
 	case o.c.Request().Context().Err() != nil:
 		return fault{status: statusClientGone, text: "the reader has gone", cid: o.st.root, cause: context.Canceled}
 	case f != nil && (f.status == http.StatusGone || f.status == http.StatusUnavailableForLegalReasons):
-	case f != nil && errors.Is(f.cause, errStalled):
+	case f != nil && errors.Is(f.cause, errNoProgress):
 	case f != nil && o.offline && f.status == http.StatusNotFound && (ours || code == http.StatusNotFound):
 		f = &fault{status: http.StatusPreconditionFailed, text: textNotCached, cid: f.cid, cause: f.cause}
 	case f != nil && ours:

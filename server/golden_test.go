@@ -152,7 +152,7 @@ func TestNoGoldenFileIsLeftOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source []byte
-	for _, name := range []string{"golden_test.go", "cold_test.go", "gateway_golden_test.go"} {
+	for _, name := range []string{"golden_test.go", "cold_test.go", "gateway_golden_test.go", "upload_test.go"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

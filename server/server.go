@@ -58,6 +58,8 @@ type Config struct {
 	PieceLimits   PieceLimits          // of what they may take
 	Gateway       *Gateway             // reads content at /ipfs; nil for none
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
+	Uploads       Uploads              // takes what comes with a request; nil for none
+	UploadSlots   int                  // uploads at once; 16 when zero
 }
 
 // Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
@@ -84,6 +86,8 @@ type Server struct {
 	ids     *requestIDs
 	buffers sync.Pool // of *[]byte
 	gateway *gatewayHandler
+
+	uploading chan struct{} // one for each upload that runs
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
@@ -94,6 +98,9 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 	}
 	if cfg.StopTimeout <= 0 {
 		cfg.StopTimeout = stopTimeout
+	}
+	if cfg.UploadSlots <= 0 {
+		cfg.UploadSlots = uploadSlots
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = prometheus.NewRegistry()
@@ -109,6 +116,8 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 		metrics: m,
 		ids:     newRequestIDs(),
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
+
+		uploading: make(chan struct{}, cfg.UploadSlots),
 	}
 	return s, s.route()
 }

@@ -58,6 +58,7 @@ type Config struct {
 	MaxDAGDepth   int           `setting:"max-dag-depth" help:"Most links between the root of a DAG and any of its blocks."`
 	MaxBlockSize  Size          `setting:"max-block-size" help:"Largest block that is accepted."`
 	FetchSlots    int           `setting:"fetch-slots" help:"DAGs that are fetched at once."`
+	UploadSlots   int           `setting:"upload-slots" help:"Uploads that are taken at once."`
 	FindRoots     int           `setting:"find-roots" help:"DAGs whose first block is looked for at once."`
 	FindSlice     time.Duration `setting:"find-slice" help:"How long a DAG is looked for before the next gets its turn."`
 	FetchIdle     time.Duration `setting:"fetch-idle" help:"Without a new block for this long a fetch asks its peers anew."`
@@ -130,6 +131,7 @@ func defaults() Config {
 		MaxDAGDepth:   1024,
 		MaxBlockSize:  2 << 20,
 		FetchSlots:    256,
+		UploadSlots:   16,
 		FindRoots:     10_000,
 		FindSlice:     30 * time.Second,
 		FetchIdle:     15 * time.Second,
@@ -249,7 +251,7 @@ func (c *Config) Validate() error {
 func (c *Config) validateFetching(wrong problems) {
 	for name, n := range map[string]int64{
 		"max-dag-bytes": int64(c.MaxDAGBytes), "max-dag-blocks": c.MaxDAGBlocks, "max-dag-depth": int64(c.MaxDAGDepth),
-		"max-block-size": int64(c.MaxBlockSize), "fetch-slots": int64(c.FetchSlots), "find-roots": int64(c.FindRoots),
+		"max-block-size": int64(c.MaxBlockSize), "fetch-slots": int64(c.FetchSlots), "upload-slots": int64(c.UploadSlots), "find-roots": int64(c.FindRoots),
 	} {
 		wrong.check(name, n < 1, "it must be at least 1")
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/retrieval/deny"
 	"github.com/frostpin/frostpin/server"
 )
@@ -149,6 +150,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 			{Name: "database", Run: db.Ping, Critical: true},
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
 		},
+		Uploads:     ingest.New(tier, service, config.Limits),
+		UploadSlots: c.UploadSlots,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {

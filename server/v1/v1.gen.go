@@ -22,49 +22,73 @@ import (
 
 // Defines values for DealState.
 const (
-	Accepted     DealState = "accepted"
-	Active       DealState = "active"
-	Cancelled    DealState = "cancelled"
-	Expired      DealState = "expired"
-	Failed       DealState = "failed"
-	Missed       DealState = "missed"
-	Planned      DealState = "planned"
-	Proposing    DealState = "proposing"
-	Published    DealState = "published"
-	Rejected     DealState = "rejected"
-	Sealing      DealState = "sealing"
-	Terminated   DealState = "terminated"
-	Transferring DealState = "transferring"
+	DealStateAccepted     DealState = "accepted"
+	DealStateActive       DealState = "active"
+	DealStateCancelled    DealState = "cancelled"
+	DealStateExpired      DealState = "expired"
+	DealStateFailed       DealState = "failed"
+	DealStateMissed       DealState = "missed"
+	DealStatePlanned      DealState = "planned"
+	DealStateProposing    DealState = "proposing"
+	DealStatePublished    DealState = "published"
+	DealStateRejected     DealState = "rejected"
+	DealStateSealing      DealState = "sealing"
+	DealStateTerminated   DealState = "terminated"
+	DealStateTransferring DealState = "transferring"
 )
 
 // Valid indicates whether the value is a known member of the DealState enum.
 func (e DealState) Valid() bool {
 	switch e {
-	case Accepted:
+	case DealStateAccepted:
 		return true
-	case Active:
+	case DealStateActive:
 		return true
-	case Cancelled:
+	case DealStateCancelled:
 		return true
-	case Expired:
+	case DealStateExpired:
 		return true
-	case Failed:
+	case DealStateFailed:
 		return true
-	case Missed:
+	case DealStateMissed:
 		return true
-	case Planned:
+	case DealStatePlanned:
 		return true
-	case Proposing:
+	case DealStateProposing:
 		return true
-	case Published:
+	case DealStatePublished:
 		return true
-	case Rejected:
+	case DealStateRejected:
 		return true
-	case Sealing:
+	case DealStateSealing:
 		return true
-	case Terminated:
+	case DealStateTerminated:
 		return true
-	case Transferring:
+	case DealStateTransferring:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PinStatusStatus.
+const (
+	PinStatusStatusFailed  PinStatusStatus = "failed"
+	PinStatusStatusPinned  PinStatusStatus = "pinned"
+	PinStatusStatusPinning PinStatusStatus = "pinning"
+	PinStatusStatusQueued  PinStatusStatus = "queued"
+)
+
+// Valid indicates whether the value is a known member of the PinStatusStatus enum.
+func (e PinStatusStatus) Valid() bool {
+	switch e {
+	case PinStatusStatusFailed:
+		return true
+	case PinStatusStatusPinned:
+		return true
+	case PinStatusStatusPinning:
+		return true
+	case PinStatusStatusQueued:
 		return true
 	default:
 		return false
@@ -207,6 +231,23 @@ type LinkRequest struct {
 	Path *string `json:"path,omitempty"`
 }
 
+// PinStatus A pin as the Pinning Service API describes it.
+type PinStatus struct {
+	Created   time.Time          `json:"created"`
+	Delegates []string           `json:"delegates"`
+	Info      *map[string]string `json:"info,omitempty"`
+	Pin       struct {
+		Cid  string             `json:"cid"`
+		Meta *map[string]string `json:"meta,omitempty"`
+		Name *string            `json:"name,omitempty"`
+	} `json:"pin"`
+	Requestid string          `json:"requestid"`
+	Status    PinStatusStatus `json:"status"`
+}
+
+// PinStatusStatus defines model for PinStatus.Status.
+type PinStatusStatus string
+
 // Receipt What was stored where, in canonical JSON (RFC 8785). The signature is over the same document without its
 // signature: keep it as it is, byte for byte.
 type Receipt struct {
@@ -293,6 +334,11 @@ type ReceiptPiece struct {
 	Size int64 `json:"size"`
 }
 
+// Uploaded defines model for Uploaded.
+type Uploaded struct {
+	Pins []PinStatus `json:"pins"`
+}
+
 // Requestid defines model for requestid.
 type Requestid = string
 
@@ -308,8 +354,27 @@ type GetPinDealsParams struct {
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// UploadMultipartBody defines parameters for Upload.
+type UploadMultipartBody = map[string]interface{}
+
+// UploadParams defines parameters for Upload.
+type UploadParams struct {
+	// Name Name of the pins.
+	Name *string `form:"name,omitempty" json:"name,omitempty"`
+
+	// Policy A policy for cold copies, as in the path of the Pinning Service API.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// IdempotencyKey Any text of 1 to 255 printable ASCII characters. An upload that is repeated with it within 24 hours returns
+	// the pins of the first time, whatever its body.
+	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+}
+
 // CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
 type CreateLinkJSONRequestBody = LinkRequest
+
+// UploadMultipartRequestBody defines body for Upload for multipart/form-data ContentType.
+type UploadMultipartRequestBody = UploadMultipartBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -325,6 +390,9 @@ type ServerInterface interface {
 	// GetReceiptKey Get the key that signs receipts
 	// (GET /receipt-key)
 	GetReceiptKey(ctx echo.Context) error
+	// Upload Upload data and pin it
+	// (POST /upload)
+	Upload(ctx echo.Context, params UploadParams) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -391,6 +459,48 @@ func (w *ServerInterfaceWrapper) GetReceiptKey(ctx echo.Context) error {
 	return err
 }
 
+// Upload converts echo context to params.
+func (w *ServerInterfaceWrapper) Upload(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UploadParams
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", ctx.QueryParams(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Optional query parameter "policy" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "policy", ctx.QueryParams(), &params.Policy, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Upload(ctx, params)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -438,6 +548,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 		Handler: si,
 	}
 
+	router.POST(options.BaseURL+"/upload", wrapper.Upload, options.OperationMiddlewares["upload"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
@@ -450,55 +561,69 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"xFp7c+M2kv8qKN5V5a6K0cMzniTKXx7b4/jGl/GOZ2uzO55yILIpIiIBBgCt0aT83be6AT4kgbK0m2T/",
-	"0wNs9OPXjf41+FuUqLJSEqQ10ey3qOKal2BB0zcNv9ZgrEjxSwom0aKyQsloFn3IgYmUqYzZHFglJPOL",
-	"Y8YN/XYrpBRywe5AP4oE2NntNVvwR2DCMlXbURRHAiVV3OZRHEleQjTrbRnTZ6EhjWZW1xBHJsmh5KiL",
-	"XVe42Fgt5CJ6enrCxaZS0gAp/lqrJUj8lChpQVr8yKuqEAlHA8a/GEV/dyL/W0MWzaL/GncOGbt/zfgN",
-	"F0WtwW206wfjLUy4lMoyLs0KNJNqNYqe4ug9ZLWB9M9SxjuwUWYOXh9IMTDCMmFGET7q5eF2F8ALir5W",
-	"FWgrnBN5kkBlIX3gpHGmdImfopRb+NqKEqJ4OxBxxBMrHuG4R6yFsrK7GJuyTGnCUia0sczqNbOKlXyJ",
-	"IDIsUdU6ZiftKiWB8cwCfuMIRJkyo5iSiLVWFyHti5MojkohRVmX0Wza6iSkhQVoVCrh+sGIL7Cr1eu1",
-	"BdMA//zsPRPS5wAksL3Tq5dRUHrO5aL17Kb8OyETYKscJEYr54bNAT/jLsIwY7nd3GavcxNVFNyCdgHe",
-	"3Ilbq95c35C3nAlaPYoUNCuUAcNWwuabpu2IT4EXD0P1Af/8yjBZl3PQTEmW5FzImCk00NumJAmGz7ys",
-	"CpQ9PXnx8vRVaC+QgX0uK5XkjFu2ykXitMVtGcjUHBgMkOmRICd/PCQhu89VWQpbgrRdbYQEYvYI2ggl",
-	"2XQ0LDEMuFueppCyeR93x4CtKriUx1qoRQLDiKlAMyDPN7m3ylXRU6uL5yQsXlXKhDDZw41Iewj0yNww",
-	"ua7pmBiUPhCh64vGi0YsJKSsWd8hE/OM/hsNyLcqUQHtf1ArfHzFjRfqJHTeKJfTkwGRZF/YIcYqzReb",
-	"XuhkZpPpZDLZJ/WhBGP4IhDQv+2kvuEiJbTOuRVl2P56XgiTD0vtudivcTWmqm2XoVv1YEMJrAzYEKRM",
-	"2H0qHIvquiiOfEQD96fztuPWGGmqHTFTmq3QQIo9Hk2Z0kG9DUh71P7Gcm2Hyt583St7G86ziuXYa+GP",
-	"cPz5RIfMc40Idg13tPApjh5Bi0xAGvIU2Bw0S7nlCa9Yxdfkn83QzpUqgMvItXJN3/exS4xGqV7x6FqH",
-	"Xk72VNkofRuH7qd2XzX/BRKLFqA5N8LY3UYoUbW04WQvuVyjdzUwriFmc8iUdmAuROksHO48JiHfY3LQ",
-	"tsJCaQ4JAj7l5XCt+XrHic6ARvSQ8XdN0Hfih9a5pBVmxLxTY1/ihFzErOkVY2Y1lyYDren3Nk9dMwa8",
-	"QEpQAE8Roq5ZjD2IhfFwvZdNbfje9XXoYIMOZpmQvBjdSyyAEl34sYlxCwxMnLhtXhFhPY2iXulASDmF",
-	"oqZvJdKBPqF/My4K+lAKY+gDfK7Ip3FkQZdCcrcw4TIBLC0933Yp3DTsO7gCrZXe/TkFy0VhBor1CluL",
-	"lVboXcyiClRVhJuz4doVkqPVQvPSBCRtocmL3YXR1jpnXghtN0IuA+4g55rDa2OtA0fwW4CK2MGvNeh1",
-	"j/M8ZxZKi1slhtR+7+gV8aM0FbgpL257dmS8MBBvV5ChFvni7IoIMycKjUeeGTryvGYPwkc043Vho9mL",
-	"V5PJNg+8g0TJ1LBMq9Lx0EDVL/lnV4VOTr87maCQ/YyIePqOEWcMf2dzKKj1iVktwSS8gnTEflQ2x3Qv",
-	"gUvDeFE0TcHF2dVmC5OqxIw1VErbUZVmTrsbkAvc8uXku1fPBQ8dHArZe0hAhLilywFuqLeCFPkW1m8h",
-	"kTgrKRJesP+7e/cj+5/3b87Zt998e/q/I/bB94zc1hqwXqlHcO2v4SWwVCU1df7Ytqoa2wFzL9sHZmzp",
-	"sNmCMqamntIPP7i6toWcw3nopnMPOOWPO2m8K5sDpxTy2j023T594kgYUx/ZaC1hHU6RJazbft0NWnzG",
-	"pCKdLWE9zKcOtOiW1iKglLJ7m1nv2kBXR3qFUKaY88VQVrfoCPR46cnp6fS7HuI23bARZcRPSL6nnVRf",
-	"3YE5/RRoSbbBsZVejZTOVO+txtO9gUmDqz4KXHj71u5J1mYatemNd9LxhthnD+UugGQFN+TarbwpBISa",
-	"trM01WDavEFwETXxVNA30tRfBuPl5A6OPKgOdMyGqoonlEupVvK5IUpo6PFATHsjk/aQ/X8F+MT2HyrQ",
-	"3VZh3j/A9o/g9+ev37WV6px8ieG+bRl4y/ido78yHfwPwvs2999L3vfS8ENob6ASJFbpgb9APnD7kINY",
-	"5CE6Qb83viEAbc61iP90uCfWcTif0/YoHB3PAGka0xc+NJ7pU8XD2V+P4HnBPsW7EtQjhhsw2LS/n1O7",
-	"0N+gj84Je0rVW3dobZae4El2JllTz7HmbB9gvVbI/Tj78ur/lzn/afH6HxePyl4sb05PTr/JuPhixZU4",
-	"P/mLfXtzVc2lvLyy/CRVb5/tb1GtPabcNoUj1GVQiUT+5bqlQLndPwt9bvyZiPTh8eQwCSe9IqH5iuGh",
-	"E6Y/fHVo64TkFD9/Aa2Mv0PYJe9DqfLs1PYgQYGOtnWM36RnU5B9GUhqLez6DvPTBcY2F2GUs5RrwDVl",
-	"lH8+t7Zyl0lCZmrPiDB0oUeDOsVWSqc01JnRyjeigEQJSQe2YXPIhUwdx4mZdnjzoCLGjw+V7r6mEHJp",
-	"7qVVzF+WuWUCt7FMVVj4FINH0GslsWP+gAaauL33EqkhQcQ+3dDA5sq0zVPAiu89/VIZ45KGDYwnNDNh",
-	"qQK3M3wWxjIsufcSBK5x3boVltL2jVbGopCz2+uo13ZF09FkNEGYoO68EtEsejGajF5EjlFRkMZkNVUS",
-	"ZUJNC/vr+5tu2scl2o5EhWngKd17EQtDAzyllKmfSJoNbmZFQWNLxyUdo2lsLWu0kD/CvXT+IM87Tuq7",
-	"3+/9ZEsu6YKlS0RswpipkxwfHLFri5BY+gVXlx9IoR8uzy6IYlH4mMsI/OdeYmOhuVyAcW7F2kKXo9dp",
-	"NIsSDdwCTQ3i5ob4tUrXv9udap/ZP21motU1bF8vn0ymv+vWQ3e56Gi6Q375009DclrFxs1F81McnR6y",
-	"3l+SU+Goy5LrNd0+LiTjtDOimy+MH/mkWFU/4eJxJaQZ/9be1D+NWyK5gNCsmqLtL2/pAGneGfjKIKgc",
-	"SPjOLUdMyySsMK3pBnjmU7mWKWi24uvY/9CcT/fSTRBjX9Hb/xLsy63CVM5pMNkdITTNGmFdaM45s2wb",
-	"XernE1WJ7rygn1Btk9OONgehXaUbsTNKnIb/J6pIm6ddpZQQwvcC7K2QF5429d/B+BgOYrdk3L0w8RQP",
-	"Tqi96t6XVjENttayfQeDZmXdSxg0uo76L1y046bpZBKaaDezpOmzg6SnTzvJNPndkqmd4Q8klIvSn5tR",
-	"qE9762Vcja6E7GVXDyZDGaa7OVYwxwbGWZ7Vztf+3QF35s0YSFUvcgRCkkOyZCrLCiGhfRPAgL9uxuPT",
-	"vd9gGu/dy5+z5rDzajHqmdfszfXN5c9OpLvZZ2eGFUoumGsT6AqhfaOhuSH19yfuiKeBIeqFvWW2ju9l",
-	"eznQvsdCufty8rJt21wOsx/fPVxcnt08/P3yw3CWNRPBfyPP/kgEN+oNvt3jHM4JSM0rRn8emK/Aeo87",
-	"PQ5Cs1/8tSdGQQCjcUSwk27g1yF2xPxY3420u1eCUr6eMd6qY9s0cMB3J4vv6bBNWhEQrZvK7mbGAGx6",
-	"bO+PDz3uMhB9Iov/kXhvzMlM28MPh73HRii7PA/5+AmzB73dpB1d4kRjXonx45Ryy0vcRggdjy6iLb/Y",
-	"bhmIaflDrK/Q7tF47tkFt2wsqqz/YNPsPH16+mcAAAD//w==",
+	"xFv/c9s2lv9X3vBupncztCwpcXarzv7g2E7WF2/ri9O77sUeGyKfJKxIgAVAK2rH//vNewApUiJledtm",
+	"f4pMgg/v+5cPkF+jROeFVqicjSa/RoUwIkeHhv8y+HOJ1smU/kjRJkYWTmoVTaJPCwSZgp6BWyAUUkFY",
+	"HIOw/OxaKiXVHG7QPMoE4fT6EubiEUE60KUbRHEkiVIh3CKKIyVyjCaNLWP+LQ2m0cSZEuPIJgvMBfHi",
+	"1gUtts5INY+enp5osS20ssiMvzV6iYp+JVo5VI5+iqLIZCJIgON/WM2vNyT/3eAsmkT/drxRyLF/a4/f",
+	"CZmVBv1Gu3qwQcJEKKUdCGVXaEDp1SB6iqOPOCstpl+LmaDAipkpBn4wJcNIB9IOIvo00KPtzlFkbH2j",
+	"CzROeiWKJMHCYXovmOOZNjn9ilLh8MjJHKN42xBxJBInH/FlnziHeeF2fWwEM23Yl2bSWAfOrMFpyMWS",
+	"nMhCoot1DON6lVYIYuaQ/hLkiCoFq0Er8rWaF6ncq3EUR7lUMi/zaDKqeZLK4RwNMZUIc2/lL7jL1du1",
+	"Q1s5/tnpR5AqxAAmuL3Tm9dRJ/WFUPNas236N1IlCKsFKrLWQliYIv2mXaQF64Rrb7NXuYnOMuHQeAO3",
+	"dxLO6XeXV6wtL4LRjzJFA5m2aGEl3aIt2g75FEV235cf6OU3FlSZT9GAVpAshFQxaBIwyKYVE8YvIi8y",
+	"oj0av3p98qZrL1Qd+1wUOlmAcLBayMRzS9sCqtQeaAxU6QudnPVxn3TJfabzXLocldvkRkwwhkc0VmoF",
+	"o0E/xW6HuxZpiilMm373EmcrMqHUSyU0MsF+jynQALLmq9hbLXTWYGtjz2E3eV1o2+WTDb+RacMDg2e2",
+	"RC5LLhO91HssdHleadHKucIUqvUbz6Q443eDHvpOJ7qD+7/qFX2+EjYQ9RQ22siXo3EPSZavWyHWaSPm",
+	"bS1saM6Go+FwuI/qfY7WinmHQf93J/StkCl761Q4mXfLX04zaRf9VBsqDmt8jilKt4nQrXzQYoIyAzUE",
+	"KUi3j4WXenWZZS/8xKAI1XlbcWuyNOeOGLSBFQnItqfSNNOmk2+Lyr1of+uEcX1pb7pupL2W8pyGBfVa",
+	"9BBfXp+4yDzXiFDXcMMLn+LoEY2cSUy7NIVugQZS4UQiCijEmvXTNu1U6wyFinwrV/V9nzeBUTHVSB6b",
+	"1qERkw1WWqmvVXTv6n319B+YOJKAxLmS1u02QokulesO9lyoNWnXIAiDMUxxpo135kzmXsL+zmPYpXsK",
+	"Dt5WOsztIUagrwIdYYxY7yjRC1CR7hP+pjL6jv1IOh+00g4gKDUOKU6qeQxVrxiDM0LZGRrDz+s49c0Y",
+	"ioxGggxFSi7qm8U4OLG0wV1vVZUbvvN9HSnYkoJhJpXIBreKEqAiFX6ubFw7BgVOXDev5GENjqJG6iCX",
+	"8gxFVd/KQwfphN/OhMz4Ry6t5R/4pWCdxpFDk0sl/MJEqAQptTR0uwnhqmHf8Ss0Rpvdxyk6ITPbk6xX",
+	"1FqsjCbtUhQVqIusuznrz11ddIyeG5HbDkpb3hTI7rrR1jovXpe3XUm17FAHK9cenhtL01GCPyAWPB38",
+	"XKJZN2ae58QianHNRB/bH/14xfNRmkraVGTXDTlmIrMYb2eQvhb5/PQ9D8yCR2gqebav5AXO7mWw6EyU",
+	"mYsmr94Mh9tz4A0mWqUWZkbnfg7tyPq5+OKz0Pjk2/GQiOyfiHhO3xHiFOg5TDHj1ieGUqFNRIHpAL7X",
+	"bkHhnqNQFkSWVU3B+en7dguT6sQeGyy0cYMinXnurlDNacvXw2/fPGc8UnCXya6lorRW2k7OpdoHVvjl",
+	"09oiWyY1yNF/sLemmOFcOGzn9p1luVSX/uVoO6vHkVQz3e96HdR2FFJ49+l0z11e0Inftp1HdX79J63X",
+	"wp+6WqNg2KoU/Fxi6SuBN2f41Uzmd89ntw0AFXaIa2N7/TVt2cX2R0xQdgEaPvEKyw09pjTkU9MgFSRC",
+	"aSUTkcF/3fzwPfzHx3dn8Oc//fnkPwfwKQwqwpUGqUjqR/QzlxU5QqqTksdNmpV0ST2ovVX1BxNY+oRY",
+	"Z8KYJ0nO+fTDF9Mtfzgc/GhH9AGt5cvam6DKqsvZHxzWli/s7pe47s7LS1zXQ6JPCSFNpzKdLHHdP8Qf",
+	"KNE1ryXf09rtnaCCajtGCeary8s0eF30lZLaOzoGi3R8cjL6tuFxbTW0rEz+00U/YB2N0BzddfTB286x",
+	"FYkVlY2oQVuVphsoXeVXTS/w5m1KuydYKwi0rY0flB9W4xA9HLuICjJhu2pCJrFrUjhNU4O2jhtyLp6H",
+	"A/4Qpjceajrt5en24mycBzbjNGeVgGIslV6p55C7LqTtnuGdViTtQZj+GcdniOm+QLPZqhts6oGYXgAq",
+	"nb39oc5UZ6xLMvd1DfvUMJNX9Dd24/4H+fs24LQXMdqL/RyCtXRkgsRp0/MK1b1w9wuU80XXDMvPK92w",
+	"A7XBVB66N37Po+7hIIJxL/Kjl8MODAE2ifdhgk184nDIoYEqBMIhxDcpqIFGtNygLX8zpnZdv4VZeCXs",
+	"SVUffNFqp57OSnaqoMrnlHO2C1ij//YPJ7+8+dtyIX6av/2/80ftzpdXJ+OTP82E/MXJ9/Js/N/uw9X7",
+	"YqrUxXsnxqn+8OxQRWztEeW6ShxdXQanSBr6fbfUkW73A/DPYe6JTO8fx4dRGDeShBEroKLTPXOL1aGt",
+	"k1A+9f+CRttwcLWLGPWFyrNHBQcR6mjEa8WETRoydVnyxyLTIvWB1TZPIdXhjd5mUNvf5m3HKu3RiURY",
+	"TEoj3fqGNgjjSnUozJtyCkBhONDD9wvnCn+wWk1aPXB517zIoLWGlTYpA5wTXvlOZphoqbiPsDDFhVSp",
+	"n/djMD4Mgq8z+kUf5f7sMpNqaW+V0xAOjv0ySds40AXlYw34iGatFTXyn0hAG9dnwDK1TIiRGA+guYW2",
+	"dU/XIcV3AYrQMxCKgTcQCeOHkGr0O+MXaR1QJbhVKGmNHyKcdJxN3hltHRE5vb6MGt1gNBoMB0MyMPEu",
+	"ChlNoleD4eBV5NEFNtIxS83+o21XLwU/frzaIN9Ckew0P4FBkfIZMCMSJECAV1Qa0HnbwimczBjC97iK",
+	"H7QqWfOSJBSPeKu8PljzHp8JTfl3AeVVSz5s3OQH6g3BlsmCPhzApSOXWIYF7y8+MUN/vTg958mPzQc+",
+	"UOnNraJ+xwg1R+vVSjHFFwUu02gSRlFG0OoB+a1O17/b/YImyvXUjjdnSty+ajEejn7XrfvuNZCi+T7F",
+	"659+6qNTM3ZcXbp4iqOTQ9aHCyOcOMo8F2bNJ/FzBYJ3Ju8Wcxvgz5SS/R0tPqYEdPxrDRo8Hdfz7Ry7",
+	"zm3Y2uEiA9e16v7MN5acyjuJ2Dnxi3mZwhWFNd+GmIRQLlWKBlZiHYcHVdm8VR5Nj0Ohqd8lNC44TaG8",
+	"YJB+U9kY2R1QXqjKr13W/TePGYku5KaM8SNi2y54R7dAaXymG4AH2CpYItFZWn3tM6XCLv+eo7uW6jxM",
+	"c837SJ+7jbhZcrzBbp7i3tOawHrQpdNg0JVG1feRGDfeXEjiY5yoefmohl5Hw2HX6U6Fq46eBVWf7naC",
+	"afi7BVN9ntUTUN5KXzeiiJ/6BNj6HO0RtSq6Gm7SF2FmA691xlgPyhaG7ek63KPxNW8CqHQ5X5AjJAtM",
+	"lqBns0wqrG/FWAxXL6h8+rs+ttLerXqYVcUusAXcyq/h3eXVxYMn6W+5wKmFTKs5+DaBj9Pq2z3VbYFw",
+	"luhLPIPnxBf1VLN1fKvqg7L6ThfH7uvh67qb9DEM3/9wf35xenX/94tP/VFWAZW/Ic7+SA+u2Ou96eYV",
+	"LtiRqut2X8+Z36MLGvd8HOTNYfFRmNc6HZiE47k/2eCQG48dQDji8sc7m+txqVhPQNTsuDoMvOP7yhJ6",
+	"OmqTVuyIzoPFu5HR4zaNIfSPNz3t0mN9nmH/JfZuwXe27uH3mr3kKam/q/2bWFJVNalUwqzJi+oaO9Xp",
+	"Oq7LqFBrekC9acgOM5onpAOtQl1z1G4OoJ5VeL20sT8ZOPPmOfq0Lqh+r+3kVt2qI3hoGutRpQNZZOkg",
+	"EeaBnCpA/fVADdrAOLhUlsE005TmfHeNIuH2WzoLI+JwNByC0drZAXD/c6vAf0GZrEI+BnBB39E6mGKi",
+	"qdPmcBrscPflyDFbM5mhjSGVhgEw6iz4lsE6n2oKHp4k/Od5mTlZCOOOqV4fpcKJioCHRaZGrywasNzL",
+	"+xlMmzZtCx/Kqf7GBpjQQqqZulBrn6sxszjh2CLKA1LsO95iHlwnwPoPsphZEGkKR0eJTI+CWv8yeqCu",
+	"yQlDWxOjXsNEEBU1jXzFyILTRa0j9kR+S/WBllsaKUTm62zgv2p78gGcKvDeCLlY8/1gC5kwc/SKoG4u",
+	"vGCsj+YX+tuJpV8aSph0t0oh0uCzkFlVI/mwKdG5VHMW/yFHJz5/uPj73V/+5/Tqx4uH6rasP5236CzQ",
+	"EgbYqdH045A3+076CVG0U67asfQ9w+H1xXTb19nxP83GrnHmPD456YC2Oo6QydF4fGs2uP64IFy7CsNo",
+	"z7zdx5wnHO279L7LjlqDwy9ciTjwxicnUBipnJhmCKc3Z5eXkCyEEQmprukKFbBgsOCTTu940p8qSgXj",
+	"17DQpbGhWbbc6rfSVLiiLXO+zyMcGZKdldKPNybLuUDhsdUg6GWKeaEdqmR95ItKv0Fyqaq/R7vmuTt0",
+	"HtaJQ3dknUGRt0vSBunnPNwJb/blyd9GiXPay0l05LU2kW1g7IB5/ver4jU22F3DbfAg6mQhFyklERAK",
+	"UJhMoql8sx5Pedqs6v54OP5afHoufT9VsRpX8a0Nzd8hCHyV+7ptiWeer1dy+aNZhCfWqhvxauROpIGL",
+	"cuIMiOjnOwoe6vuqjMpXq6JjUcjjxxF3+YHaDuLMBmRwwVcAqkpNRIEDcrCJ94qb3fTFM7//tAZNt3EQ",
+	"26DU7LJ2qYU+h0rmMZXbQfP/GHkE5+nu6f8DAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -1,0 +1,243 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/hot/hold"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A Tier is what an upload needs of the hot tier.
+type Tier interface {
+	Import(ctx context.Context) (pins.Import, error)
+	Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *pins.Progress) error
+	Block(ctx context.Context, c cid.Cid) ([]byte, error)
+}
+
+// Pins records what was uploaded; pins.Service is one.
+type Pins interface {
+	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error)
+	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID, u pins.Upload) (pins.Pin, error)
+	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
+}
+
+// A Format says what the bytes of an upload are.
+type Format int
+
+// Formats.
+const (
+	File Format = iota // one file
+	CAR                // version 1 or 2
+	Tar
+	Multipart // multipart/form-data
+)
+
+// An Upload is one request.
+type Upload struct {
+	Account  pins.Account
+	Choice   pins.Choice
+	Key      string // repeating it within a day makes no other pins; empty: every upload makes its own
+	Name     *string
+	Meta     map[string]string
+	Format   Format
+	Boundary string    // of Multipart
+	Body     io.Reader // its errors are returned as they are
+}
+
+// A LargeError says which limit an upload breaks, in words for the user.
+type LargeError struct{ Problem string }
+
+func (e *LargeError) Error() string { return e.Problem }
+
+// MaxRoots is the most roots that one CAR may have.
+const MaxRoots = 100
+
+// A Service makes pins of uploads. Its methods may be called concurrently.
+type Service struct {
+	tier   Tier
+	pins   Pins
+	limits pins.Limits
+
+	mu   sync.Mutex
+	keys map[keyed]chan struct{} // uploads at work that have a key; closed when they end
+}
+
+type keyed struct {
+	account pins.Account
+	key     string
+}
+
+// New returns a Service that keeps every upload, and every DAG, below limits.
+func New(tier Tier, p Pins, limits pins.Limits) *Service {
+	limits.Offline, limits.Idle, limits.Stall = true, 0, 0
+	return &Service{tier: tier, pins: p, limits: limits, keys: make(map[keyed]chan struct{})}
+}
+
+// Upload reads an upload to its end and returns its pins, one for each root. fresh is false when they were made before,
+// by an upload with the same key; the body may not have been read then. Errors: *spec.InvalidError, *LargeError, those
+// of the body, of the tier (pins.ErrUnavailable) and of Pins.
+func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh bool, err error) {
+	// What is wrong with the rest of the request is told before a byte is read.
+	if _, err := u.request("bafkqaaa"); err != nil {
+		return nil, false, err
+	}
+	terms, err := s.pins.Decide(ctx, u.Choice, u.Meta)
+	if err != nil {
+		return nil, false, err
+	}
+	unlock, err := s.lock(ctx, keyed{u.Account, u.Key})
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
+	before := map[cid.Cid]pins.Pin{}
+	if u.Key != "" {
+		list, of, err := s.pins.Uploaded(ctx, u.Account, u.Key)
+		if err != nil {
+			return nil, false, err
+		}
+		if len(list) > 0 && len(list) == of {
+			return list, false, nil
+		}
+		for _, p := range list {
+			before[p.Root] = p
+		}
+	}
+
+	in, err := s.tier.Import(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer in.Close()
+	roots, err := s.read(ctx, u, newShelf(s.tier, in, s.limits))
+	if err != nil {
+		return nil, false, translate(err)
+	}
+	for _, root := range roots {
+		if err := s.hold(ctx, root); err != nil {
+			return nil, false, translate(err)
+		}
+	}
+	for _, root := range roots {
+		p, again := before[spec.Canonical(root)]
+		if !again {
+			r, err := u.request(root.String())
+			if err != nil {
+				return nil, false, err
+			}
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, terms, pins.Upload{Key: u.Key, Of: len(roots)}); err != nil {
+				return nil, false, err
+			}
+		}
+		made = append(made, p)
+	}
+	return made, true, nil
+}
+
+// request is what a client would have posted for this root, with the same checks.
+func (u Upload) request(root string) (spec.Request, error) {
+	body, err := json.Marshal(struct {
+		CID  string            `json:"cid"`
+		Name *string           `json:"name,omitempty"`
+		Meta map[string]string `json:"meta,omitempty"`
+	}{root, u.Name, u.Meta})
+	if err != nil {
+		return spec.Request{}, fmt.Errorf("writing a request: %w", err)
+	}
+	return spec.DecodePin(body)
+}
+
+func (s *Service) read(ctx context.Context, u Upload, sh *shelf) ([]cid.Cid, error) {
+	if u.Format == CAR {
+		return readCAR(ctx, u.Body, sh)
+	}
+	t, err := newTree(ctx, sh)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	var root cid.Cid
+	body := &bounded{r: u.Body, left: s.limits.Bytes, lim: s.limits.Bytes}
+	switch u.Format {
+	case Tar:
+		root, err = t.readTar(body)
+	case Multipart:
+		root, err = t.readForm(body, u.Boundary)
+	default:
+		root, err = t.readFile(body)
+	}
+	if err == nil {
+		err = sh.flush(ctx)
+	}
+	return []cid.Cid{root}, err
+}
+
+// hold holds a DAG whose blocks must all be here.
+func (s *Service) hold(ctx context.Context, root cid.Cid) error {
+	var p pins.Progress
+	err := s.tier.Hold(ctx, root, s.limits, &p)
+	if _, bytes := p.Totals(); s.limits.Bytes > 0 && bytes > s.limits.Bytes {
+		return tooMany(s.limits.Bytes)
+	}
+	if !errors.Is(err, pins.ErrAbsent) {
+		return err
+	}
+	_, walked := hold.Walk{Root: root, Limits: s.limits, Workers: 1, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
+		data, err := s.tier.Block(ctx, c)
+		if errors.Is(err, pins.ErrAbsent) {
+			return hold.Block{}, invalid(fmt.Sprintf("is not the whole DAG below %s: block %s is missing", root, c))
+		}
+		return hold.Block{Size: len(data), Data: data}, err
+	}}.Run(ctx)
+	if walked == nil { // it has come meanwhile
+		return s.tier.Hold(ctx, root, s.limits, nil)
+	}
+	return walked
+}
+
+// lock waits until no other upload with this key is at work.
+func (s *Service) lock(ctx context.Context, k keyed) (unlock func(), err error) {
+	if k.key == "" {
+		return func() {}, nil
+	}
+	for {
+		s.mu.Lock()
+		other := s.keys[k]
+		if other == nil {
+			mine := make(chan struct{})
+			s.keys[k] = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.keys, k)
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func invalid(problem string) error { return &spec.InvalidError{Field: "body", Problem: problem} }
+
+// translate tells the user what a tier can never hold.
+func translate(err error) error {
+	if refused := (*pins.Refused)(nil); errors.As(err, &refused) {
+		return invalid("cannot be pinned: " + refused.Reason)
+	}
+	return err
+}

@@ -1,0 +1,258 @@
+package ingest_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	car "github.com/ipld/go-car/v2"
+	"github.com/ipld/go-car/v2/storage"
+	"go.uber.org/goleak"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var limits = pins.Limits{Bytes: 1 << 20, Blocks: 500, Depth: 64, BlockSize: 2 << 20}
+
+// carOf is a CAR of version 1 with these blocks.
+func carOf(t testing.TB, roots []cid.Cid, list ...blocks.Block) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	out, err := storage.NewWritable(&b, roots, car.WriteAsCarV1(true), car.AllowDuplicatePuts(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range list {
+		if err := out.Put(t.Context(), block.Cid().KeyString(), block.RawData()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+type world struct {
+	*ingest.Service
+	tier *pinstest.Tier
+	pins *pins.Service
+	skip atomic.Int64 // by how much the clock is ahead
+}
+
+func each(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Helper()
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		w := &world{tier: pinstest.NewTier()}
+		log := slog.New(slog.DiscardHandler)
+		w.pins = pins.New(pins.Config{Limits: limits, Instance: "test", Slots: 4, FindRoots: 40, FindSlice: time.Second, Retain: time.Hour,
+			Policy: pins.Policy{Deadline: time.Hour, RetryFirst: time.Second, RetryMax: time.Minute}}, db, w.tier, log, func() time.Time { return time.Now().Add(time.Duration(w.skip.Load())) })
+		w.Service = ingest.New(w.tier, w.pins, limits)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- w.pins.Run(ctx) }()
+		defer func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Errorf("running: %v", err)
+			}
+		}()
+		<-w.pins.Ready()
+		test(t, w)
+	})
+}
+
+func (w *world) count(t *testing.T) int64 {
+	t.Helper()
+	counts, err := w.pins.Counts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int64
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+func TestUploadedCARIsPinnedInTheAnswer(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		a, b := pinstest.Tree("a", 300), pinstest.Leaf("b")
+		name := "two roots"
+		made, fresh, err := w.Upload(t.Context(), ingest.Upload{
+			Account: 1, Name: &name, Meta: map[string]string{"k": "v"}, Format: ingest.CAR,
+			Body: bytes.NewReader(carOf(t, []cid.Cid{a.Root, b.Root, a.Root}, append(a.Blocks, b.Blocks...)...)),
+		})
+		if err != nil || !fresh || len(made) != 2 {
+			t.Fatalf("%d pins, fresh %t, %v; want 2", len(made), fresh, err)
+		}
+		for i, root := range []cid.Cid{a.Root, b.Root} {
+			if p := made[i]; p.Status() != spec.Pinned || p.CID != root.String() || *p.Name != name || p.Meta["k"] != "v" {
+				t.Errorf("pin %d is %s of %s, %v, %v", i, p.Status(), p.CID, p.Name, p.Meta)
+			}
+		}
+		if n, err := w.tier.Collect(t.Context(), nil); err != nil || n != 0 {
+			t.Errorf("%d blocks of what is pinned were collected, %v", n, err)
+		}
+	})
+}
+
+func TestBadUploadLeavesNoPinAndNoBlock(t *testing.T) {
+	d := pinstest.Tree("d", 20)
+	whole := carOf(t, []cid.Cid{d.Root}, d.Blocks...)
+	wrong := carOf(t, []cid.Cid{d.Root}, append([]blocks.Block{pinstest.Corrupted(d.Blocks[3])}, d.Blocks...)...)
+	escape := func(h tar.Header) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := errors.Join(w.WriteHeader(&h), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	many := make([]blocks.Block, 501)
+	for i := range many {
+		many[i] = pinstest.Raw(fmt.Sprint(i))
+	}
+	away := errors.New("the client went away")
+	for _, c := range []struct {
+		name   string
+		format ingest.Format
+		body   io.Reader
+		want   string // in the error
+		large  bool
+	}{
+		{"no car", ingest.CAR, strings.NewReader("hello"), "is not a CAR", false},
+		{"empty", ingest.CAR, strings.NewReader(""), "is not a CAR", false},
+		{"no root", ingest.CAR, bytes.NewReader(carOf(t, nil, d.Blocks...)), "without a root", false},
+		{"breaks off", ingest.CAR, bytes.NewReader(whole[:len(whole)-5]), "breaks off", false},
+		{"a block is missing", ingest.CAR, bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks[:20]...)), "block " + d.Blocks[20].Cid().String() + " is missing", false},
+		{"wrong bytes", ingest.CAR, bytes.NewReader(wrong), "not those that its CID names", false},
+		{"too many blocks", ingest.CAR, bytes.NewReader(carOf(t, []cid.Cid{many[0].Cid()}, many...)), "more blocks than the limit", true},
+		{"too many bytes", ingest.CAR, bytes.NewReader(carOf(t, []cid.Cid{d.Root}, pinstest.Raw(strings.Repeat("x", 1<<20+1)))), "larger than the limit", true},
+		{"client goes away", ingest.CAR, io.MultiReader(bytes.NewReader(whole[:5000]), failing{away}), away.Error(), false},
+		{"file that is too large", ingest.File, strings.NewReader(strings.Repeat("x", 1<<20+1)), "larger than the limit", true},
+		{"file whose client goes away", ingest.File, io.MultiReader(strings.NewReader(strings.Repeat("x", 300<<10)), failing{away}), away.Error(), false},
+		{"no tar", ingest.Tar, strings.NewReader(strings.Repeat("hello", 1000)), "is not a tar", false},
+		{"empty tar", ingest.Tar, strings.NewReader(""), "no file", false},
+		{"traversal", ingest.Tar, bytes.NewReader(escape(tar.Header{Name: "a/../../b", Typeflag: tar.TypeReg})), "leads out", false},
+		{"absolute", ingest.Tar, bytes.NewReader(escape(tar.Header{Name: "/etc/passwd", Typeflag: tar.TypeReg})), "not below", false},
+		{"device", ingest.Tar, bytes.NewReader(escape(tar.Header{Name: "null", Typeflag: tar.TypeChar})), "no file, directory", false},
+		{"no form", ingest.Multipart, strings.NewReader("hello"), "not a form", false},
+		{"form that breaks off", ingest.Multipart, strings.NewReader("--b\r\nContent-Disposition: form-data; name=f; filename=a\r\n\r\nhello"), "breaks off", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tier := pinstest.NewTier()
+			db := databasetest.Open(t)
+			if err := db.Migrate(t.Context(), pins.Migrations()...); err != nil {
+				t.Fatal(err)
+			}
+			service := pins.New(pins.Config{Limits: limits, Instance: "test"}, db, tier, slog.New(slog.DiscardHandler), time.Now)
+			_, _, err := ingest.New(tier, service, limits).Upload(t.Context(), ingest.Upload{Account: 1, Format: c.format, Body: c.body, Boundary: "b"})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %v; want %q", err, c.want)
+			}
+			large := (*ingest.LargeError)(nil)
+			if errors.As(err, &large) != c.large || !c.large && !errors.Is(err, spec.ErrInvalid) && !errors.Is(err, away) {
+				t.Errorf("error %T, want one about the limits: %t", err, c.large)
+			}
+			if w := (&world{pins: service}); w.count(t) != 0 || len(tier.HeldRoots()) != 0 {
+				t.Errorf("%d pins and %d held roots are left", w.count(t), len(tier.HeldRoots()))
+			}
+			if _, err := tier.Collect(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if u, err := tier.Usage(t.Context()); err != nil || u.Bytes != 0 {
+				t.Errorf("%d bytes are left after a collection, %v", u.Bytes, err)
+			}
+		})
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+func TestRepeatedUploadMakesNoOtherPins(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		a, b := pinstest.Leaf("a"), pinstest.Leaf("b")
+		body := carOf(t, []cid.Cid{a.Root, b.Root}, append(a.Blocks, b.Blocks...)...)
+		upload := func(account pins.Account, key string) []pins.Pin {
+			t.Helper()
+			made, _, err := w.Upload(t.Context(), ingest.Upload{Account: account, Key: key, Format: ingest.CAR, Body: bytes.NewReader(body)})
+			if err != nil || len(made) != 2 {
+				t.Fatalf("%d pins, %v", len(made), err)
+			}
+			return made
+		}
+		first := upload(1, "k")
+		if again := upload(1, "k"); again[0].ID != first[0].ID || again[1].ID != first[1].ID || w.count(t) != 2 {
+			t.Errorf("the repeated upload returned %s and %s; there are %d pins", again[0].ID, again[1].ID, w.count(t))
+		}
+		// One that was cut off between its pins is finished.
+		if err := w.pins.Delete(t.Context(), 1, first[1].ID); err != nil {
+			t.Fatal(err)
+		}
+		if again := upload(1, "k"); again[0].ID != first[0].ID || again[1].ID == first[1].ID || w.count(t) != 2 {
+			t.Errorf("the finished upload returned %s and %s; there are %d pins", again[0].ID, again[1].ID, w.count(t))
+		}
+		upload(1, "other key")
+		upload(2, "k") // another account
+		upload(1, "")
+		upload(1, "")
+		w.skip.Store(int64(25 * time.Hour))
+		if upload(1, "k")[0].ID == first[0].ID || w.count(t) != 12 {
+			t.Errorf("%d pins, want 12: a key is forgotten after a day", w.count(t))
+		}
+	})
+}
+
+// What an upload has stored is nobody's yet, and the collector may come at any moment.
+func TestCollectorTakesNothingFromAnUpload(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 400)
+		body := bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...))
+		collecting := readerFunc(func(p []byte) (int, error) {
+			if _, err := w.tier.Collect(context.Background(), nil); err != nil {
+				return 0, err
+			}
+			return body.Read(p)
+		})
+		if _, _, err := w.Upload(t.Context(), ingest.Upload{Account: 1, Format: ingest.CAR, Body: collecting}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// Nodes change after they were given away, which is easily overlooked where one is stored later.
+func TestEmptyDirectoryIsThatOfKubo(t *testing.T) {
+	const empty = "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354"
+	for _, name := range []string{"d/", "./"} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := errors.Join(w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		made, _, err := ingest.New(pinstest.NewTier(), recorder{}, limits).Upload(t.Context(), ingest.Upload{Format: ingest.Tar, Body: &b})
+		if err != nil || made[0].CID != empty {
+			t.Errorf("%s became %v, %v; want %s", name, made, err, empty)
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
+	"github.com/frostpin/frostpin/server/v1"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// Uploads makes pins of bodies. Errors: *spec.InvalidError, *ingest.LargeError, those of the body, and those of Pins.
+type Uploads interface {
+	Upload(ctx context.Context, u ingest.Upload) (made []pins.Pin, fresh bool, err error)
+}
+
+const (
+	uploadSlots = 16               // where Config says nothing
+	uploadIdle  = 30 * time.Second // without a byte: the client is gone
+	uploadRoute = "/upload"
+	maxKey      = 255
+)
+
+var (
+	errNoUploads = errors.New("uploads are not taken here")
+	errStalled   = errors.New("the upload stalled")
+)
+
+// Upload pins what the body holds.
+func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
+	if s.cfg.Uploads == nil {
+		return errNoUploads
+	}
+	u, err := s.upload(c, params)
+	if err != nil {
+		return err
+	}
+	// Asked for first: an answer that cannot be given must not leave a pin behind.
+	delegates, err := api{s.Server}.delegates(c)
+	if err != nil {
+		return err
+	}
+	select {
+	case s.uploading <- struct{}{}:
+		defer func() { <-s.uploading }()
+	default:
+		return errBusy
+	}
+	u.Body = newPatient(c.Response().Writer, c.Request().Body, uploadIdle)
+	made, fresh, err := s.cfg.Uploads.Upload(c.Request().Context(), u)
+	if err != nil {
+		// What the client goes on to send is nobody's business any more.
+		c.Response().Header().Set("Connection", "close")
+		return err
+	}
+	code := http.StatusAccepted
+	if !fresh {
+		code = http.StatusOK
+	}
+	body := []byte(`{"pins":[`)
+	for i := range made {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		status := render(&made[i], delegates)
+		body = spec.AppendPinStatus(body, &status)
+	}
+	return s.send(c, code, append(body, ']', '}'))
+}
+
+// upload reads everything but the body.
+func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, error) {
+	u := ingest.Upload{Account: account(c), Choice: choiceOf(c), Name: params.Name}
+	var err error
+	if u.Meta, err = metaPairs(c.Request().URL.RawQuery); err != nil {
+		return u, err
+	}
+	if params.IdempotencyKey != nil {
+		u.Key = *params.IdempotencyKey
+		if u.Key == "" || len(u.Key) > maxKey || strings.ContainsFunc(u.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return u, &spec.InvalidError{Field: "Idempotency-Key", Problem: fmt.Sprintf("is not made of 1 to %d printable ASCII characters", maxKey)}
+		}
+	}
+	if params.Policy != nil {
+		found, err := s.pins.HasPolicy(c.Request().Context(), *params.Policy)
+		if err != nil {
+			return u, fmt.Errorf("looking up a policy: %w", err)
+		}
+		if !found {
+			return u, errNoPolicy
+		}
+		u.Choice.Path = *params.Policy
+	}
+	kind, details, err := mime.ParseMediaType(c.Request().Header.Get("Content-Type"))
+	if err != nil {
+		return u, nil //nolint:nilerr // no type that we know: one file
+	}
+	switch kind {
+	case "application/vnd.ipld.car":
+		u.Format = ingest.CAR
+	case "application/x-tar":
+		u.Format = ingest.Tar
+	case "multipart/form-data":
+		u.Format, u.Boundary = ingest.Multipart, details["boundary"]
+		if u.Boundary == "" {
+			return u, &spec.InvalidError{Field: "Content-Type", Problem: "does not name the boundary of the form"}
+		}
+	}
+	return u, nil
+}
+
+// metaPairs reads meta[KEY]=VALUE from a query. What meta may be, the pin says.
+func metaPairs(raw string) (map[string]string, error) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, &spec.InvalidError{Field: "query", Problem: "is malformed"}
+	}
+	var meta map[string]string
+	for name, values := range query {
+		key, ok := strings.CutPrefix(name, "meta[")
+		if key, closed := strings.CutSuffix(key, "]"); ok && closed {
+			if len(values) > 1 {
+				return nil, &spec.InvalidError{Field: "meta", Problem: "has a key more than once"}
+			}
+			if meta == nil {
+				meta = make(map[string]string)
+			}
+			meta[key] = values[0]
+		} else if ok || name == "meta" {
+			return nil, &spec.InvalidError{Field: "meta", Problem: "must be given in pairs like meta[key]=value"}
+		}
+	}
+	return meta, nil
+}
+
+// A patient body may take as long as it likes, but not be silent for longer than idle.
+type patient struct {
+	body    io.Reader
+	control *http.ResponseController
+	idle    time.Duration
+	renewed time.Time
+}
+
+func newPatient(w http.ResponseWriter, body io.Reader, idle time.Duration) *patient {
+	return &patient{body: body, control: http.NewResponseController(w), idle: idle}
+}
+
+// Read implements io.Reader. Errors of the connection are the client's doing.
+func (p *patient) Read(b []byte) (int, error) {
+	if now := time.Now(); now.Sub(p.renewed) > p.idle/10 { // not for each read: it is a system call
+		p.renewed = now
+		if err := p.control.SetReadDeadline(now.Add(p.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return 0, fmt.Errorf("waiting for an upload: %w", err)
+		}
+	}
+	n, err := p.body.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, fmt.Errorf("%w: %w", errStalled, err)
+	}
+	return n, err
+}

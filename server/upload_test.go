@@ -1,0 +1,221 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
+	"github.com/frostpin/frostpin/server"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// uploads is an Uploads that reads bodies and pins the same root for each.
+type uploads struct {
+	pins   *memory
+	err    error
+	asked  []ingest.Upload
+	bodies []string
+	made   map[string]pins.Pin // by key
+	hold   chan struct{}       // when set: bodies are read once it is closed
+}
+
+func (u *uploads) Upload(_ context.Context, up ingest.Upload) ([]pins.Pin, bool, error) {
+	if u.hold != nil {
+		<-u.hold
+	}
+	body, err := io.ReadAll(up.Body)
+	if err != nil {
+		return nil, false, err
+	}
+	up.Body = nil
+	u.asked, u.bodies = append(u.asked, up), append(u.bodies, string(body))
+	if u.err != nil {
+		return nil, false, u.err
+	}
+	if p, again := u.made[up.Key]; again {
+		return []pins.Pin{p}, false, nil
+	}
+	p := u.pins.add(up.Account, spec.Request{CID: cidRaw, Root: cid.MustParse(cidRaw), Name: up.Name, Meta: up.Meta}, pins.Uncopied)
+	if up.Key != "" {
+		u.made[up.Key] = p
+	}
+	return []pins.Pin{p}, true, nil
+}
+
+func newUploadFixture(t *testing.T, change ...func(*server.Config)) (*fixture, *uploads) {
+	t.Helper()
+	u := &uploads{made: map[string]pins.Pin{}}
+	f := newFixture(t, append(change, func(c *server.Config) { c.Uploads = u })...)
+	u.pins = f.pins
+	return f, u
+}
+
+func TestGoldenUploads(t *testing.T) {
+	c := loadOwnContract(t)
+	for _, e := range []struct {
+		name, token, query, key string
+		err                     error
+		status                  int
+	}{
+		{"upload", alice, "?name=a+file&meta[app]=x", "", nil, 202},
+		{"upload-no-token", "", "", "", nil, 401},
+		{"upload-again", alice, "", "once", nil, 200},
+		{"upload-bad-meta", alice, "?meta=x", "", nil, 400},
+		{"upload-bad-policy", alice, "?policy=nothing", "", nil, 404},
+		{"upload-bad-body", alice, "", "", &spec.InvalidError{Field: "body", Problem: "is not a CAR of version 1 or 2"}, 400},
+		{"upload-too-large", alice, "", "", &ingest.LargeError{Problem: "the upload is larger than the limit of 5 bytes"}, 413},
+		{"upload-unavailable", alice, "", "", pins.ErrUnavailable, 503},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			f, u := newUploadFixture(t)
+			u.err = e.err
+			var headers []string
+			if e.key != "" {
+				headers = []string{"Idempotency-Key", e.key}
+				f.do(e.token, "POST", "/api/v1/upload"+e.query, "hello", headers...)
+			}
+			w := f.do(e.token, "POST", "/api/v1/upload"+e.query, "hello", headers...)
+			if w.Code != e.status {
+				t.Errorf("status %d, want %d", w.Code, e.status)
+			}
+			c.check(t, "POST", "/upload", w)
+			compare(t, e.name, record(t, "POST /api/v1/upload"+e.query, w))
+		})
+	}
+}
+
+func TestUploadIsWhatItsTypeSays(t *testing.T) {
+	for kind, want := range map[string]ingest.Upload{
+		"":                                 {Format: ingest.File},
+		"text/plain; charset=utf-8":        {Format: ingest.File},
+		"nonsense/":                        {Format: ingest.File},
+		"Application/VND.ipld.car; x=1":    {Format: ingest.CAR},
+		"application/x-tar":                {Format: ingest.Tar},
+		"multipart/form-data; boundary=bb": {Format: ingest.Multipart, Boundary: "bb"},
+	} {
+		f, u := newUploadFixture(t)
+		w := f.do(alice, "POST", "/api/v1/upload?policy=archive", "hello", "Content-Type", kind)
+		want.Account, want.Choice = 1, pins.Choice{Path: "archive"}
+		if diff := cmp.Diff([]ingest.Upload{want}, u.asked); w.Code != 202 || diff != "" || u.bodies[0] != "hello" {
+			t.Errorf("%s: %d %s (-want +got):\n%s", kind, w.Code, w.Body, diff)
+		}
+	}
+	f, u := newUploadFixture(t)
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "", "Content-Type", "multipart/form-data"), 400, "BAD_REQUEST", "boundary")
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "", "Idempotency-Key", strings.Repeat("k", 256)), 400, "BAD_REQUEST", "Idempotency-Key")
+	if len(u.asked) > 0 {
+		t.Error("a refused upload was made")
+	}
+	wantFailure(t, newFixture(t).do(alice, "POST", "/api/v1/upload", "x"), 404, "NOT_FOUND", "takes no uploads")
+}
+
+func TestUploadsAtOnceAreBounded(t *testing.T) {
+	f, u := newUploadFixture(t, func(c *server.Config) { c.UploadSlots = 1 })
+	u.hold = make(chan struct{})
+	started, first := make(chan struct{}), make(chan int, 1)
+	f.pins.before = func(context.Context) {
+		select {
+		case started <- struct{}{}:
+		default:
+		}
+	}
+	go func() { first <- f.do(alice, "POST", "/api/v1/upload", "a").Code }()
+	<-started // it asks for delegates, and then takes its slot
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for f.Uploading() == 0 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("the upload took no slot")
+		}
+	}
+	wantFailure(t, f.do(bob, "POST", "/api/v1/upload", "b"), 429, "RATE_LIMITED", "at once")
+	close(u.hold)
+	if code := <-first; code != 202 {
+		t.Errorf("the first upload: %d", code)
+	}
+	if w := f.do(bob, "POST", "/api/v1/upload", "b"); w.Code != 202 {
+		t.Errorf("after it: %d", w.Code)
+	}
+}
+
+// More than the 1 MiB of other bodies, in pieces, over a real connection.
+func TestLargeUploadIsReadToItsEnd(t *testing.T) {
+	f, u := newUploadFixture(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Serve(ctx, ln) }()
+	defer func() { stop(); <-ended }()
+	r, w := io.Pipe()
+	go func() {
+		for range 40 {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+		w.Close()
+	}()
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://"+ln.Addr().String()+"/api/v1/upload", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+alice)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 202 || len(u.bodies) != 1 || len(u.bodies[0]) != 40*64<<10 {
+		t.Errorf("%d, %d bodies", resp.StatusCode, len(u.bodies))
+	}
+}
+
+// A client that sends nothing any more is dropped; one that is slow is not.
+func TestStalledUploadEnds(t *testing.T) {
+	ended := make(chan error, 1)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, server.PatientBody(w, r.Body, 100*time.Millisecond))
+		ended <- err
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(ln) }()
+	defer func() { srv.Close(); <-done }()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nsome"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, server.ErrStalled) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it did not end")
+	}
+}
