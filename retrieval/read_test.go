@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -481,5 +482,32 @@ func TestCopiesAreReadBackByTheWay(t *testing.T) {
 	}
 	if at, err := f.Proven(t.Context(), d.root); err != nil || at.IsZero() {
 		t.Errorf("proven at %v: %v", at, err)
+	}
+}
+
+// Who says when to come back is not asked before, and the reader is told the same.
+func TestBusyProviderIsLeftAloneUntilItSaid(t *testing.T) {
+	d := newDAG(20, 60, 100)
+	p := newProvider(t, "f01000", d)
+	var said atomic.Value
+	p.spoil = func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.Header().Set("Retry-After", said.Load().(string))
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	for _, after := range []string{"30", time.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat), "99999999999999"} {
+		said.Store(after)
+		p.requests.Store(0)
+		f := newFixture(t, nil, d, p)
+		for range 20 {
+			_, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), d.root)
+			var failed *retrieval.FailedError
+			if !errors.As(err, &failed) || failed.Class != retrieval.Busy || failed.After < 20*time.Second || failed.After > time.Hour {
+				t.Fatalf("after %q: %#v", after, err)
+			}
+		}
+		if n := p.requests.Load(); n != 1 {
+			t.Errorf("after %q it was asked %d times", after, n)
+		}
 	}
 }
