@@ -141,13 +141,18 @@ type shelf struct {
 	wrong  map[string]bool
 	puts   map[string]int
 	away   atomic.Bool
+	hangs  atomic.Bool // its reads end with their context
 }
 
 func newShelf() *shelf {
 	return &shelf{blocks: map[string][]byte{}, wrong: map[string]bool{}, puts: map[string]int{}}
 }
 
-func (s *shelf) Block(_ context.Context, c cid.Cid) ([]byte, error) {
+func (s *shelf) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if s.away.Load() {
 		return nil, fmt.Errorf("the node is away")
 	}

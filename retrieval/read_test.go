@@ -511,3 +511,52 @@ func TestBusyProviderIsLeftAloneUntilItSaid(t *testing.T) {
 		}
 	}
 }
+
+// What is missing in the middle of a DAG comes from a provider that indexes nothing as well: out of the piece.
+func TestPieceMendsTheMiddleOfADAG(t *testing.T) {
+	d := newDAG(21, 200, 3_000)
+	for name, broken := range map[string]int{"a leaf": len(d.order) - 1, "a node": 18} {
+		t.Run(name, func(t *testing.T) {
+			p := newProvider(t, "f01000", d)
+			p.pieces = true
+			f := newFixture(t, nil, d, p)
+			c := d.order[broken]
+			if leaf := c.Type() == cid.Raw; leaf != (name == "a leaf") {
+				t.Fatalf("block %d is not %s", broken, name)
+			}
+			lose := func() {
+				f.shelf.mu.Lock()
+				defer f.shelf.mu.Unlock()
+				for key, data := range d.blocks {
+					f.shelf.blocks[key] = data
+				}
+				f.shelf.wrong[c.KeyString()] = true
+			}
+			lose()
+			b, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), c)
+			if err != nil || !bytes.Equal(b.RawData(), d.blocks[c.KeyString()]) {
+				t.Fatalf("reading: %v", err)
+			}
+			lose()
+			if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); err != nil {
+				t.Fatalf("restoring: %v", err)
+			}
+			if data, err := f.shelf.Block(t.Context(), c); err != nil || !bytes.Equal(data, d.blocks[c.KeyString()]) {
+				t.Errorf("it is still wrong here: %v", err)
+			}
+		})
+	}
+}
+
+// A store that hangs costs a reader a bounded time, and no transfer for ever.
+func TestStoreThatHangsIsLeft(t *testing.T) {
+	d := newDAG(22, 20, 100)
+	f := newFixture(t, func(c *retrieval.Config) { c.HotTime = 20 * time.Millisecond }, d, newProvider(t, "f01000", d))
+	f.shelf.hangs.Store(true)
+	if b, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), d.root); err != nil || !bytes.Equal(b.RawData(), d.blocks[d.root.KeyString()]) {
+		t.Errorf("reading: %v", err)
+	}
+	if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("restoring: %v", err)
+	}
+}
