@@ -37,6 +37,7 @@ type dag struct {
 	root   cid.Cid
 	order  []cid.Cid
 	blocks map[string][]byte
+	car    func() []byte // of all of it, made once
 }
 
 // newDAG makes a tree of so many leaves of so many bytes, all different from those of another seed.
@@ -65,6 +66,7 @@ func newDAG(seed uint64, leaves, size int) *dag {
 	}
 	d.root = level[0]
 	d.walk(d.root, map[string]bool{})
+	d.car = sync.OnceValue(func() []byte { return d.carOf(d.root) })
 	return d
 }
 
@@ -92,6 +94,13 @@ func (d *dag) walk(c cid.Cid, seen map[string]bool) {
 
 // below is the CAR of everything below a block.
 func (d *dag) below(c cid.Cid) []byte {
+	if c.Equals(d.root) {
+		return d.car()
+	}
+	return d.carOf(c)
+}
+
+func (d *dag) carOf(c cid.Cid) []byte {
 	part := &dag{blocks: d.blocks}
 	part.walk(c, map[string]bool{})
 	var out strings.Builder
