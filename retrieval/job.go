@@ -132,8 +132,21 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 	if len(sources) == 0 {
 		return ErrNoSource
 	}
+	for {
+		shared, err := s.restore(ctx, root, b, progress)
+		var refused *RefusedError
+		if shared && errors.As(err, &refused) && ctx.Err() == nil {
+			continue // over the limits of somebody else, whose transfer has ended with that
+		}
+		return err
+	}
+}
+
+// restore is one transfer, or the rest of one. shared: it was under way with other limits.
+func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) (shared bool, _ error) {
 	j := s.begin(root, b)
 	defer j.leave()
+	shared = j.budget != b
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	tell := func() {
@@ -145,11 +158,17 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 		select {
 		case <-j.done:
 			tell()
-			return j.err
+			if shared && j.err == nil {
+				return false, b.holds(j.blocks.Load(), j.bytes.Load())
+			}
+			return shared, j.err
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return shared, context.Cause(ctx)
 		case <-tick.C:
 			tell()
+			if err := b.holds(j.blocks.Load(), j.bytes.Load()); shared && err != nil {
+				return false, err
+			}
 		}
 	}
 }
@@ -247,7 +266,6 @@ func (j *job) flush(ctx context.Context) error {
 
 // count adds a block to the totals, once, and holds them against the budget.
 func (j *job) count(c cid.Cid, size, depth int) error {
-	over := func(n, most int64) bool { return most > 0 && n > most }
 	if err := j.s.parts.Codec.Admit(c); err != nil {
 		return &RefusedError{Reason: err.Error()}
 	}
@@ -261,13 +279,7 @@ func (j *job) count(c cid.Cid, size, depth int) error {
 		return nil
 	}
 	j.counted[c.KeyString()] = struct{}{}
-	switch {
-	case over(j.blocks.Add(1), j.budget.Blocks):
-		return &RefusedError{Reason: fmt.Sprintf("it has more than %d blocks", j.budget.Blocks)}
-	case over(j.bytes.Add(int64(size)), j.budget.Bytes):
-		return &RefusedError{Reason: fmt.Sprintf("it has more than %d bytes", j.budget.Bytes)}
-	}
-	return nil
+	return j.budget.holds(j.blocks.Add(1), j.bytes.Add(int64(size)))
 }
 
 // guarded runs the job with a panic made an error, when there is a place for it.

@@ -560,3 +560,28 @@ func TestStoreThatHangsIsLeft(t *testing.T) {
 		t.Errorf("restoring: %v", err)
 	}
 }
+
+// Who joins a transfer that somebody else has begun with other limits keeps to its own.
+func TestJoinedTransferKeepsToOwnLimits(t *testing.T) {
+	d := newDAG(23, 300, 3_000)
+	small := retrieval.Budget{Blocks: 50}
+	for name, test := range map[string]struct {
+		reader, own retrieval.Budget
+		refused     bool
+	}{
+		"a reader's are smaller": {reader: small},
+		"one's own are smaller":  {own: small, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProvider(t, "f01000", d)
+			p.delay = 100 * time.Millisecond // both have begun before anything comes
+			f := newFixture(t, func(c *retrieval.Config) { c.Budget = test.reader }, d, p)
+			f.Prefetch(t.Context(), d.root)
+			err := f.Restore(t.Context(), d.root, test.own, nil)
+			var refused *retrieval.RefusedError
+			if errors.As(err, &refused) != test.refused || !test.refused && (err != nil || f.shelf.len() != len(d.blocks)) {
+				t.Errorf("%d of %d blocks: %v", f.shelf.len(), len(d.blocks), err)
+			}
+		})
+	}
+}
