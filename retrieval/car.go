@@ -43,7 +43,7 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 				block, err = reader.Next()
 			}
 			switch {
-			case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 				return &failure{class: Refused, err: fmt.Errorf("the CAR ends before block %s: %w", next.cid, io.ErrUnexpectedEOF)}
 			case err != nil:
 				return carFailure(err)
@@ -95,7 +95,7 @@ type streamReader struct{ io.Reader }
 
 func (s streamReader) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", errStream, err)
 	}
 	return n, err

@@ -392,7 +392,7 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 func (j *job) byPiece(ctx context.Context, err error) (again bool, _ error) {
 	var failed *FailedError
 	if !errors.As(err, &failed) || ctx.Err() != nil {
-		return false, nil
+		return false, nil //nolint:nilerr // the caller has err and returns it
 	}
 	sources, err := j.s.holders(ctx, j.root)
 	if err != nil {

@@ -3,7 +3,6 @@ package retrieval_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -343,7 +342,7 @@ func newFixture(t testing.TB, change func(*retrieval.Config), d *dag, providers 
 	if change != nil {
 		change(&cfg)
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	f.Service = retrieval.New(cfg, retrieval.Parts{Directory: f.dir, Store: f.shelf, Codec: pbCodec{}, DB: db}, log, time.Now)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -527,9 +528,7 @@ func TestPieceMendsTheMiddleOfADAG(t *testing.T) {
 			lose := func() {
 				f.shelf.mu.Lock()
 				defer f.shelf.mu.Unlock()
-				for key, data := range d.blocks {
-					f.shelf.blocks[key] = data
-				}
+				maps.Copy(f.shelf.blocks, d.blocks)
 				f.shelf.wrong[c.KeyString()] = true
 			}
 			lose()
