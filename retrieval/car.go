@@ -19,7 +19,7 @@ type step struct {
 const maxCARHeader = 4 << 10
 
 // follow reads a CAR whose blocks come in the order of a walk from root, each once, as from `car-order=dfs&car-dups=n`,
-// and gives each to take. It returns nil at the end of the DAG, whatever follows in the stream. The first block that is
+// and gives each to take. Blocks that come again are left out. It returns nil at the end of the DAG, whatever follows in the stream. The first block that is
 // not the next of the walk is a lie. An error of take is returned as it is.
 func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, take func(c cid.Cid, data []byte, depth int) error) error {
 	reader, err := car.NewBlockReader(from, car.ZeroLengthSectionAsEOF(true),
@@ -39,8 +39,11 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 			}
 			seen[next.cid.KeyString()] = struct{}{}
 			block, err := reader.Next()
+			for err == nil && repeated(seen, block.Cid(), next.cid) {
+				block, err = reader.Next()
+			}
 			switch {
-			case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 				return &failure{class: Refused, err: fmt.Errorf("the CAR ends before block %s: %w", next.cid, io.ErrUnexpectedEOF)}
 			case err != nil:
 				return carFailure(err)
@@ -64,6 +67,14 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 	return nil
 }
 
+// repeated tells whether a block comes once more that has come already, as with `dups=y`, which a provider may send
+// whatever was asked for. It is skipped; a stream of nothing else brings no progress and ends by that.
+func repeated(seen map[string]struct{}, c, want cid.Cid) bool {
+	c = canonical(c)
+	_, before := seen[c.KeyString()]
+	return before && !c.Equals(want)
+}
+
 // carFailure tells bytes that are wrong from bytes that do not come.
 func carFailure(err error) error {
 	if f := (*failure)(nil); errors.As(err, &f) {
@@ -84,7 +95,7 @@ type streamReader struct{ io.Reader }
 
 func (s streamReader) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", errStream, err)
 	}
 	return n, err

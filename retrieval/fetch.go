@@ -37,6 +37,9 @@ func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
 		// Whoever asked first may leave; the others still wait.
 		inner, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.FetchTime)
 		defer cancel()
+		if data, ok := s.arrived(inner, c); ok {
+			return got{data, TierHot}, nil
+		}
 		g, err := s.fetchOnce(inner, root, c)
 		if err != nil {
 			return got{}, err
@@ -55,11 +58,23 @@ func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
 	}
 }
 
+// arrived looks whether a block has come since its reader found it missing: a transfer or another reader's fetch may have
+// ended in between, and what it has brought is not asked for again.
+func (s *Service) arrived(ctx context.Context, c cid.Cid) ([]byte, bool) {
+	ctx, cancel := context.WithTimeout(ctx, min(s.cfg.HotTime, arrivedTime))
+	defer cancel()
+	data, err := s.parts.Store.Block(ctx, c)
+	return data, err == nil
+}
+
+// arrivedTime is short: the store has just answered, or is away.
+const arrivedTime = 500 * time.Millisecond
+
 // putBack stores a block hot. A store that is away costs the next reader another fetch, nothing else.
 func (s *Service) putBack(ctx context.Context, c cid.Cid, data []byte) {
 	b, err := blocks.NewBlockWithCid(data, canonical(c))
 	if err == nil {
-		err = s.parts.Store.Put(ctx, []blocks.Block{b})
+		err = s.put(ctx, []blocks.Block{b})
 	}
 	if err != nil {
 		s.log.Debug("storing a block that was fetched", "cid", c, "err", err)

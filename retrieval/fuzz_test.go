@@ -2,11 +2,18 @@ package retrieval
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
+	"github.com/multiformats/go-varint"
 )
 
 // rawCodec knows leaves only, and links as texts of CIDs, so that a fuzzer can make DAGs.
@@ -70,6 +77,88 @@ func FuzzFollow(f *testing.F) {
 		}
 	})
 }
+
+// A provider may repeat blocks although it was asked not to: that is no lie, and nothing is taken twice.
+func TestRepeatedBlocksAreLeftOut(t *testing.T) {
+	shared := rawBlock("shared")
+	left := rawBlock(shared.String() + " left")
+	right := rawBlock(shared.String() + " right")
+	root := rawBlock(left.String() + " " + right.String())
+	blocks := map[cid.Cid]string{
+		shared: "shared", left: shared.String() + " left", right: shared.String() + " right", root: left.String() + " " + right.String(),
+	}
+	stream := bytes.NewBufferString("\x3a\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + string(root.Bytes()) + "\x67version\x01")
+	for _, c := range []cid.Cid{root, left, shared, left, right, shared, shared} {
+		stream.Write(varint.ToUvarint(uint64(len(c.Bytes()) + len(blocks[c]))))
+		stream.Write(c.Bytes())
+		stream.WriteString(blocks[c])
+	}
+	var taken []cid.Cid
+	err := follow(streamReader{stream}, root, 0, 1<<20, rawCodec{}, func(c cid.Cid, _ []byte, _ int) error {
+		taken = append(taken, c)
+		return nil
+	})
+	if want := []cid.Cid{root, left, shared, right}; err != nil || !slices.Equal(taken, want) {
+		t.Errorf("%v were taken, want %v: %v", taken, want, err)
+	}
+}
+
+// Whatever a provider answers to a request for a block, or for the bytes of a piece, only the right block is taken, in
+// bounded time and memory.
+func FuzzAnswers(f *testing.F) {
+	const right = "the right bytes"
+	want := rawBlock(right)
+	header := "\x3a\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + string(want.Bytes()) + "\x67version\x01"
+	section := string([]byte{byte(len(want.Bytes()) + len(right))}) + string(want.Bytes()) + right
+	f.Add(200, "application/vnd.ipld.raw", "", []byte(right))
+	f.Add(206, "application/octet-stream", "", []byte(header+section))
+	f.Add(200, "application/vnd.ipld.car;version=1;order=dfs;dups=n", "", []byte(header+section))
+	f.Add(429, "text/html", "Fri, 31 Dec 1999 23:59:59 GMT", []byte("<html>"))
+	f.Add(503, "", "-99999999999999999999", []byte(nil))
+	f.Fuzz(func(t *testing.T, status int, kind, after string, body []byte) {
+		if status < 200 || status > 999 {
+			return
+		}
+		s := New(Config{BlockSize: 1 << 16}, Parts{Codec: rawCodec{}}, slog.New(slog.DiscardHandler), time.Now)
+		s.client = &http.Client{Transport: answer(func(*http.Request) *http.Response {
+			return &http.Response{
+				StatusCode: status, Status: "status", Body: io.NopCloser(bytes.NewReader(body)),
+				Header: http.Header{"Content-Type": {kind}, "Retry-After": {after}, "Date": {after}},
+			}
+		})}
+		from := Source{Provider: "f01000", URLs: []string{"http://provider.example"}, Piece: want, Length: int64(len(body)) + 1}
+		if b, err := s.block(t.Context(), from, want); err == nil && (status != 200 || string(b.RawData()) != right) {
+			t.Errorf("the block is %q, of an answer with status %d", b.RawData(), status)
+		} else if failed := (*failure)(nil); err != nil && (!errors.As(err, &failed) || failed.after < 0 || failed.after > maxRetryAfter) {
+			t.Errorf("it has failed with %#v", err)
+		}
+		s.ranks = newRanks(time.Now, s.log) // what was asked first may not be busy for the next
+		for _, open := range []func() (io.ReadCloser, error){
+			func() (io.ReadCloser, error) { return s.openPiece(t.Context(), from) },
+			func() (io.ReadCloser, error) { return s.openCAR(t.Context(), from, want) },
+		} {
+			stream, err := open()
+			if err != nil {
+				continue
+			}
+			taken := 0
+			err = follow(streamReader{stream}, want, 0, 1<<16, rawCodec{}, func(_ cid.Cid, data []byte, _ int) error {
+				if taken++; string(data) != right {
+					t.Errorf("%q was taken", data)
+				}
+				return nil
+			})
+			if (err == nil) != (taken == 1) {
+				t.Errorf("%d blocks were taken, and then: %v", taken, err)
+			}
+			stream.Close()
+		}
+	})
+}
+
+type answer func(*http.Request) *http.Response
+
+func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
 
 // Whatever a router answers, what comes of it is a bounded list of HTTP addresses.
 func FuzzParseRouting(f *testing.F) {

@@ -60,9 +60,8 @@ func (s *Service) askRouter(ctx context.Context, c cid.Cid) ([]Source, error) {
 func parseRouting(body []byte) ([]Source, error) {
 	var answer struct {
 		Providers []struct {
-			ID        string
-			Addrs     []string
-			Protocols []string
+			Addrs     []string `json:"Addrs"`
+			Protocols []string `json:"Protocols"`
 		}
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {

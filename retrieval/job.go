@@ -11,7 +11,6 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -133,8 +132,21 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 	if len(sources) == 0 {
 		return ErrNoSource
 	}
+	for {
+		shared, err := s.restore(ctx, root, b, progress)
+		var refused *RefusedError
+		if shared && errors.As(err, &refused) && ctx.Err() == nil {
+			continue // over the limits of somebody else, whose transfer has ended with that
+		}
+		return err
+	}
+}
+
+// restore is one transfer, or the rest of one. shared: it was under way with other limits.
+func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) (shared bool, _ error) {
 	j := s.begin(root, b)
 	defer j.leave()
+	shared = j.budget != b
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	tell := func() {
@@ -146,11 +158,17 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 		select {
 		case <-j.done:
 			tell()
-			return j.err
+			if shared && j.err == nil {
+				return false, b.holds(j.blocks.Load(), j.bytes.Load())
+			}
+			return shared, j.err
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return shared, context.Cause(ctx)
 		case <-tick.C:
 			tell()
+			if err := b.holds(j.blocks.Load(), j.bytes.Load()); shared && err != nil {
+				return false, err
+			}
 		}
 	}
 }
@@ -170,7 +188,7 @@ func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
 	j.mu.Unlock()
 	defer j.forget(key, arrived)
 	// It may have been stored just before.
-	if data, err := j.s.parts.Store.Block(ctx, c); err == nil {
+	if data, err := j.s.stored(ctx, c); err == nil {
 		return got{data, TierHot}, true
 	}
 	var moment <-chan time.Time
@@ -185,7 +203,7 @@ func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
 	case <-moment:
 	case <-ctx.Done():
 	case <-j.done:
-		if data, err := j.s.parts.Store.Block(ctx, c); err == nil {
+		if data, err := j.s.stored(ctx, c); err == nil {
 			return got{data, TierHot}, true
 		}
 	}
@@ -236,7 +254,7 @@ func (j *job) flush(ctx context.Context) error {
 	if len(j.batch) == 0 {
 		return nil
 	}
-	if err := j.s.parts.Store.Put(ctx, j.batch); err != nil {
+	if err := j.s.put(ctx, j.batch); err != nil {
 		return fmt.Errorf("storing what was fetched of %s: %w", j.root, err)
 	}
 	j.mu.Lock()
@@ -248,7 +266,6 @@ func (j *job) flush(ctx context.Context) error {
 
 // count adds a block to the totals, once, and holds them against the budget.
 func (j *job) count(c cid.Cid, size, depth int) error {
-	over := func(n, most int64) bool { return most > 0 && n > most }
 	if err := j.s.parts.Codec.Admit(c); err != nil {
 		return &RefusedError{Reason: err.Error()}
 	}
@@ -262,13 +279,7 @@ func (j *job) count(c cid.Cid, size, depth int) error {
 		return nil
 	}
 	j.counted[c.KeyString()] = struct{}{}
-	switch {
-	case over(j.blocks.Add(1), j.budget.Blocks):
-		return &RefusedError{Reason: fmt.Sprintf("it has more than %d blocks", j.budget.Blocks)}
-	case over(j.bytes.Add(int64(size)), j.budget.Bytes):
-		return &RefusedError{Reason: fmt.Sprintf("it has more than %d bytes", j.budget.Bytes)}
-	}
-	return nil
+	return j.budget.holds(j.blocks.Add(1), j.bytes.Add(int64(size)))
 }
 
 // guarded runs the job with a panic made an error, when there is a place for it.
@@ -336,7 +347,7 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 		if g, ok := j.unstored(key); ok {
 			return g.data, false, j.count(at.cid, len(g.data), at.depth)
 		}
-		data, err = j.s.parts.Store.Block(ctx, at.cid)
+		data, err = j.s.stored(ctx, at.cid)
 		if err == nil {
 			return data, false, j.count(at.cid, len(data), at.depth)
 		}
@@ -348,6 +359,12 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 		}
 		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.root) {
 			data, err = j.leaves(ctx, at, todo)
+			if again, pieceErr := j.byPiece(ctx, err); again || pieceErr != nil {
+				if pieceErr != nil {
+					return nil, false, pieceErr
+				}
+				continue
+			}
 			return data, false, err
 		}
 		whole, again, err := j.stream(ctx, at)
@@ -360,8 +377,41 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 			continue // what has come of it is here now
 		}
 		data, err = j.single(ctx, at)
+		if again, pieceErr := j.byPiece(ctx, err); again || pieceErr != nil {
+			if pieceErr != nil {
+				return nil, false, pieceErr
+			}
+			continue
+		}
 		return data, false, err
 	}
+}
+
+// byPiece is the last resort for a block in the middle of the DAG that nobody gives by itself, because of err: the bytes
+// of the whole DAG in the piece, also where most of it is here. again: something has come of them, so look once more.
+func (j *job) byPiece(ctx context.Context, err error) (again bool, _ error) {
+	var failed *FailedError
+	if !errors.As(err, &failed) || ctx.Err() != nil {
+		return false, nil //nolint:nilerr // the caller has err and returns it
+	}
+	sources, err := j.s.holders(ctx, j.root)
+	if err != nil {
+		return false, fmt.Errorf("looking for copies of %s: %w", j.root, err)
+	}
+	for _, from := range sources {
+		name := from.Provider + " piece"
+		if !from.Piece.Defined() || from.Length <= 0 || j.useless[name] {
+			continue
+		}
+		_, again, err := j.attempt(ctx, from, true, step{j.root, 0})
+		if err != nil {
+			return false, err
+		}
+		if again {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (j *job) unstored(key string) (got, bool) {
@@ -398,29 +448,30 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) ([]byte, error) 
 		if _, inline := j.s.parts.Codec.Inline(next.cid); inline || j.s.parts.Codec.Admit(next.cid) != nil {
 			continue
 		}
-		if _, err := j.s.parts.Store.Block(ctx, next.cid); err == nil {
+		if _, err := j.s.stored(ctx, next.cid); err == nil {
 			continue
 		}
 		list = append(list, next)
 	}
-	results := make([]got, len(list))
-	group, inner := errgroup.WithContext(ctx)
+	results, failures := make([]got, len(list)), make([]error, len(list))
+	var group sync.WaitGroup
 	for i, leaf := range list {
-		group.Go(func() (err error) {
-			results[i], err = j.s.fetchAlone(inner, j.root, leaf.cid)
-			return err
-		})
+		group.Go(func() { results[i], failures[i] = j.s.fetchAlone(ctx, j.root, leaf.cid) })
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+	group.Wait()
 	for i, leaf := range list {
+		if failures[i] != nil {
+			continue // its own turn comes; what has come of the others stays
+		}
 		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
 			return nil, err
 		}
 		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
 			return nil, err
 		}
+	}
+	if failures[0] != nil {
+		return nil, failures[0]
 	}
 	return results[0].data, nil
 }
@@ -444,32 +495,45 @@ func (j *job) stream(ctx context.Context, at step) (whole, again bool, err error
 			if j.useless[name] {
 				continue
 			}
-			came, err := j.from(ctx, from, piece, at)
-			if err == nil {
-				return true, false, nil
-			}
-			var refused *RefusedError
-			var failed *failure
-			switch {
-			case errors.As(err, &refused):
-				return false, false, err
-			case ctx.Err() != nil:
-				return false, false, context.Cause(ctx)
-			case !errors.As(err, &failed):
-				return false, false, err // the store's
-			}
-			f := j.s.note(from.Provider, err)
-			j.s.log.Debug("a transfer broke off", "cid", j.root, "provider", from.Provider, "blocks", came, "err", err)
-			j.cuts[name]++
-			if came == 0 || f.lie || j.cuts[name] >= cutsMost {
-				j.useless[name] = true
-			}
-			if came > 0 {
-				return false, true, nil
+			if whole, again, err := j.attempt(ctx, from, piece, at); whole || again || err != nil {
+				return whole, again && !whole, err
 			}
 		}
 	}
 	return false, false, nil
+}
+
+// attempt takes what one provider gives, and remembers how that went. whole: all below the block has come. again: some of
+// it has, or all. An error is one that no other provider could mend.
+func (j *job) attempt(ctx context.Context, from Source, piece bool, at step) (whole, again bool, err error) {
+	name := from.Provider
+	if piece {
+		name += " piece"
+	}
+	came, err := j.from(ctx, from, piece, at)
+	if err == nil {
+		if piece {
+			j.useless[name] = true // it has given all that is in it
+		}
+		return true, true, nil
+	}
+	var refused *RefusedError
+	var failed *failure
+	switch {
+	case errors.As(err, &refused):
+		return false, false, err
+	case ctx.Err() != nil:
+		return false, false, context.Cause(ctx)
+	case !errors.As(err, &failed):
+		return false, false, err // the store's
+	}
+	f := j.s.note(from.Provider, err)
+	j.s.log.Debug("a transfer broke off", "cid", j.root, "provider", from.Provider, "blocks", came, "err", err)
+	j.cuts[name]++
+	if came == 0 || f.lie || j.cuts[name] >= cutsMost {
+		j.useless[name] = true
+	}
+	return false, came > 0, nil
 }
 
 // from takes one CAR and tells how many blocks of it were right.
@@ -490,7 +554,8 @@ func (j *job) from(ctx context.Context, from Source, piece bool, at step) (came 
 	defer body.Close()
 	var met []string
 	err = follow(streamReader{body}, at.cid, at.depth, j.s.cfg.BlockSize, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
-		watchdog.Reset(j.s.cfg.Idle)
+		watchdog.Stop() // what the store takes is not the provider's
+		defer watchdog.Reset(j.s.cfg.Idle)
 		if err := j.count(c, len(data), depth); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package retrieval_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -37,6 +36,7 @@ type dag struct {
 	root   cid.Cid
 	order  []cid.Cid
 	blocks map[string][]byte
+	car    func() []byte // of all of it, made once
 }
 
 // newDAG makes a tree of so many leaves of so many bytes, all different from those of another seed.
@@ -65,6 +65,7 @@ func newDAG(seed uint64, leaves, size int) *dag {
 	}
 	d.root = level[0]
 	d.walk(d.root, map[string]bool{})
+	d.car = sync.OnceValue(func() []byte { return d.carOf(d.root) })
 	return d
 }
 
@@ -92,6 +93,13 @@ func (d *dag) walk(c cid.Cid, seen map[string]bool) {
 
 // below is the CAR of everything below a block.
 func (d *dag) below(c cid.Cid) []byte {
+	if c.Equals(d.root) {
+		return d.car()
+	}
+	return d.carOf(c)
+}
+
+func (d *dag) carOf(c cid.Cid) []byte {
 	part := &dag{blocks: d.blocks}
 	part.walk(c, map[string]bool{})
 	var out strings.Builder
@@ -141,13 +149,18 @@ type shelf struct {
 	wrong  map[string]bool
 	puts   map[string]int
 	away   atomic.Bool
+	hangs  atomic.Bool // its reads end with their context
 }
 
 func newShelf() *shelf {
 	return &shelf{blocks: map[string][]byte{}, wrong: map[string]bool{}, puts: map[string]int{}}
 }
 
-func (s *shelf) Block(_ context.Context, c cid.Cid) ([]byte, error) {
+func (s *shelf) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if s.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if s.away.Load() {
 		return nil, fmt.Errorf("the node is away")
 	}
@@ -329,7 +342,7 @@ func newFixture(t testing.TB, change func(*retrieval.Config), d *dag, providers 
 	if change != nil {
 		change(&cfg)
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	f.Service = retrieval.New(cfg, retrieval.Parts{Directory: f.dir, Store: f.shelf, Codec: pbCodec{}, DB: db}, log, time.Now)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -23,6 +23,7 @@ import (
 type failure struct {
 	class Class
 	lie   bool // it gave a wrong one
+	left  bool // it was not asked at all, as it wished
 	after time.Duration
 	err   error
 }
@@ -39,6 +40,9 @@ const (
 func (s *Service) asked(ctx context.Context, from Source, path, accept, ranged string) (*http.Response, error) {
 	if len(from.URLs) == 0 {
 		return nil, &failure{class: Refused, err: fmt.Errorf("%s tells no address", from.Provider)}
+	}
+	if wait := s.ranks.busy(from.Provider); wait > 0 {
+		return nil, &failure{class: Busy, after: wait, left: true, err: errors.New("it has asked to be left alone for now")}
 	}
 	var last error
 	for _, base := range from.URLs {
@@ -85,12 +89,32 @@ func judge(res *http.Response, want int) error {
 	case http.StatusNotFound, http.StatusGone:
 		return &failure{class: Absent, err: err}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-		return &failure{class: Busy, after: time.Duration(seconds) * time.Second, err: err}
+		return &failure{class: Busy, after: retryAfter(res), err: err}
 	case http.StatusGatewayTimeout, http.StatusRequestTimeout:
 		return &failure{class: Slow, err: err}
 	}
 	return &failure{class: Refused, err: err}
+}
+
+// maxRetryAfter is the longest that is passed on, whatever a provider says.
+const maxRetryAfter = time.Hour
+
+// retryAfter reads when to come back, said in seconds or as a date; 0 when nothing sensible is said.
+func retryAfter(res *http.Response) time.Duration {
+	said := res.Header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(said); err == nil {
+		return time.Duration(min(max(seconds, 0), int(maxRetryAfter/time.Second))) * time.Second
+	}
+	at, err := http.ParseTime(said)
+	if err != nil {
+		return 0
+	}
+	// The provider's own clock, where it tells it, is the one that it reckons with.
+	now, err := http.ParseTime(res.Header.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
 // block asks one provider for one block and verifies it.

@@ -14,6 +14,7 @@ type record struct {
 	first   time.Duration // time to the first byte, exponentially weighted
 	streak  int           // consecutive failures
 	until   time.Time     // it is asked last until then
+	busy    time.Time     // it has asked not to be asked before then
 	lies    int64
 	changed bool // since it was stored
 }
@@ -27,6 +28,14 @@ const (
 	pauseLiar    = time.Hour
 	pauseBusy    = time.Minute // at most, whatever Retry-After says
 )
+
+// pause puts the provider last until a moment, or until a later one that an earlier failure has set: who lies and then
+// says that it is busy does not come back sooner.
+func (rec *record) pause(until time.Time) {
+	if until.After(rec.until) {
+		rec.until = until
+	}
+}
 
 // ranks remembers providers, best first.
 type ranks struct {
@@ -86,6 +95,17 @@ func (r *ranks) order(sources []Source) []Source {
 	return out
 }
 
+// busy returns how long a provider has still asked not to be asked, 0 for not at all.
+func (r *ranks) busy(provider string) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.known[provider]
+	if rec == nil {
+		return 0
+	}
+	return max(0, rec.busy.Sub(r.now()))
+}
+
 // served notes a right answer whose first byte took so long.
 func (r *ranks) served(provider string, first time.Duration) {
 	r.mu.Lock()
@@ -101,6 +121,9 @@ func (r *ranks) served(provider string, first time.Duration) {
 
 // failed notes what else an answer was.
 func (r *ranks) failed(provider string, f failure) {
+	if f.left {
+		return // nothing new is known, and to note it again would put the end off for ever
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.of(provider)
@@ -113,7 +136,10 @@ func (r *ranks) failed(provider string, f failure) {
 		r.log.LogAttrs(context.Background(), slog.LevelWarn, "a provider has sent wrong bytes",
 			slog.String("provider", provider), slog.Int64("lies", rec.lies), slog.Any("err", f.err))
 	case f.class == Busy:
-		rec.until = now.Add(min(max(f.after, time.Second), pauseBusy))
+		rec.pause(now.Add(min(max(f.after, time.Second), pauseBusy)))
+		if f.after > 0 {
+			rec.busy = now.Add(min(f.after, pauseBusy))
+		}
 	case f.class == Absent:
 		// It may have all the others.
 		rec.success -= weight * rec.success / 2
@@ -124,7 +150,7 @@ func (r *ranks) failed(provider string, f failure) {
 			for i := streakOpens; i < rec.streak && pause < pauseMost; i++ {
 				pause *= 2
 			}
-			rec.until = now.Add(min(pause, pauseMost))
+			rec.pause(now.Add(min(pause, pauseMost)))
 		}
 	}
 }

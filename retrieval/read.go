@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/blockstore"
@@ -122,15 +123,30 @@ func (s *Service) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 // rest of us, in what it wraps.
 func (s *Service) hot(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	begun := s.now()
-	inner, cancel := context.WithTimeout(ctx, s.cfg.HotTime)
-	defer cancel()
-	data, err := s.parts.Store.Block(inner, c)
+	data, err := s.stored(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	s.meter.reads.WithLabelValues(TierHot).Inc()
 	s.meter.firstByte.WithLabelValues(TierHot).Observe(s.now().Sub(begun).Seconds())
 	return blocks.NewBlockWithCid(data, c)
+}
+
+// stored asks the store for a block, in bounded time.
+func (s *Service) stored(ctx context.Context, c cid.Cid) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.HotTime)
+	defer cancel()
+	return s.parts.Store.Block(ctx, c)
+}
+
+// putTime is how long the store may take for one batch.
+const putTime = time.Minute
+
+// put stores verified blocks, in bounded time: a store that hangs must not hold a transfer and its place for ever.
+func (s *Service) put(ctx context.Context, list []blocks.Block) error {
+	ctx, cancel := context.WithTimeout(ctx, putTime)
+	defer cancel()
+	return s.parts.Store.Put(ctx, list)
 }
 
 // cold looks for a block from afar that was not read hot because of err.
@@ -176,7 +192,7 @@ func (h hotStore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 }
 
 func (h hotStore) Has(ctx context.Context, c cid.Cid) (bool, error) {
-	_, err := h.s.parts.Store.Block(ctx, c)
+	_, err := h.s.stored(ctx, c)
 	if errors.Is(err, ErrAbsent) || errors.Is(err, ErrCorrupt) {
 		return false, nil
 	}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -481,5 +483,104 @@ func TestCopiesAreReadBackByTheWay(t *testing.T) {
 	}
 	if at, err := f.Proven(t.Context(), d.root); err != nil || at.IsZero() {
 		t.Errorf("proven at %v: %v", at, err)
+	}
+}
+
+// Who says when to come back is not asked before, and the reader is told the same.
+func TestBusyProviderIsLeftAloneUntilItSaid(t *testing.T) {
+	d := newDAG(20, 60, 100)
+	p := newProvider(t, "f01000", d)
+	var said atomic.Value
+	p.spoil = func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.Header().Set("Retry-After", said.Load().(string))
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	for _, after := range []string{"30", time.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat), "99999999999999"} {
+		said.Store(after)
+		p.requests.Store(0)
+		f := newFixture(t, nil, d, p)
+		for range 20 {
+			_, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), d.root)
+			var failed *retrieval.FailedError
+			if !errors.As(err, &failed) || failed.Class != retrieval.Busy || failed.After < 20*time.Second || failed.After > time.Hour {
+				t.Fatalf("after %q: %#v", after, err)
+			}
+		}
+		if n := p.requests.Load(); n != 1 {
+			t.Errorf("after %q it was asked %d times", after, n)
+		}
+	}
+}
+
+// What is missing in the middle of a DAG comes from a provider that indexes nothing as well: out of the piece.
+func TestPieceMendsTheMiddleOfADAG(t *testing.T) {
+	d := newDAG(21, 200, 3_000)
+	for name, broken := range map[string]int{"a leaf": len(d.order) - 1, "a node": 18} {
+		t.Run(name, func(t *testing.T) {
+			p := newProvider(t, "f01000", d)
+			p.pieces = true
+			f := newFixture(t, nil, d, p)
+			c := d.order[broken]
+			if leaf := c.Type() == cid.Raw; leaf != (name == "a leaf") {
+				t.Fatalf("block %d is not %s", broken, name)
+			}
+			lose := func() {
+				f.shelf.mu.Lock()
+				defer f.shelf.mu.Unlock()
+				maps.Copy(f.shelf.blocks, d.blocks)
+				f.shelf.wrong[c.KeyString()] = true
+			}
+			lose()
+			b, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), c)
+			if err != nil || !bytes.Equal(b.RawData(), d.blocks[c.KeyString()]) {
+				t.Fatalf("reading: %v", err)
+			}
+			lose()
+			if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); err != nil {
+				t.Fatalf("restoring: %v", err)
+			}
+			if data, err := f.shelf.Block(t.Context(), c); err != nil || !bytes.Equal(data, d.blocks[c.KeyString()]) {
+				t.Errorf("it is still wrong here: %v", err)
+			}
+		})
+	}
+}
+
+// A store that hangs costs a reader a bounded time, and no transfer for ever.
+func TestStoreThatHangsIsLeft(t *testing.T) {
+	d := newDAG(22, 20, 100)
+	f := newFixture(t, func(c *retrieval.Config) { c.HotTime = 20 * time.Millisecond }, d, newProvider(t, "f01000", d))
+	f.shelf.hangs.Store(true)
+	if b, err := f.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), d.root); err != nil || !bytes.Equal(b.RawData(), d.blocks[d.root.KeyString()]) {
+		t.Errorf("reading: %v", err)
+	}
+	if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("restoring: %v", err)
+	}
+}
+
+// Who joins a transfer that somebody else has begun with other limits keeps to its own.
+func TestJoinedTransferKeepsToOwnLimits(t *testing.T) {
+	d := newDAG(23, 300, 3_000)
+	small := retrieval.Budget{Blocks: 50}
+	for name, test := range map[string]struct {
+		reader, own retrieval.Budget
+		refused     bool
+	}{
+		"a reader's are smaller": {reader: small},
+		"one's own are smaller":  {own: small, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProvider(t, "f01000", d)
+			p.delay = 100 * time.Millisecond // both have begun before anything comes
+			f := newFixture(t, func(c *retrieval.Config) { c.Budget = test.reader }, d, p)
+			f.Prefetch(t.Context(), d.root)
+			err := f.Restore(t.Context(), d.root, test.own, nil)
+			var refused *retrieval.RefusedError
+			if errors.As(err, &refused) != test.refused || !test.refused && (err != nil || f.shelf.len() != len(d.blocks)) {
+				t.Errorf("%d of %d blocks: %v", f.shelf.len(), len(d.blocks), err)
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package retrieval
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -122,6 +123,19 @@ type Budget struct {
 	Blocks    int64 // distinct blocks
 	Depth     int   // links from the root
 	BlockSize int   // bytes in one block
+}
+
+func over(n, most int64) bool { return most > 0 && n > most }
+
+// holds returns a *RefusedError when so many distinct blocks of so many bytes are too much.
+func (b Budget) holds(blocks, bytes int64) error {
+	switch {
+	case over(blocks, b.Blocks):
+		return &RefusedError{Reason: fmt.Sprintf("it has more than %d blocks", b.Blocks)}
+	case over(bytes, b.Bytes):
+		return &RefusedError{Reason: fmt.Sprintf("it has more than %d bytes", b.Bytes)}
+	}
+	return nil
 }
 
 // canonical is the spelling under which a block is known here.

@@ -25,7 +25,7 @@ type Config struct {
 	Allow     []netip.Prefix // private addresses that may be dialled all the same: a devnet's, a LAN's
 	Dial      time.Duration  // to connect, and for the TLS handshake; 10 s when zero
 	Header    time.Duration  // until the first byte of the answer; 10 s when zero
-	Idle      time.Duration  // between two reads of the body that bring anything; 20 s when zero
+	Idle      time.Duration  // that one read of the body waits for anything; 20 s when zero
 	Redirects int            // most that are followed, within one scheme; 3 when zero, none when negative
 	PerHost   int            // idle connections that are kept to one host; 16 when zero
 }
@@ -124,6 +124,7 @@ func (t *idleTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	b := &idleBody{ReadCloser: res.Body, idle: t.idle, ctx: ctx, cancel: cancel}
 	b.timer = time.AfterFunc(t.idle, func() { cancel(ErrIdle) })
+	b.timer.Stop() // it runs while somebody waits for the sender, not while the reader is busy elsewhere
 	res.Body = b
 	return res, nil
 }
@@ -138,11 +139,10 @@ type idleBody struct {
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.idle)
 	n, err := b.ReadCloser.Read(p)
-	if n > 0 {
-		b.timer.Reset(b.idle)
-	}
-	if err != nil && err != io.EOF && errors.Is(context.Cause(b.ctx), ErrIdle) {
+	b.timer.Stop()
+	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(b.ctx), ErrIdle) {
 		err = fmt.Errorf("%w: %w", ErrIdle, err)
 	}
 	return n, err

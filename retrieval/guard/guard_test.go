@@ -171,3 +171,22 @@ func TestAnswerThatStopsComingIsLeft(t *testing.T) {
 		t.Errorf("read %q, %v", data, err)
 	}
 }
+
+// A reader that takes its time is not the sender's fault.
+func TestSlowReaderIsNotTakenForASlowSender(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("all of it"))
+	}))
+	defer server.Close()
+	client := guard.NewClient(guard.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Idle: 20 * time.Millisecond})
+	defer client.CloseIdleConnections()
+	res, err := client.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	<-time.After(100 * time.Millisecond)
+	if data, err := io.ReadAll(res.Body); err != nil || string(data) != "all of it" {
+		t.Errorf("read %q, %v", data, err)
+	}
+}
