@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
@@ -103,11 +104,13 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 			d := startDevnet(t, "--providers", "3", "--seal-delay", "80") // slowly, so that no state is passed over
 			author := startIPFS(t)
 			s := newServer(t, "private", d.settings("FROSTPIN_REPLICAS=2", "FROSTPIN_DEAL_START_DELAY=72h")...)
+			funded := s.env
+			s.env = append(slices.Clone(funded), "FROSTPIN_ESCROW_TOP_UP=0") // what is moved is moved by the doomed one
 			s.start()
 			d.enter(s)
 			s.stop()
+			s.env = funded
 			own := s.api()
-			// The steps of funding come first of all, so whoever dies there dies before it is ready.
 			doomed := s.command("serve", "--network", s.network, "--listen", s.listen)
 			doomed.Path, doomed.Args[0] = bin, bin
 			doomed.Env = append(slices.Clone(s.env), "FROSTPIN_TEST_FAILPOINT="+step)
@@ -136,7 +139,21 @@ func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
 				}
 			}
 			everyCopyOnce(t, s, d, ids, 2)
+			s.movedOnce("10000000000000000000")
 		})
+	}
+}
+
+// movedOnce checks that the market holds exactly one top-up, in attoFIL: what was sent again after a crash was the same
+// message.
+func (s *server) movedOnce(topUp string) {
+	s.t.Helper()
+	var funds struct {
+		Escrow string `json:"escrow"`
+	}
+	text := s.must("funds", "--json")
+	if err := json.Unmarshal([]byte(text), &funds); err != nil || funds.Escrow != topUp {
+		s.t.Errorf("the market holds %q attoFIL of ours (%v); want %s: %s", funds.Escrow, err, topUp, text)
 	}
 }
 
