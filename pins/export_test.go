@@ -86,7 +86,7 @@ func Statements(tx *gorm.DB, account Account, q spec.Query) []Statement {
 		err = listByStatus(recording, account, q, &page)
 	} else {
 		var f filter
-		f, _, err = filterOf(recording, account, q)
+		f, _, err = filterOf(recording, account, q, narrow)
 		switch {
 		case err != nil:
 		case q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial):

@@ -71,7 +71,10 @@ func (n naive) list(q spec.Query) (count int64, ids []pins.ID) {
 }
 
 var (
-	names = []string{"a", "A", "ab", "100%", "100x", "x_y", "xay", `b\c`, "Straße", "STRASSE", "ΣΊΣΥΦΟΣ", "σίσυφος", "日本語", "'; --", "policy/x/mfs"}
+	names = []string{
+		"a", "A", "ab", "100%", "100x", "x_y", "xay", `b\c`, "Straße", "STRASSE", "ΣΊΣΥΦΟΣ", "σίσυφος", "日本語", "'; --", "policy/x/mfs", "a*[b]?c", "axbxc",
+		"\uFFFD", "\uFFFE", "b\uFFFF",
+	}
 	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}}
 )
 
@@ -83,7 +86,7 @@ func genQuery(now time.Time) *rapid.Generator[spec.Query] {
 			Limit:    rapid.IntRange(1, 12).Draw(t, "limit"),
 		}
 		if rapid.Bool().Draw(t, "has name") {
-			name := rapid.SampledFrom(append(names, "%", "_", `\`, "ss", "ß", "", "nope")).Draw(t, "name")
+			name := rapid.SampledFrom(append(names, "%", "_", `\`, "*", "?", "[b]", "a*c", "ss", "ß", "", "nope")).Draw(t, "name")
 			q.Name = &name
 			q.Match = rapid.SampledFrom([]spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial}).Draw(t, "match")
 		}

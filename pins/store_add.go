@@ -266,9 +266,10 @@ func stampCreated(tx *gorm.DB, batch []*addition, now time.Time) error {
 		mine := byAccount[account]
 		n := int64(len(mine))
 		var last int64
-		err := tx.Raw(`INSERT INTO pin_accounts (account, last_ms) VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET last_ms =
+		err := query(tx, func(r row) error { return r.Scan(&last) },
+			`INSERT INTO pin_accounts (account, last_ms) VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET last_ms =
 			CASE WHEN pin_accounts.last_ms >= ? THEN pin_accounts.last_ms + ? ELSE excluded.last_ms END
-			RETURNING last_ms`, account, now.UnixMilli()+n-1, now.UnixMilli(), n).Row().Scan(&last)
+			RETURNING last_ms`, account, now.UnixMilli()+n-1, now.UnixMilli(), n)
 		if err != nil {
 			return err
 		}
