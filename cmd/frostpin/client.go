@@ -200,7 +200,8 @@ type call struct {
 	method, url string
 	header      http.Header
 	body        []byte
-	limit       int64 // bytes of the answer
+	limit       int64 // bytes of the answer; 0: smallAnswer
+	size        int64 // bytes of a body that is streamed; 0: unknown
 }
 
 const (
@@ -290,6 +291,9 @@ func (a *api) send(ctx context.Context, r call, body io.Reader) (*http.Response,
 	request, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
 	if err != nil {
 		return nil, err
+	}
+	if r.size > 0 {
+		request.ContentLength = r.size
 	}
 	for name, values := range r.header {
 		request.Header[name] = values

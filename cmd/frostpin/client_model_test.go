@@ -40,10 +40,10 @@ type model struct {
 	receipts map[string]string
 	requests map[string]int // by method and first part of the path
 
-	maxLimit  int                                                // rows of a page, whatever is asked
-	count     func(int) int                                      // what it claims
-	upward    bool                                               // it lists the oldest first
-	deaf      bool                                               // it ignores before and after
+	maxLimit  int                                               // rows of a page, whatever is asked
+	count     func(int) int                                     // what it claims
+	upward    bool                                              // it lists the oldest first
+	deaf      bool                                              // it ignores before and after
 	intercept func(w http.ResponseWriter, r *http.Request) bool // answers in place of the service
 	mangle    func(b blocks.Block) (blocks.Block, bool)         // what the gateway sends for a block
 }
