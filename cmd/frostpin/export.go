@@ -257,7 +257,7 @@ func (e *export) car(ctx context.Context, text string) error {
 	}
 	path := inside(e.dir, name)
 	if file, err := os.Open(path); err == nil {
-		err := errors.Join(copyCAR(io.Discard, file, spec.Canonical(root)), file.Close())
+		err := errors.Join(copyCAR(io.Discard, file, spec.Canonical(root)), file.Close()) //nolint:contextcheck // decoding is not cancelled
 		if err == nil {
 			sum, err := sumFile(path)
 			if err != nil {
