@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -167,21 +169,12 @@ func (e *answerError) Error() string {
 // answered tells whether an error is an answer with one of the codes.
 func answered(err error, codes ...int) bool {
 	var e *answerError
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, code := range codes {
-		if e.code == code {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(codes, e.code)
 }
 
 // passing tells whether a failure may be gone after a while.
 func passing(err error) bool {
-	var e *answerError
-	if errors.As(err, &e) {
+	if _, ok := errors.AsType[*answerError](err); ok {
 		return answered(err, http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout)
 	}
@@ -295,9 +288,7 @@ func (a *api) send(ctx context.Context, r call, body io.Reader) (*http.Response,
 	if r.size > 0 {
 		request.ContentLength = r.size
 	}
-	for name, values := range r.header {
-		request.Header[name] = values
-	}
+	maps.Copy(request.Header, r.header)
 	request.Header.Set("Authorization", "Bearer "+a.token)
 	request.Header.Set("User-Agent", "frostpin")
 	response, err := a.client.Do(request)

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -166,7 +168,7 @@ func (m *model) upload(w http.ResponseWriter, r *http.Request) {
 	got := map[cid.Cid]blocks.Block{}
 	for {
 		b, err := reader.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -178,9 +180,7 @@ func (m *model) upload(w http.ResponseWriter, r *http.Request) {
 	key := r.Header.Get("Idempotency-Key")
 	m.mu.Lock()
 	row, again := m.uploads[key]
-	for c, b := range got {
-		m.blocks[c] = b
-	}
+	maps.Copy(m.blocks, got)
 	m.mu.Unlock()
 	if !again {
 		meta := map[string]string{}

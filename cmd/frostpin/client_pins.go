@@ -36,7 +36,7 @@ type wanted struct {
 type looseMap map[string]string
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (m *looseMap) UnmarshalJSON(data []byte) error {
+func (m *looseMap) UnmarshalJSON(data []byte) error { //nolint:unparam // the interface has an error
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(data, &fields) != nil {
 		return nil //nolint:nilerr // not an object: nothing that could be kept

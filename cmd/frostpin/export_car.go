@@ -57,32 +57,31 @@ func (p *dagProof) want(c cid.Cid) error {
 		if err != nil || len(decoded.Digest) > maxIdentity {
 			return fmt.Errorf("block %s is no proper identity CID", c)
 		}
-		_, err = p.take(c, decoded.Digest)
-		return err
+		return p.take(c, decoded.Digest)
 	}
 	p.open[key] = struct{}{}
 	return nil
 }
 
-// take follows the links of a verified block. It returns whether the block is new.
-func (p *dagProof) take(c cid.Cid, data []byte) (bool, error) {
+// take follows the links of a verified block.
+func (p *dagProof) take(c cid.Cid, data []byte) error {
 	c = spec.Canonical(c)
 	key := c.KeyString()
 	if _, ok := p.have[key]; ok {
-		return false, nil
+		return nil
 	}
 	p.have[key] = struct{}{}
 	delete(p.open, key)
 	links, err := p.decoder.Links(c, data)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, link := range links {
 		if err := p.want(link); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // wanted tells whether the DAG, as far as it is known, has this block and lacks it still.
@@ -127,7 +126,7 @@ func copyCAR(w io.Writer, r io.Reader, root cid.Cid) error {
 			}
 			return fmt.Errorf("the CAR has block %s, which is no part of the DAG or comes before what links to it", b.Cid())
 		}
-		if _, err := proof.take(b.Cid(), b.RawData()); err != nil {
+		if err := proof.take(b.Cid(), b.RawData()); err != nil {
 			return err
 		}
 		if err := out.Put(context.Background(), b.Cid().KeyString(), b.RawData()); err != nil {
@@ -183,7 +182,7 @@ func (a *api) streamCAR(ctx context.Context, root cid.Cid, w io.Writer) error {
 		return fmt.Errorf("it sends %q instead of a CAR", kind)
 	}
 	buffered := bufio.NewWriterSize(w, 256<<10)
-	err = copyCAR(buffered, alive{response.Body, watch}, root)
+	err = copyCAR(buffered, alive{response.Body, watch}, root) //nolint:contextcheck // decoding is not cancelled
 	if err != nil {
 		return causeOf(ctx, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -231,7 +232,7 @@ func (i *importer) pin(ctx context.Context, row pinned, dag string) (pinned, err
 		return there, err
 	}
 	w := row.Pin
-	w.Origins = append(w.Origins[:len(w.Origins):len(w.Origins)], row.Delegates...)
+	w.Origins = append(slices.Clip(w.Origins), row.Delegates...)
 	w.Origins = w.Origins[:min(len(w.Origins), 20)]
 	return i.api.post(ctx, w)
 }
