@@ -59,18 +59,9 @@ var postgresResidence = []string{
 	`DROP INDEX roots_retry`,
 }
 
-// root_reads tells how often and when DAGs were read: score counts reads and halves in a week, as of read_ms. A DAG that
-// was never read has no row. ghost_ms is when it was let go.
 var residence = []string{
 	`CREATE INDEX roots_fresh ON roots (account, id) WHERE hot IN ('queued','fetching','restoring') AND attempts = 0 AND claimed_by = ''`,
 	`CREATE INDEX roots_retry ON roots (account, next_ms) WHERE hot IN ('queued','fetching','restoring') AND attempts > 0 AND claimed_by = ''`,
 	`CREATE INDEX roots_verified ON roots (verified_ms, id) WHERE hot = 'held'`,
 	`CREATE INDEX roots_away ON roots (id) WHERE hot IN ('offloaded','restoring')`,
-	`CREATE TABLE root_reads (
-		root_id  BIGINT PRIMARY KEY REFERENCES roots (id) ON DELETE CASCADE,
-		score    DOUBLE PRECISION NOT NULL,
-		read_ms  BIGINT NOT NULL,
-		cold_ms  BIGINT NOT NULL DEFAULT 0,
-		ghost_ms BIGINT NOT NULL DEFAULT 0
-	)`,
 }

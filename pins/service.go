@@ -27,10 +27,8 @@ type Config struct {
 	Cold       ColdPolicy // what is wanted cold of a pin about which nobody says otherwise
 	PinnedWhen PinnedWhen // what it takes for a pin to be `pinned`
 
-	ColdSource ColdSource    // reads cold copies back; nil: nothing is restored or let go
-	VerifyRate int64         // bytes of held DAGs that are read and hashed in a second; 0: none
-	HotQuota   int64         // bytes of held DAGs from which on some are let go that cold copies hold; 0: never
-	HotMinAge  time.Duration // how long after its last access a DAG may be let go
+	ColdSource ColdSource // reads cold copies back; nil: nothing is restored or let go
+	VerifyRate int64      // bytes of held DAGs that are read and hashed in a second; 0: none
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.

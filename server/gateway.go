@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/frostpin/frostpin/pins"
-	"github.com/frostpin/frostpin/spec"
 )
 
 // Blocks is where the gateway reads: retrieval.
@@ -61,8 +60,6 @@ type Roots interface {
 	Known(ctx context.Context, root cid.Cid) (bool, error)
 	// KnownTo reports whether a pin of this account does.
 	KnownTo(ctx context.Context, account pins.Account, root cid.Cid) (bool, error)
-	// Touched says that so many bytes below root were served, from afar or not. It does not wait for anything.
-	Touched(root cid.Cid, bytes int64, cold bool)
 }
 
 // A Denylist knows what must not be served or pinned. An error is about one CID or path, has a method Status() int that
@@ -429,17 +426,13 @@ func formatOf(r *http.Request) string {
 }
 
 // finished counts an answer.
-func (g *gatewayHandler) finished(root cid.Cid, format, tier string, status int, sent int64, method string) {
+func (g *gatewayHandler) finished(format, tier string, status int, sent int64) {
 	if status >= http.StatusMultipleChoices {
 		tier = tierNone
 	}
 	g.requests.WithLabelValues(tier, format, statusClass(status)).Inc()
-	if tier == tierNone {
-		return
-	}
-	g.sent.WithLabelValues(tier).Add(float64(sent))
-	if method == http.MethodGet {
-		g.cfg.Roots.Touched(spec.Canonical(root), sent, tier == TierCold)
+	if tier != tierNone {
+		g.sent.WithLabelValues(tier).Add(float64(sent))
 	}
 }
 

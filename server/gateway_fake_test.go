@@ -45,7 +45,6 @@ type world struct {
 	faults   map[cid.Cid]error // of the provider; nil element: it hangs until the reader goes
 	fetched  []cid.Cid
 	prefetch []cid.Cid
-	touched  map[cid.Cid]int64
 	pinned   map[cid.Cid]pins.Account
 	asked    int // for pins
 	err      error
@@ -63,7 +62,6 @@ func newWorld() *world {
 		hot:     blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore())),
 		cold:    map[cid.Cid]blocks.Block{},
 		faults:  map[cid.Cid]error{},
-		touched: map[cid.Cid]int64{},
 		pinned:  map[cid.Cid]pins.Account{},
 	}
 }
@@ -143,12 +141,6 @@ func (w *world) KnownTo(_ context.Context, account pins.Account, root cid.Cid) (
 	defer w.mu.Unlock()
 	a, ok := w.pinned[root]
 	return ok && a == account, w.err
-}
-
-func (w *world) Touched(root cid.Cid, n int64, _ bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.touched[root] += n
 }
 
 // provider is an exchange over the cold blocks.

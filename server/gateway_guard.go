@@ -292,7 +292,7 @@ func (o *guard) finish(root cid.Cid, format string) error {
 		o.WriteHeader(http.StatusOK)
 	}
 	tier := o.st.trail.Tier()
-	o.g.finished(root, format, tier, o.status, o.sent, o.r.Method)
+	o.g.finished(format, tier, o.status, o.sent)
 	if o.r.Method == http.MethodHead || o.status >= http.StatusMultipleChoices {
 		return nil
 	}

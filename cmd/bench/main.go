@@ -87,6 +87,7 @@ func (b *bench) table(ctx context.Context, match *regexp.Regexp) error {
 		{"unfindable", b.unfindable},
 		{"piece", b.piece},
 		{"deals", b.deals},
+		{"gateway", b.gateway},
 	} {
 		if match.MatchString(m.name) {
 			if err := m.run(ctx); err != nil {

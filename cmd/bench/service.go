@@ -36,6 +36,19 @@ var pasteLine = regexp.MustCompile(`ipfs pin remote service add \S+ (\S+) (\S+)`
 func (b *bench) start(ctx context.Context, dir, token string) (*service, error) {
 	cmd := exec.CommandContext(ctx, b.binary, "serve", "--data-dir", dir, "--network", "private", "--listen", "127.0.0.1:0", "--log-level", "warn")
 	cmd.Stderr = os.Stderr
+	m, err := started(cmd, pasteLine)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{cmd: cmd, base: m[1], token: token, dir: dir, http: newClient(128)}
+	if token == "" {
+		s.token = m[2]
+	}
+	return s, s.ready(ctx)
+}
+
+// started starts a program and returns what matches in its output once something does.
+func started(cmd *exec.Cmd, line *regexp.Regexp) ([]string, error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -43,25 +56,19 @@ func (b *bench) start(ctx context.Context, dir, token string) (*service, error) 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &service{cmd: cmd, token: token, dir: dir, http: newClient(128)}
 	var seen strings.Builder
 	buf := make([]byte, 4096)
 	for {
 		n, err := out.Read(buf)
 		seen.Write(buf[:n])
-		if m := pasteLine.FindStringSubmatch(seen.String()); m != nil {
-			s.base = m[1]
-			if token == "" {
-				s.token = m[2]
-			}
-			break
+		if m := line.FindStringSubmatch(seen.String()); m != nil {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return m, nil
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("no address in %q: %w", seen.String(), err), cmd.Wait())
 		}
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
-	return s, s.ready(ctx)
 }
 
 func newClient(conns int) *http.Client {

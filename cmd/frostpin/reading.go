@@ -23,8 +23,9 @@ import (
 // linkKey is the file with the key that signs links.
 func (c *Config) linkKey() string { return filepath.Join(c.DataDir, "link.key") }
 
-// openReading makes what reads DAGs, hot first. cold is nil where nothing is stored cold.
-func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *coldTier, log *slog.Logger) (*retrieval.Service, error) {
+// openReading makes what reads DAGs, hot first. cold is nil where nothing is stored cold; doubt is told of roots
+// that should be hot and are not whole.
+func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *coldTier, doubt func(root cid.Cid), log *slog.Logger) (*retrieval.Service, error) {
 	private, err := c.privateNetworks()
 	if err != nil {
 		return nil, err
@@ -39,6 +40,7 @@ func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *co
 		BlockSize:  int(c.MaxBlockSize),
 		Budget:     budget(c.limits()),
 		ProbeEvery: c.ProbePace,
+		Doubt:      doubt,
 	}, parts, log, p.now), nil
 }
 

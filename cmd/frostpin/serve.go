@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -125,11 +126,15 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if cold != nil {
 		config.Archive = cold
 	}
-	reading, err := p.openReading(c, db, tier, cold, log)
+	var service *pins.Service
+	reading, err := p.openReading(c, db, tier, cold, func(root cid.Cid) { service.Doubt(root) }, log)
 	if err != nil {
 		return err
 	}
-	service := pins.New(config, db, tier, log, p.now)
+	if cold != nil {
+		config.ColdSource = coldReader{reading}
+	}
+	service = pins.New(config, db, tier, log, p.now)
 	collect := append(service.Collectors(), reading.Collectors()...)
 	if cold != nil {
 		cold.Follow(service)
@@ -223,15 +228,16 @@ func (c *Config) limits() pins.Limits {
 func pinsConfig(c *Config, instance string) (pins.Config, error) {
 	rule, err := pins.ParsePinnedWhen(c.PinnedWhen)
 	return pins.Config{
-		Limits:    c.limits(),
-		Slots:     c.FetchSlots,
-		FindRoots: c.FindRoots,
-		FindSlice: c.FindSlice,
-		Policy:    pins.Policy{Deadline: c.FetchDeadline, RetryFirst: c.RetryFirst, RetryMax: c.RetryMax},
-		Retain:    c.RetainReplaced,
-		GCEvery:   c.GCInterval,
-		Instance:  instance,
-		Exclusive: c.Hot == hotEmbedded, // others may use a daemon of their own too
+		Limits:     c.limits(),
+		Slots:      c.FetchSlots,
+		FindRoots:  c.FindRoots,
+		FindSlice:  c.FindSlice,
+		Policy:     pins.Policy{Deadline: c.FetchDeadline, RetryFirst: c.RetryFirst, RetryMax: c.RetryMax},
+		Retain:     c.RetainReplaced,
+		GCEvery:    c.GCInterval,
+		Instance:   instance,
+		VerifyRate: int64(c.VerifyRate),
+		Exclusive:  c.Hot == hotEmbedded, // others may use a daemon of their own too
 
 		Cold:       c.defaultCopies(),
 		PinnedWhen: rule,

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	chunk "github.com/ipfs/boxo/chunker"
+	"github.com/ipfs/boxo/ipld/merkledag"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/helpers"
+	"github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
+	"github.com/ipfs/kubo/core"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A reading is one kind of request to a gateway.
+type reading struct {
+	what  string
+	size  int64 // bytes in one answer
+	path  func(i int64) string
+	rng   func() string // Range header; nil for none
+	count int64         // answers to read with each number of clients; 0: for a while
+}
+
+// gateway measures hot reads through our gateway beside those through Kubo's own, on the same repository, one after the
+// other.
+func (b *bench) gateway(ctx context.Context) error {
+	s, err := b.fresh(ctx, "gateway")
+	if err != nil {
+		return err
+	}
+	if err := s.stop(); err != nil {
+		return err
+	}
+	repo := filepath.Join(s.dir, "ipfs")
+	nd, _, err := b.node(ctx, repo, false)
+	if err != nil {
+		return err
+	}
+	var small []cid.Cid
+	for i := range 200 {
+		c, err := addUnixFS(ctx, nd, uint64(100+i), 1<<10)
+		if err != nil {
+			return err
+		}
+		small = append(small, c)
+	}
+	middle, err := addUnixFS(ctx, nd, 3, 1<<20)
+	if err != nil {
+		return err
+	}
+	big := int64(1<<30) / int64(b.scale)
+	large, err := addUnixFS(ctx, nd, 4, big)
+	if err != nil {
+		return err
+	}
+	if err := nd.Close(); err != nil {
+		return err
+	}
+	const stretch = 64 << 10
+	readings := []reading{
+		{what: "1 KiB files", size: 1 << 10, path: func(i int64) string { return "/ipfs/" + small[i%int64(len(small))].String() }},
+		{what: "a 1 MiB file", size: 1 << 20, path: func(int64) string { return "/ipfs/" + middle.String() }},
+		{what: "64 KiB ranges", size: stretch, path: func(int64) string { return "/ipfs/" + large.String() }, rng: func() string {
+			at := rand.Int64N(big - stretch)
+			return fmt.Sprintf("bytes=%d-%d", at, at+stretch-1)
+		}},
+		{what: "CARs of 1 MiB", size: 1 << 20, path: func(int64) string { return "/ipfs/" + middle.String() + "?format=car" }},
+		{what: "a large file", size: big, path: func(int64) string { return "/ipfs/" + large.String() }, count: 1},
+	}
+
+	if s, err = b.start(ctx, s.dir, s.token); err != nil {
+		return err
+	}
+	for _, c := range append(small, middle, large) {
+		if err := s.settled(ctx, c); err != nil {
+			return err
+		}
+	}
+	ours, err := b.readAll(ctx, s.origin(), readings)
+	if err != nil {
+		return err
+	}
+	if err := s.stop(); err != nil {
+		return err
+	}
+	kubo, err := b.startKubo(ctx, repo)
+	if err != nil {
+		return err
+	}
+	theirs, err := b.readAll(ctx, kubo.base, readings)
+	if err != nil {
+		return err
+	}
+	for i, what := range ours {
+		ratio(what.what+", against Kubo's gateway", what.unit, what.rate, theirs[i].rate, atLeast(1))
+	}
+	return kubo.stop()
+}
+
+// addUnixFS adds a file as `ipfs add --cid-version=1` does, unpinned.
+func addUnixFS(ctx context.Context, nd *core.IpfsNode, seed uint64, size int64) (cid.Cid, error) {
+	dag := ipld.NewBufferedDAG(ctx, nd.DAG)
+	params := helpers.DagBuilderParams{Maxlinks: pieceWidth, RawLeaves: true, CidBuilder: merkledag.V1CidPrefix(), Dagserv: dag}
+	builder, err := params.New(chunk.NewSizeSplitter(io.LimitReader(pseudoRandom(seed), size), pieceChunk))
+	if err != nil {
+		return cid.Undef, err
+	}
+	root, err := balanced.Layout(builder)
+	if err != nil {
+		return cid.Undef, err
+	}
+	return root.Cid(), dag.Commit()
+}
+
+// origin is where the gateway is.
+func (s *service) origin() string { return s.base[:len(s.base)-len("/psa")] }
+
+// settled pins a DAG that is here, and waits until it is held.
+func (s *service) settled(ctx context.Context, c cid.Cid) error {
+	p, err := s.pin(ctx, spec.Pin{Cid: c.String()})
+	for err == nil && p.Status != spec.Pinned {
+		if err = pause(ctx, 50*time.Millisecond); err == nil {
+			_, err = s.do(ctx, http.MethodGet, "/pins/"+p.Requestid, nil, &p)
+		}
+	}
+	return err
+}
+
+// A figure is one measured rate.
+type figure struct {
+	what, unit string
+	rate       float64
+}
+
+func (b *bench) readAll(ctx context.Context, origin string, readings []reading) ([]figure, error) {
+	client := newClient(128)
+	defer client.CloseIdleConnections()
+	var out []figure
+	for _, r := range readings {
+		for _, clients := range []int{1, 16, 64} {
+			perSecond, err := rate(ctx, clients, 3*time.Second/time.Duration(b.scale), r.count*int64(clients), func(ctx context.Context, i int64) error {
+				return readOnce(ctx, client, origin, r, i)
+			})
+			if err != nil {
+				return nil, err
+			}
+			f := figure{fmt.Sprintf("%s, %d clients", r.what, clients), "/s", perSecond}
+			if r.size > 1<<20 {
+				f.unit, f.rate = "MB/s", perSecond*float64(r.size)/1e6
+			}
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+func readOnce(ctx context.Context, client *http.Client, origin string, r reading, i int64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, origin+r.path(i), nil)
+	if err != nil {
+		return err
+	}
+	if r.rng != nil {
+		req.Header.Set("Range", r.rng())
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	n, err := io.Copy(io.Discard, res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode >= 300 || n < r.size {
+		return fmt.Errorf("%s answered %d with %d bytes; want %d", req.URL, res.StatusCode, n, r.size)
+	}
+	return nil
+}
+
+var gatewayLine = regexp.MustCompile(`Gateway server listening on /ip4/127\.0\.0\.1/tcp/(\d+)`)
+
+// startKubo runs the ipfs daemon of this module's Kubo on a repository, with its gateway and without a network.
+func (b *bench) startKubo(ctx context.Context, repo string) (*service, error) {
+	binary := filepath.Join(b.dir, "ipfs")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/ipfs/kubo/cmd/ipfs")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return nil, fmt.Errorf("building ipfs: %w", err)
+	}
+	file := filepath.Join(repo, "config")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var config map[string]any
+	if err := json.Unmarshal(text, &config); err != nil {
+		return nil, err
+	}
+	addresses, _ := config["Addresses"].(map[string]any)
+	if addresses == nil {
+		return nil, errors.New("the repository's settings name no addresses")
+	}
+	addresses["API"], addresses["Gateway"] = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0"
+	if text, err = json.Marshal(config); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, binary, "daemon", "--offline", "--migrate=false")
+	cmd.Env = append(os.Environ(), "IPFS_PATH="+repo, "IPFS_TELEMETRY=off", "IPFS_CONTENT_BLOCKING_DISABLE=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	port, err := started(cmd, gatewayLine)
+	if err != nil {
+		return nil, fmt.Errorf("starting ipfs: %w", err)
+	}
+	return &service{cmd: cmd, base: "http://127.0.0.1:" + port[1], http: newClient(1)}, nil
+}
