@@ -53,6 +53,9 @@ func fewChecks(t *testing.T, dialect string) {
 	flag.Visit(func(f *flag.Flag) { given = given || f == checks })
 	before := checks.Value.String()
 	n := 8
+	if testing.Short() {
+		n = 2
+	}
 	if given {
 		var err error
 		if n, err = strconv.Atoi(before); err != nil {

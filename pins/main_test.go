@@ -24,8 +24,12 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
 	if !given {
-		// Each check is a whole life of a service; .ci/run asks for more.
-		if err := flag.Set("rapid.checks", "20"); err != nil {
+		// Each check is a whole life of a service.
+		checks := "20"
+		if testing.Short() {
+			checks = "5"
+		}
+		if err := flag.Set("rapid.checks", checks); err != nil {
 			panic(err)
 		}
 	}

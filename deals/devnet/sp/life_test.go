@@ -188,11 +188,11 @@ func TestADealEndsAtItsEndEpoch(t *testing.T) {
 	w.node.height = 5000 + 520_000
 	w.node.mu.Unlock()
 	w.stage(p, sp.Ended)
-	resp := must(http.Get(w.sp.HTTPURL() + "/piece/" + d.piece.String()))
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusNotFound {
-		t.Errorf("after its end: status %d", resp.StatusCode)
-	}
+	w.eventually("its piece is not served any more", func() bool {
+		resp := must(http.Get(w.sp.HTTPURL() + "/piece/" + d.piece.String()))
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusNotFound
+	})
 	if s := w.status(p).DealStatus; s.SealingStatus != "Removed" {
 		t.Errorf("status is %+v", s)
 	}
