@@ -55,8 +55,8 @@ type Chain interface {
 	// the message is not on chain, failed, or published something else.
 	Published(ctx context.Context, message cid.Cid, p market.DealProposal) (id abi.DealID, found bool, err error)
 
-	// Events returns the ids of deals of the client published from a height on, as far as the node can tell.
-	Events(ctx context.Context, from Epoch) (ids []abi.DealID, err error)
+	// Events returns the deals of the client published from a height on, by ascending id, as far as the node can tell.
+	Events(ctx context.Context, from Epoch) ([]Publication, error)
 
 	// Deal returns a deal from the head, or with final from the last final tipset; found is false when the chain has
 	// no such deal there.
@@ -112,6 +112,12 @@ type Funds struct {
 type Message struct {
 	Height   Epoch
 	ExitCode int64 // 0: it did what it says
+}
+
+// A Publication is a deal's id and the message that published it; undefined where the node does not tell.
+type Publication struct {
+	Deal    abi.DealID
+	Message cid.Cid
 }
 
 // OnChain is a deal as the chain has it.

@@ -304,23 +304,23 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 	if from == 0 {
 		from = max(0, heads.Head-w.s.cfg.Policy.StartDelay-2*EpochsPerDay)
 	}
-	ids, err := w.s.parts.Chain.Events(ctx, from)
+	published, err := w.s.parts.Chain.Events(ctx, from)
 	if err != nil {
 		return fmt.Errorf("reading the events of the market: %w", err)
 	}
 	if len(w.known) > keepMost {
 		clear(w.known)
 	}
-	for _, id := range ids {
-		if _, ok := w.known[id]; ok {
+	for _, p := range published {
+		if _, ok := w.known[p.Deal]; ok {
 			continue
 		}
-		done, err := w.match(ctx, id, heads)
+		done, err := w.match(ctx, p, heads)
 		if err != nil {
 			return err
 		}
 		if done {
-			w.known[id] = struct{}{}
+			w.known[p.Deal] = struct{}{}
 		}
 	}
 	w.from = max(0, heads.Head-eventDepth)
@@ -329,8 +329,8 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 
 // match finds the attempt whose deal this is: its label is the root, its provider the provider. done tells that the
 // deal need not be looked at again.
-func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done bool, err error) {
-	d, found, err := w.s.parts.Chain.Deal(ctx, id, false)
+func (w *watcher) match(ctx context.Context, p Publication, heads Heads) (done bool, err error) {
+	d, found, err := w.s.parts.Chain.Deal(ctx, p.Deal, false)
 	if err != nil || !found {
 		return false, err
 	}
@@ -364,7 +364,7 @@ func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done b
 		}
 		if Matches(l.signed, l.client, a.Provider, d) {
 			w.s.cfg.At("publish-found")
-			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: id, Deal: &d})
+			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: p.Deal, Deal: &d, PublishCID: p.Message})
 			return err == nil, err
 		}
 	}

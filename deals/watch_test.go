@@ -1,6 +1,7 @@
 package deals_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/builtin/v9/market"
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
@@ -254,6 +256,25 @@ func TestASnapshotOutlivesTheTimeInWhichTheStateCannotBeRead(t *testing.T) {
 		w.untilActive(wish, 3)
 		w.untilInSnapshot(3)
 		w.mustBeSound()
+	})
+}
+
+func TestTheEventOfADealNamesTheMessageThatPublishedIt(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		mute := honest()
+		mute.Silent = true
+		w.net.Add(1000, mute)
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		a := w.attempts(wish)[0]
+		var signed market.ClientDealProposal
+		if err := signed.UnmarshalCBOR(bytes.NewReader(a.Signed)); err != nil {
+			t.Fatal(err)
+		}
+		if id, found, err := w.net.Published(t.Context(), a.PublishCID, signed.Proposal); err != nil || !found || id != a.DealID {
+			t.Errorf("the message is %s, in which the deal is %d (%v, %v), not %d", a.PublishCID, id, found, err, a.DealID)
+		}
 	})
 }
 

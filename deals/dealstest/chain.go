@@ -169,7 +169,7 @@ func (n *Network) Published(ctx context.Context, c cid.Cid, p market.DealProposa
 }
 
 // Events implements deals.Chain.
-func (n *Network) Events(ctx context.Context, from deals.Epoch) (ids []abi.DealID, err error) {
+func (n *Network) Events(ctx context.Context, from deals.Epoch) (found []deals.Publication, err error) {
 	head, err := n.enter(ctx)
 	defer n.mu.Unlock()
 	if err != nil || !n.cfg.Events {
@@ -177,10 +177,10 @@ func (n *Network) Events(ctx context.Context, from deals.Epoch) (ids []abi.DealI
 	}
 	for _, d := range n.deals {
 		if d.published >= from && d.published <= head {
-			ids = append(ids, d.id)
+			found = append(found, deals.Publication{Deal: d.id, Message: d.message})
 		}
 	}
-	return ids, nil
+	return found, nil
 }
 
 func (d *deal) isThere(height deals.Epoch) bool {
