@@ -55,17 +55,17 @@ type Chain interface {
 	// the message is not on chain, failed, or published something else.
 	Published(ctx context.Context, message cid.Cid, p market.DealProposal) (id abi.DealID, found bool, err error)
 
-	// Events returns the ids of deals of the client published from a height on, as far as the node can tell.
-	Events(ctx context.Context, from Epoch) (ids []abi.DealID, err error)
+	// Events returns the deals of the client published from a height on, by ascending id, as far as the node can tell.
+	Events(ctx context.Context, from Epoch) ([]Publication, error)
 
 	// Deal returns a deal from the head, or with final from the last final tipset; found is false when the chain has
 	// no such deal there.
 	Deal(ctx context.Context, id abi.DealID, final bool) (d OnChain, found bool, err error)
 
-	// Changed calls changed with each of ids, which must ascend, whose activation is not as it was in the snapshot: it
-	// may be gone, or not have been in it. It may name others that are not active in either. since is the snapshot of an
-	// earlier call, zero for none: then all that are active in the final tipset are passed over and all others are
-	// named. It returns the snapshot of the final tipset, to be used as since; a snapshot is valid in this process only.
+	// Changed calls changed with each of ids, which must ascend, that is not active in the final tipset, where active
+	// is proven and not slashed. since is the snapshot of an earlier call, of any process, in which all of ids were
+	// active; or zero, when that is not known of some. What is the same as then is not looked at again. It returns the
+	// snapshot of the final tipset.
 	Changed(ctx context.Context, since Snapshot, ids func(yield func(abi.DealID) bool), changed func(abi.DealID) error) (Snapshot, error)
 
 	// Calls is the number of requests sent to the node so far.
@@ -84,7 +84,7 @@ type Heads struct {
 // A Snapshot stands for a state of the market that was looked at whole.
 type Snapshot struct {
 	Height Epoch
-	State  cid.Cid // root of the deal states; undefined: none
+	State  cid.Cid // root of the deal states; undefined: none, for they could not be read whole
 }
 
 // A Client is who proposes and pays.
@@ -112,6 +112,12 @@ type Funds struct {
 type Message struct {
 	Height   Epoch
 	ExitCode int64 // 0: it did what it says
+}
+
+// A Publication is a deal's id and the message that published it; undefined where the node does not tell.
+type Publication struct {
+	Deal    abi.DealID
+	Message cid.Cid
 }
 
 // OnChain is a deal as the chain has it.

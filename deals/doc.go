@@ -62,4 +62,13 @@
 //   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
 //   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round
 //     costs as many calls as the tree has changed nodes on the paths to our deals, not one call per deal.
+//   - What was seen last is in the database: the root of the tree, and of each attempt whether its deal was active under
+//     it. So the first round of a process is as cheap as any. That a root is no secret of one chain makes it safe: what
+//     is the same under two CIDs is the same, also after a reset of the network, or when another node is asked.
+//   - An attempt that has become active is outside the snapshot until a round has found its deal active in a final
+//     tipset and a look has shown that it is ours. That costs one call in its life, and no reorganisation is overlooked.
+//   - With no snapshot, or where the node no longer has the state it is of (after a downtime longer than it keeps), all
+//     leaves of our deals are read: at best one call for 64 of them. No method of Lotus gives more of a tree at once but
+//     StateMarketDeals, which is the whole market of everybody; and to send many requests in one message costs the node
+//     as much. Snapshots begin with the first deal, so that many deals are never met by the first round of a database.
 package deals

@@ -41,7 +41,7 @@ func (s *Service) Holders(ctx context.Context, root cid.Cid) ([]Holder, error) {
 	}
 	for _, h := range all {
 		if h.HTTP == "" && s.now().Sub(h.FoundAt) >= locateEvery {
-			s.locator.refresh(h.Provider)
+			s.locator.refresh(h.Provider) //nolint:contextcheck // it goes on for whoever asks next
 		}
 	}
 	return all, nil

@@ -53,6 +53,7 @@ type world struct {
 	t       testing.TB
 	db      *database.DB
 	net     *dealstest.Network
+	chain   deals.Chain // what stands before net as the chain; nil: nothing
 	blocks  *blocks
 	layouts *piece.Store
 	cfg     deals.Config
@@ -184,6 +185,9 @@ func honest() dealstest.Provider {
 func (w *world) make() {
 	w.t.Helper()
 	parts := deals.Parts{Chain: w.net, Market: w.net, Blocks: w.blocks, Layouts: w.layouts}
+	if w.chain != nil {
+		parts.Chain = w.chain
+	}
 	s, err := deals.New(w.cfg, w.db, parts, w.log, time.Now)
 	if err != nil {
 		w.t.Fatal(err)

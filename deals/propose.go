@@ -250,9 +250,6 @@ func (m *maker) record(ctx context.Context, a Attempt, o Observation) error {
 	m.s.log.Info("deal has moved on", "deal", a.UUID.String(), "provider", a.Provider.String(), "cid", a.Root.String(),
 		"from", string(a.State), "to", string(after.State), "reason", after.Reason)
 	m.s.meter.moved(a, after)
-	if after.State == Active {
-		m.watch.activated(after.DealID, o.Heads.Head)
-	}
 	if a.State.InFlight() && !after.State.InFlight() || after.State.Final() {
 		m.freed()
 	}

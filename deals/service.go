@@ -262,6 +262,7 @@ func Steps() []string {
 	return []string{
 		"piece-built", "piece-stored", "planned", "asked", "drafted", "signed", "stored", "sending", "answered", "accepted",
 		"rejected", "unreached", "publish-found", "published", "active-seen", "active", "lost-seen", "ended",
+		"compared", "doubts-stored", "snapshot-stored",
 		"escrow-planned", "escrow-sent", "escrow-stored",
 	}
 }

@@ -155,7 +155,7 @@ type due struct {
 func (s *store) dueAttempts(ctx context.Context, not []ProviderID, limit int) (all []due, err error) {
 	condition, args := "", []any{}
 	if len(not) > 0 {
-		condition, args = ` AND provider NOT IN ?`, append(args, numbers(not))
+		condition, args = ` AND provider NOT IN ?`, append(args, numbersOf(not))
 	}
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		all = nil
@@ -169,36 +169,10 @@ func (s *store) dueAttempts(ctx context.Context, not []ProviderID, limit int) (a
 	return all, err
 }
 
-func numbers(ids []ProviderID) []int64 {
-	out := make([]int64, len(ids))
-	for i, id := range ids {
-		out[i] = int64(id) //nolint:gosec // a provider's number fits
-	}
-	return out
-}
-
-// activeIDs returns a page of the deals that are active: their ids, ascending, above one.
-func (s *store) activeIDs(ctx context.Context, above abi.DealID, limit int) (ids []abi.DealID, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		ids = make([]abi.DealID, 0, limit)
-		return query(tx, func(r row) error {
-			var id abi.DealID
-			err := r.Scan(&id)
-			ids = append(ids, id)
-			return err
-		}, `SELECT deal_id FROM attempts WHERE state = 'active' AND deal_id > ? ORDER BY deal_id LIMIT ?`, int64(above), limit) //nolint:gosec // a deal's number fits
-	})
-	return ids, err
-}
-
 // activeByDeal returns the active attempts with these deals.
 func (s *store) activeByDeal(ctx context.Context, ids []abi.DealID) (all []Attempt, err error) {
-	plain := make([]int64, len(ids))
-	for i, id := range ids {
-		plain[i] = int64(id) //nolint:gosec // a deal's number fits
-	}
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		all, err = attempts(tx, `WHERE a.state = 'active' AND a.deal_id IN ?`, plain)
+		all, err = attempts(tx, `WHERE a.state = 'active' AND a.deal_id IN ?`, numbersOf(ids))
 		return err
 	})
 	return all, err

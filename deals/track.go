@@ -24,7 +24,7 @@ type Observation struct {
 	Pulling     bool            // our own endpoint has served some
 
 	Pending    *bool      // the chain knows the proposal as published, at the head
-	PublishCID cid.Cid    // named by the provider
+	PublishCID cid.Cid    // named by the provider, or by the event of the deal
 	DealID     abi.DealID // found, and equal to what was signed
 	Deal       *OnChain   // under DealID, at the head or (AtFinal) in the final tipset
 	Forget     bool       // the id by which the deal was known is that of another one

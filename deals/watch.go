@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,21 +31,21 @@ type watcher struct {
 	lacksIDs atomic.Bool // a proposal was published and nobody has told its id
 
 	// Of the passes only.
-	since               Snapshot
-	suspects            map[abi.DealID]struct{} // named by a round, and not seen active in a final tipset since
+	compared            Epoch                   // the final tipset of the last round
+	suspects            map[abi.DealID]struct{} // of the last rounds, and not seen active in a final tipset since
 	round, doubt, event time.Time               // when that was done last
 	from                Epoch                   // events from here on were not read yet
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
 
 	mu         sync.Mutex
 	signatures map[AttemptID]crypto.Signature
-	fresh      map[abi.DealID]Epoch // seen active at this height, and in no snapshot yet
+	proven     map[AttemptID]struct{} // newcomers whose deal was looked at in a final tipset: it is ours, and active
 }
 
 func newWatcher(s *Service) *watcher {
 	return &watcher{
-		s: s, suspects: map[abi.DealID]struct{}{}, known: map[abi.DealID]struct{}{}, signatures: map[AttemptID]crypto.Signature{},
-		fresh: map[abi.DealID]Epoch{},
+		s: s, suspects: map[abi.DealID]struct{}{}, known: map[abi.DealID]struct{}{},
+		signatures: map[AttemptID]crypto.Signature{}, proven: map[AttemptID]struct{}{},
 	}
 }
 
@@ -63,26 +65,6 @@ func (w *watcher) keep(id AttemptID, s crypto.Signature) {
 	w.signatures[id] = s
 }
 
-// activated notes that a deal was seen active at a height. One that is lost before the next round is in none of the
-// states that rounds compare, so that it has to be looked at once more.
-func (w *watcher) activated(id abi.DealID, at Epoch) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.fresh[id] = at
-}
-
-// ripen suspects the deals whose activation must be in the snapshot by now: from there on rounds see what they lose.
-func (w *watcher) ripen() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for id, at := range w.fresh {
-		if at <= w.since.Height {
-			delete(w.fresh, id)
-			w.suspects[id] = struct{}{}
-		}
-	}
-}
-
 // pass does what is due: it is called after each head, and now and then.
 func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 	p, now := w.s.cfg.Policy, w.s.now()
@@ -94,15 +76,14 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	var failed error
-	if now.Sub(w.round) >= p.PollSlow && heads.Final > w.since.Height {
+	if now.Sub(w.round) >= p.PollSlow && heads.Final > w.compared {
 		began := w.s.now()
-		err := w.compare(ctx)
+		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
 		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final))
 		w.round = now
 	}
 	if now.Sub(w.doubt) >= p.Poll {
-		w.ripen()
 		failed = errors.Join(failed, w.examineDoubtful(ctx, heads))
 		w.doubt = now
 	}
@@ -121,15 +102,67 @@ func (w *watcher) elapsed(now time.Time, p Policy) bool {
 	return now.Sub(w.round) >= p.PollSlow || now.Sub(w.doubt) >= p.Poll || now.Sub(w.event) >= p.Poll && w.lacksIDs.Load()
 }
 
-// compare finds the active deals to which something has happened since the last time.
-func (w *watcher) compare(ctx context.Context) error {
+// compare finds the active deals that a final tipset does not show as such. Those that were active in the stored
+// snapshot are compared with it; newcomers are looked up.
+//
+// A deal leaves the snapshot before the next one is stored, where it was missed, and joins it only after that, where it
+// was found. So at any moment all that are in the snapshot were active in it: a process that dies leaves newcomers
+// behind, which are looked up again, and never a loss that the next comparison would not show.
+func (w *watcher) compare(ctx context.Context, heads Heads) error {
+	since, err := w.s.store.snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the last snapshot: %w", err)
+	}
+	newcomers, err := w.s.store.newcomers(ctx, heads.Final)
+	if err != nil {
+		return fmt.Errorf("reading new deals: %w", err)
+	}
+	missed := map[abi.DealID]struct{}{}
+	miss := func(id abi.DealID) error {
+		missed[id], w.suspects[id] = struct{}{}, struct{}{} // suspects at once: the round may fail further on
+		return nil
+	}
+	var at Snapshot
+	if len(newcomers) > 0 {
+		if at, err = w.s.parts.Chain.Changed(ctx, Snapshot{}, dealsOf(newcomers), miss); err != nil {
+			return fmt.Errorf("looking up new deals on the chain: %w", err)
+		}
+	}
 	var broken error
-	ids := func(yield func(abi.DealID) bool) {
-		above := abi.DealID(0)
-		for {
-			page, err := w.s.store.activeIDs(ctx, above, activePage)
+	now, err := w.s.parts.Chain.Changed(ctx, since, w.inSnapshot(ctx, &broken), miss)
+	if err := errors.Join(err, broken); err != nil {
+		return fmt.Errorf("comparing active deals with the chain: %w", err)
+	}
+	found := w.welcome(newcomers, missed)
+	w.s.cfg.At("compared")
+	if err := w.s.store.leaveSnapshot(ctx, slices.Sorted(maps.Keys(missed))); err != nil {
+		return fmt.Errorf("recording doubts: %w", err)
+	}
+	w.s.cfg.At("doubts-stored")
+	w.compared = now.Height
+	if !now.State.Defined() {
+		return nil // the last one stays: it is still true of those that are in it
+	}
+	if err := w.s.store.keepSnapshot(ctx, now); err != nil {
+		return fmt.Errorf("storing a snapshot: %w", err)
+	}
+	w.s.cfg.At("snapshot-stored")
+	if at.State != now.State {
+		return nil // the chain moved on between the two
+	}
+	if err := w.s.store.joinSnapshot(ctx, found); err != nil {
+		return fmt.Errorf("recording what the snapshot has: %w", err)
+	}
+	return nil
+}
+
+// inSnapshot yields the active deals that were so in the snapshot, until something is broken.
+func (w *watcher) inSnapshot(ctx context.Context, broken *error) func(yield func(abi.DealID) bool) {
+	return func(yield func(abi.DealID) bool) {
+		for above := abi.DealID(0); ; {
+			page, err := w.s.store.inSnapshot(ctx, above, activePage)
 			if err != nil {
-				broken = err
+				*broken = err
 				return
 			}
 			for _, id := range page {
@@ -143,15 +176,37 @@ func (w *watcher) compare(ctx context.Context) error {
 			above = page[len(page)-1]
 		}
 	}
-	snapshot, err := w.s.parts.Chain.Changed(ctx, w.since, ids, func(id abi.DealID) error {
-		w.suspects[id] = struct{}{}
-		return nil
-	})
-	if err := errors.Join(err, broken); err != nil {
-		return fmt.Errorf("comparing active deals with the chain: %w", err)
+}
+
+func dealsOf(all []newcomer) func(yield func(abi.DealID) bool) {
+	return func(yield func(abi.DealID) bool) {
+		for _, n := range all {
+			if !yield(n.deal) {
+				return
+			}
+		}
 	}
-	w.since = snapshot
-	return nil
+}
+
+// welcome returns the newcomers that were found active and are known to be ours. The others that were found are
+// suspects once: the tree says that there is a deal, not whose it is, and a reorganisation may have changed that.
+func (w *watcher) welcome(newcomers []newcomer, missed map[abi.DealID]struct{}) (found []AttemptID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	still := map[AttemptID]struct{}{}
+	for _, n := range newcomers {
+		if _, ok := missed[n.deal]; ok {
+			continue
+		}
+		if _, ok := w.proven[n.attempt]; ok {
+			still[n.attempt] = struct{}{}
+			found = append(found, n.attempt)
+		} else {
+			w.suspects[n.deal] = struct{}{}
+		}
+	}
+	w.proven = still
+	return found
 }
 
 // examineDoubtful looks one by one at the deals about which there is doubt.
@@ -229,6 +284,9 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 	proven := o.Deal != nil && o.Deal.SectorStart >= 0 && o.Deal.SlashEpoch < 0
 	switch {
 	case proven && a.Missing == 0:
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.proven[a.ID] = struct{}{}
 		return true, nil
 	case o.AtFinal && !proven && heads.Final <= a.Height:
 		return false, nil // it was seen active later than this: wait for the final tipset to get there
@@ -246,23 +304,23 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 	if from == 0 {
 		from = max(0, heads.Head-w.s.cfg.Policy.StartDelay-2*EpochsPerDay)
 	}
-	ids, err := w.s.parts.Chain.Events(ctx, from)
+	published, err := w.s.parts.Chain.Events(ctx, from)
 	if err != nil {
 		return fmt.Errorf("reading the events of the market: %w", err)
 	}
 	if len(w.known) > keepMost {
 		clear(w.known)
 	}
-	for _, id := range ids {
-		if _, ok := w.known[id]; ok {
+	for _, p := range published {
+		if _, ok := w.known[p.Deal]; ok {
 			continue
 		}
-		done, err := w.match(ctx, id, heads)
+		done, err := w.match(ctx, p, heads)
 		if err != nil {
 			return err
 		}
 		if done {
-			w.known[id] = struct{}{}
+			w.known[p.Deal] = struct{}{}
 		}
 	}
 	w.from = max(0, heads.Head-eventDepth)
@@ -271,8 +329,8 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 
 // match finds the attempt whose deal this is: its label is the root, its provider the provider. done tells that the
 // deal need not be looked at again.
-func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done bool, err error) {
-	d, found, err := w.s.parts.Chain.Deal(ctx, id, false)
+func (w *watcher) match(ctx context.Context, p Publication, heads Heads) (done bool, err error) {
+	d, found, err := w.s.parts.Chain.Deal(ctx, p.Deal, false)
 	if err != nil || !found {
 		return false, err
 	}
@@ -306,7 +364,7 @@ func (w *watcher) match(ctx context.Context, id abi.DealID, heads Heads) (done b
 		}
 		if Matches(l.signed, l.client, a.Provider, d) {
 			w.s.cfg.At("publish-found")
-			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: id, Deal: &d})
+			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: p.Deal, Deal: &d, PublishCID: p.Message})
 			return err == nil, err
 		}
 	}

@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +15,8 @@ import (
 	"testing"
 	"time"
 )
+
+var errOther = errors.New("that is not what was pinned")
 
 // An answer is what the gateway says to one request.
 type answer struct {
@@ -86,7 +90,7 @@ func (l *library) comesBack() (tiers map[string]int) {
 		}
 		got := l.read("/ipfs/" + l.root + "/" + filepath.ToSlash(name))
 		if got.code != http.StatusOK || got.err != nil || !bytes.Equal(got.body, want) {
-			return fmt.Errorf("%s: code %d, %d of %d bytes, %v: %.200s", name, got.code, len(got.body), len(want), got.err, got.body)
+			return fmt.Errorf("%s: code %d, %d of %d bytes: %.200s: %w", name, got.code, len(got.body), len(want), got.body, cmp.Or(got.err, errOther))
 		}
 		tiers[got.tier()]++
 		return nil

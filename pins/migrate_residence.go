@@ -1,6 +1,8 @@
 package pins
 
 import (
+	"slices"
+
 	"github.com/go-gormigrate/gormigrate/v2"
 	"gorm.io/gorm"
 )
@@ -14,7 +16,7 @@ func residenceMigration() *gormigrate.Migration {
 			if tx.Name() == "sqlite" {
 				statements = sqliteResidence
 			}
-			for _, s := range append(statements[:len(statements):len(statements)], residence...) {
+			for _, s := range append(slices.Clip(statements), residence...) {
 				if err := tx.Exec(s).Error; err != nil {
 					return err
 				}

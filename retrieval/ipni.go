@@ -62,7 +62,7 @@ func parseRouting(body []byte) ([]Source, error) {
 		Providers []struct {
 			Addrs     []string `json:"Addrs"`
 			Protocols []string `json:"Protocols"`
-		}
+		} `json:"Providers"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, fmt.Errorf("reading the router's answer: %w", err)

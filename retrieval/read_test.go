@@ -38,9 +38,7 @@ func TestHotBlocksAreReadWithoutAskingAnybody(t *testing.T) {
 	d := newDAG(1, 20, 100)
 	p := newProvider(t, "f01000", d)
 	f := newFixture(t, nil, d, p)
-	for key, data := range d.blocks {
-		f.shelf.blocks[key] = data
-	}
+	maps.Copy(f.shelf.blocks, d.blocks)
 	ctx, trail := retrieval.WithTrail(retrieval.WithRoot(t.Context(), d.root))
 	if err := f.whole(ctx, d); err != nil {
 		t.Fatal(err)
@@ -190,6 +188,7 @@ var faults = map[string]func(w http.ResponseWriter, r *http.Request, body []byte
 
 // Ten thousand reads of faulty providers: each is right, or fails cleanly; and each is right while one honest copy lives.
 func TestReadsAreRightOrFailCleanly(t *testing.T) {
+	t.Parallel()
 	reads := 10_000 / (2 * len(faults))
 	d := newDAG(4, 60, 2_000)
 	for name, spoil := range faults {
@@ -222,7 +221,7 @@ func TestReadsAreRightOrFailCleanly(t *testing.T) {
 							if i%50 == 0 { // a whole DAG
 								inner, cancel := context.WithCancel(ctx)
 								f.Prefetch(inner, d.root)
-								defer cancel()
+								t.Cleanup(cancel)
 							}
 							b, err := f.Blocks().GetBlock(ctx, c)
 							var failed *retrieval.FailedError
@@ -251,6 +250,7 @@ func TestReadsAreRightOrFailCleanly(t *testing.T) {
 
 // A DAG is restored whole from one honest provider whatever the others do, and by each kind of transfer.
 func TestRestoreBringsEverythingBack(t *testing.T) {
+	t.Parallel()
 	d := newDAG(5, 200, 3_000)
 	for name, spoil := range faults {
 		t.Run(name, func(t *testing.T) {

@@ -59,10 +59,10 @@ var (
 
 func newWorld() *world {
 	return &world{
-		hot:     blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore())),
-		cold:    map[cid.Cid]blocks.Block{},
-		faults:  map[cid.Cid]error{},
-		pinned:  map[cid.Cid]pins.Account{},
+		hot:    blockstore.NewBlockstore(dssync.MutexWrap(datastore.NewMapDatastore())),
+		cold:   map[cid.Cid]blocks.Block{},
+		faults: map[cid.Cid]error{},
+		pinned: map[cid.Cid]pins.Account{},
 	}
 }
 

@@ -86,6 +86,20 @@ func (c *crowd) settle(deals int) error {
 	return err
 }
 
+// settleOnce makes the state of so many deals change, and returns when that is final. They may be settled twice, and the
+// second time they are their neighbours.
+func (c *crowd) settleOnce(ctx context.Context, deals int) error {
+	for _, step := range []struct {
+		deals  int
+		epochs time.Duration
+	}{{deals, 1}, {0, crowdFinality + 3}} {
+		if err := errors.Join(c.settle(step.deals), pause(ctx, step.epochs*crowdEpoch)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *crowd) stop() error { return errors.Join(c.stdin.Close(), c.cmd.Wait()) }
 
 // crowdDeal is the proposal of one copy of a root.

@@ -48,34 +48,73 @@ func (b *bench) deals(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
+	settled := roots * crowdCopies / settledOf
+	fill := func(t *tracker) error { return t.fill(ctx, roots, c) }
+	err = b.track(ctx, roots, c, fill, func(t *tracker) error {
+		if err := t.started(ctx, "first round of a database"); err != nil {
+			return err
+		}
+		return t.quiet(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	leave := func(*tracker) error { return nil }
+	err = b.track(ctx, roots, c, leave, func(t *tracker) error {
+		return t.started(ctx, "first round after a restart, without a change")
+	})
+	if err != nil {
+		return err
+	}
+	change := func(*tracker) error { return c.settleOnce(ctx, settled) }
+	return b.track(ctx, roots, c, change, func(t *tracker) error {
+		if err := t.started(ctx, fmt.Sprintf("first round after a restart, with %d of them settled meanwhile", settled)); err != nil {
+			return err
+		}
+		if err := c.settle(settled); err != nil {
+			return err
+		}
+		return t.busy(ctx, settled)
+	})
+}
+
+// track measures one life of the service, before which something is done.
+func (b *bench) track(ctx context.Context, roots int, c *crowd, before, measure func(t *tracker) error) error {
 	t, err := b.openTracker(ctx, roots, c)
 	if err != nil {
 		return err
 	}
+	if err := before(t); err != nil {
+		return errors.Join(err, t.close())
+	}
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- t.service.Run(running) }()
-	err = t.measure(ctx, c)
+	err = measure(t)
 	stop()
 	return errors.Join(err, <-done, t.close())
 }
 
-func (t *tracker) measure(ctx context.Context, c *crowd) error {
-	cold, err := t.rounds(ctx, 1, func(r round) bool { return r.first })
-	if err != nil {
-		return err
-	}
-	t.print("first round after a start", cold)
-	quiet, err := t.rounds(ctx, quietRounds, func(r round) bool { return !r.first && r.same })
+func (t *tracker) quiet(ctx context.Context) error {
+	quiet, err := t.rounds(ctx, quietRounds, func(r round) bool { return r.same })
 	if err != nil {
 		return err
 	}
 	t.print(fmt.Sprintf("worst of %d rounds without a change", quietRounds), quiet)
-	settled := t.active / settledOf
-	if err := c.settle(settled); err != nil {
-		return err
+	return nil
+}
+
+// started measures the first round of this process.
+func (t *tracker) started(ctx context.Context, what string) error {
+	r, err := t.rounds(ctx, 1, func(round) bool { return true })
+	if err == nil {
+		t.print(what, r)
 	}
-	busy, err := t.rounds(ctx, busyRounds, func(r round) bool { return !r.first && !r.same })
+	return err
+}
+
+func (t *tracker) busy(ctx context.Context, settled int) error {
+	busy, err := t.rounds(ctx, busyRounds, func(r round) bool { return !r.same })
 	if err != nil {
 		return err
 	}
@@ -106,7 +145,7 @@ func (t *tracker) close() error {
 	return errors.Join(errs...)
 }
 
-// openTracker makes the service and fills its database. It does not run yet.
+// openTracker makes the service, on the database of the one before. It does not run yet.
 func (b *bench) openTracker(ctx context.Context, roots int, c *crowd) (t *tracker, err error) {
 	t = &tracker{active: roots * crowdCopies}
 	defer func() {
@@ -151,19 +190,22 @@ func (b *bench) openTracker(ctx context.Context, roots int, c *crowd) (t *tracke
 	pieces := &http.Server{Handler: servePieces(t.service), ReadHeaderTimeout: time.Minute}
 	go func() { _ = pieces.Serve(listener) }()
 	t.closers = append(t.closers, pieces.Close)
-	if t.terms, err = t.service.Record(ctx, deals.Terms{Replicas: crowdCopies, Days: crowdDays}); err != nil {
-		return t, err
-	}
+	t.terms, err = t.service.Record(ctx, deals.Terms{Replicas: crowdCopies, Days: crowdDays})
+	return t, err
+}
+
+// fill records the providers, and the deals that there are with them.
+func (t *tracker) fill(ctx context.Context, roots int, c *crowd) error {
 	for _, p := range c.Providers {
 		id, err := p.id()
 		if err != nil {
-			return t, err
+			return err
 		}
 		if err := deals.NewRegistry(t.db, time.Now).Add(ctx, deals.Decision{ID: id, HTTP: p.HTTP}); err != nil {
-			return t, err
+			return err
 		}
 	}
-	return t, fillCrowd(ctx, t.db, roots, t.terms, c)
+	return fillCrowd(ctx, t.db, roots, t.terms, c)
 }
 
 // trackerConfig makes rounds follow each other as fast as tipsets: a server makes one in an hour.
@@ -183,13 +225,13 @@ func trackerConfig(pieces string) deals.Config {
 // A round is one comparison of all active deals with the chain. While it goes on, the process does its other work too,
 // and that counts.
 type round struct {
-	first, same bool // nothing to compare with; nothing has changed since
-	compared    int  // deals
-	named       int  // of these, as not what they were
-	took        time.Duration
-	cpu, node   float64 // s
-	calls       int64
-	err         error
+	same      bool // nothing has changed since the one before
+	compared  int  // deals
+	named     int  // of these, as not active
+	took      time.Duration
+	cpu, node float64 // s
+	calls     int64
+	err       error
 }
 
 // A roundChain measures rounds.
@@ -205,7 +247,7 @@ func (c *roundChain) Changed(ctx context.Context, since deals.Snapshot, ids func
 	case c.began <- struct{}{}:
 	default:
 	}
-	r := round{first: !since.State.Defined(), calls: -c.Calls()}
+	r := round{calls: -c.Calls()}
 	own, err1 := cpu(os.Getpid())
 	node, err2 := cpu(c.node)
 	began := time.Now()

@@ -106,11 +106,12 @@ func newTables(tx *gorm.DB) *tables {
 		attempts: &rows{
 			tx: tx,
 			one: `(?, ?, ?, ?, ?, ?, 1, 0, ?, 'mk12', ?, ?, ?, ?, ?, ?, ?, 0, '0', ?, 'active', '', '', 0, '', ?, ?, 1, ?, 0, 0, 0, 0, 1,
-				?, ?, ?, ?, ?, ?, 0, ?, ?)`,
+				?, ?, ?, ?, ?, ?, 0, ?, ?, 1)`,
 			insert: `INSERT INTO attempts (id, uuid, slot_id, archive_id, root, piece_id, generation, renews, provider, protocol,
 				proposal_cid, signed, message, start_epoch, end_epoch, price, collateral, verified, reserved, day, state, reason,
 				verbatim, retryable, publish_cid, deal_id, sector, seen_pending, pending_ms, blind, unknowns, unknown_ms, missing, height,
-				planned_ms, sent_ms, accepted_ms, pulled_ms, published_ms, active_ms, ended_ms, changed_ms, next_ms) VALUES `,
+				planned_ms, sent_ms, accepted_ms, pulled_ms, published_ms, active_ms, ended_ms, changed_ms, next_ms,
+				in_snapshot) VALUES `,
 		},
 	}
 }

@@ -171,7 +171,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		options.Cold, options.Pieces = cold, pieceSource{cold.Service}
 		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})
 	}
-	web, err := server.New(options, service, tokens, log)
+	web, err := server.New(options, service, tokens, log) //nolint:contextcheck // requests have contexts of their own
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,13 @@ import (
 // batchSize is how many ids are compared at once: the more, the more nodes are read side by side.
 const batchSize = 1 << 13
 
-// Changed names the deals whose activation is not as it was; see deals.Chain.
+// Changed names the deals that are not active; see deals.Chain.
 //
-// Where a node of the tree has changed, of the deals under it are named all that are not active both before and now:
-// also some that were not active before and are not now. What was before is asked of the node; where it no longer has
-// that, all that are not active now are named. A node whose tree cannot be read is asked for each deal.
+// Under a node of the tree that is the same as in since, all deals are as they were: active. So only the paths that
+// differ are read, down to the leaves of now; of the earlier tree only what is above the leaves, to compare links. That
+// is asked of the node; where it no longer has it, or never had, the paths to all deals are read. Nothing depends on
+// which chain since was taken from: a CID stands for what is under it, on every chain. A node whose tree cannot be read
+// is asked for each deal.
 func (l *Lotus) Changed(ctx context.Context, since deals.Snapshot, ids func(yield func(abi.DealID) bool), changed func(abi.DealID) error) (deals.Snapshot, error) {
 	s, head, err := l.ready(ctx)
 	if err != nil {
@@ -121,10 +123,6 @@ func (p past) child(height, digit uint) (next past, l link) {
 	}
 	l.cid, l.there = p.vertex.child(digit)
 	return past{known: true, height: height - 1}, l
-}
-
-func (p past) active(digit uint) bool {
-	return !p.known || p.vertex != nil && p.vertex.active>>digit&1 == 1
 }
 
 // begin reads the roots.
@@ -244,7 +242,7 @@ func (w *walk) descend(ctx context.Context, ids []abi.DealID, named []bool) erro
 	for _, p := range places {
 		for i := p.lo; i < p.hi; i++ {
 			digit := w.now.digit(ids[i], 0)
-			named[i] = p.now.active>>digit&1 == 0 || !p.was.active(digit)
+			named[i] = p.now.active>>digit&1 == 0
 		}
 	}
 	return nil
@@ -282,8 +280,9 @@ func (w *walk) read(ctx context.Context, places []place, height uint) error {
 	for i := range places {
 		group.Go(func() (err error) {
 			p := &places[i]
-			if p.now, err = w.l.vertex(ctx, w.s, p.link.cid, w.now.width, height); err != nil || !p.wasLink.there {
-				return err
+			p.now, err = w.l.vertex(ctx, w.s, p.link.cid, w.now.width, height)
+			if err != nil || !p.wasLink.there || height == 0 {
+				return err // of an earlier leaf all is known: the deals asked about were active
 			}
 			p.was.vertex, err = w.l.vertex(ctx, w.s, p.wasLink.cid, w.now.width, height)
 			if errors.Is(err, errUnreadable) {

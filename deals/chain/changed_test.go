@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/filecoin-project/go-amt-ipld/v4"
@@ -61,7 +62,7 @@ func newStates(t fataler, f *fake) *states {
 }
 
 func (s *states) set(t fataler, id abi.DealID, start, slash abi.ChainEpoch) {
-	d := market.DealState{SectorNumber: 1, SectorStartEpoch: start, LastUpdatedEpoch: -1, SlashEpoch: slash}
+	d := market.DealState{SectorNumber: abi.SectorNumber(id), SectorStartEpoch: start, LastUpdatedEpoch: -1, SlashEpoch: slash}
 	if err := s.tree.Set(context.Background(), uint64(id), &d); err != nil {
 		t.Fatal(err)
 	}
@@ -122,17 +123,20 @@ func TestChangedNamesWhatIsNotActive(t *testing.T) {
 	if diff := cmp.Diff([]abi.DealID{0, 6, 65, 70000, 70001, 1 << 40}, named); diff != "" {
 		t.Error(diff)
 	}
-	named, again := changed(t, l, first, ids)
+	active := []abi.DealID{5, 64, 300000}
+	named, again := changed(t, l, first, active)
 	if len(named) > 0 || again != first {
 		t.Errorf("nothing has changed, and %v are named, %+v then %+v", named, first, again)
 	}
 	s.set(t, 65, 12, -1)
 	s.remove(t, 300000)
 	s.publish(t, l)
-	named, second := changed(t, l, first, []abi.DealID{5, 64, 65, 70000, 300000})
-	// 65 is new, 300000 is gone, and 70000 lies under a node that has not changed.
-	if diff := cmp.Diff([]abi.DealID{65, 300000}, named); diff != "" {
+	named, second := changed(t, l, first, active)
+	if diff := cmp.Diff([]abi.DealID{300000}, named); diff != "" {
 		t.Error(diff)
+	}
+	if named, _ = changed(t, l, deals.Snapshot{}, []abi.DealID{65, 70000}); !slices.Equal(named, []abi.DealID{70000}) {
+		t.Errorf("of two that were not active one is now, and %v are named", named)
 	}
 	if second.Height <= first.Height || second.State == first.State {
 		t.Errorf("%+v after %+v", second, first)
@@ -174,20 +178,18 @@ func TestChangedFollowsAnyHistory(t *testing.T) {
 				l.Close()
 				l = open(t, f.serve(t), nil)
 			}
-			named, now := changed(t, l, since, asked)
+			var of, gone []abi.DealID
 			for _, d := range asked {
-				is, was, told := active[d], before[d], slices.Contains(named, d)
-				switch {
-				case !since.State.Defined() && told == is:
-					r.Fatalf("first round: %d is active %v and named %v", d, is, told)
-				case since.State.Defined() && is != was && !told:
-					r.Fatalf("%d was active %v, is %v, and is not named", d, was, is)
-				case since.State.Defined() && is && was && told:
-					r.Fatalf("%d was and is active, and is named", d)
+				if since.State.Defined() && !before[d] {
+					continue
+				}
+				if of = append(of, d); !active[d] {
+					gone = append(gone, d)
 				}
 			}
-			if !slices.IsSorted(named) {
-				r.Fatalf("%v do not ascend", named)
+			named, now := changed(t, l, since, of)
+			if !slices.Equal(named, gone) {
+				r.Fatalf("of %v are named %v, and not active are %v", of, named, gone)
 			}
 			since, before = now, maps.Clone(active)
 		}
@@ -225,6 +227,106 @@ func TestChangedSkipsWhatIsTheSame(t *testing.T) {
 	named, _ = changed(t, l, since, ids)
 	if diff := cmp.Diff([]abi.DealID{ids[77_777]}, named); diff != "" || l.Calls()-calls > 12 {
 		t.Errorf("one gone: %d calls, %s", l.Calls()-calls, diff)
+	}
+}
+
+// TestChangedGoesOnFromASnapshotOfAnotherProcess begins each time with a connection that has read nothing yet.
+func TestChangedGoesOnFromASnapshotOfAnotherProcess(t *testing.T) {
+	const n = 30_000
+	f := grown(t, "a")
+	l := open(t, f.serve(t), nil)
+	s := newStates(t, f)
+	ids := make([]abi.DealID, n)
+	for i := range ids {
+		ids[i] = abi.DealID(10_000_000 + i)
+		s.set(t, ids[i], 10, -1)
+	}
+	s.publish(t, l)
+	_, since := changed(t, l, deals.Snapshot{}, ids)
+	gone := []abi.DealID{ids[3], ids[7_777]}
+
+	round := func(what string, since deals.Snapshot, want []abi.DealID, atLeast, atMost int64) {
+		t.Helper()
+		l := open(t, f.serve(t), nil)
+		if _, err := l.Heads(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		calls := l.Calls()
+		named, _ := changed(t, l, since, ids)
+		if diff := cmp.Diff(want, named); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+		if calls = l.Calls() - calls; calls < atLeast || calls > atMost {
+			t.Errorf("%s: %d calls, want %d to %d", what, calls, atLeast, atMost)
+		}
+	}
+	const leaves = n / 64
+	round("nothing has changed", since, nil, 1, 3)
+	for _, id := range gone {
+		s.remove(t, id)
+	}
+	s.publish(t, l)
+	round("two have gone", since, gone, 5, 20)
+	elsewhere := newStates(t, f) // half of it is as it is here
+	for i, id := range ids {
+		elsewhere.set(t, id, abi.ChainEpoch(10+2*i/n), -1)
+	}
+	other := deals.Snapshot{Height: 1 << 40, State: elsewhere.flush(t)}
+	round("the state is of another chain, and the node has it", other, gone, leaves/2, leaves/2+40)
+	f.mu.Lock()
+	delete(f.objects, other.State)
+	f.mu.Unlock()
+	round("the state is of another chain", other, gone, leaves, leaves+20)
+	f.mu.Lock()
+	delete(f.objects, since.State)
+	f.mu.Unlock()
+	round("the node no longer has the state", since, gone, leaves, leaves+20)
+}
+
+// TestChangedReadsOnWhereTheNodeHasLostAPart takes single nodes of the earlier tree away.
+func TestChangedReadsOnWhereTheNodeHasLostAPart(t *testing.T) {
+	f := grown(t, "a")
+	l := open(t, f.serve(t), nil)
+	s := newStates(t, f)
+	ids := make([]abi.DealID, 10_000)
+	for i := range ids {
+		ids[i] = abi.DealID(i)
+		s.set(t, ids[i], 10, -1)
+	}
+	s.publish(t, l)
+	_, since := changed(t, l, deals.Snapshot{}, ids)
+	s.remove(t, 70)
+	s.remove(t, 9_000)
+	gone := []abi.DealID{70, 9_000}
+	f.mu.Lock()
+	earlier := maps.Clone(f.objects)
+	f.mu.Unlock()
+	s.publish(t, l)
+
+	var mu sync.Mutex
+	serve := f.Internal.ChainReadObj
+	f.Internal.ChainReadObj = func(ctx context.Context, c cid.Cid) ([]byte, error) {
+		mu.Lock()
+		delete(earlier, c)
+		mu.Unlock()
+		return serve(ctx, c)
+	}
+	changed(t, open(t, f.serve(t), nil), deals.Snapshot{}, ids) // reads all that there is now
+	f.Internal.ChainReadObj = serve
+	if len(earlier) < 5 {
+		t.Fatalf("of the earlier tree %d nodes are no longer in use, too few", len(earlier))
+	}
+	for c, raw := range earlier {
+		f.mu.Lock()
+		delete(f.objects, c)
+		f.mu.Unlock()
+		named, _ := changed(t, open(t, f.serve(t), nil), since, ids)
+		if diff := cmp.Diff(gone, named); diff != "" {
+			t.Errorf("without %s: %s", c, diff)
+		}
+		f.mu.Lock()
+		f.objects[c] = raw
+		f.mu.Unlock()
 	}
 }
 

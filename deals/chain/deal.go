@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -182,21 +183,21 @@ const (
 	eventQueries = 8
 )
 
-// Events returns the ids of the client's deals published from a height on. A node without events has none.
-func (l *Lotus) Events(ctx context.Context, from deals.Epoch) ([]abi.DealID, error) {
+// Events returns the client's deals published from a height on. A node without events has none.
+func (l *Lotus) Events(ctx context.Context, from deals.Epoch) ([]deals.Publication, error) {
 	s, head, err := l.ready(ctx)
 	if err != nil {
 		return nil, err
 	}
-	client, found, err := l.idOf(ctx, s, head, l.cfg.Wallet)
-	if err != nil || !found {
+	client, known, err := l.idOf(ctx, s, head, l.cfg.Wallet)
+	if err != nil || !known {
 		return nil, err
 	}
 	filter, err := publishedBy(client)
 	if err != nil {
 		return nil, err
 	}
-	var ids []abi.DealID
+	var found []deals.Publication
 	from = max(0, from, head.Height-eventQueries*(eventSpan+1)+1)
 	for low := from; low <= head.Height; low += eventSpan + 1 {
 		high := min(head.Height, low+eventSpan)
@@ -206,7 +207,7 @@ func (l *Lotus) Events(ctx context.Context, from deals.Epoch) ([]abi.DealID, err
 		})
 		switch {
 		case err == nil && events != nil:
-			ids = append(ids, dealIDs(*events)...)
+			found = append(found, publications(*events)...)
 		case isAnswer(err):
 			// Switched off, not indexed, or too far back: a node may know no events, and other ways remain.
 			l.noEvent.Do(func() { l.log.Info("the Filecoin node serves no deal events", "err", err) })
@@ -214,8 +215,10 @@ func (l *Lotus) Events(ctx context.Context, from deals.Epoch) ([]abi.DealID, err
 			return nil, err
 		}
 	}
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	// Where two messages are named for an id, the first was undone: the later one stands.
+	slices.Reverse(found)
+	slices.SortStableFunc(found, func(a, b deals.Publication) int { return cmp.Compare(a.Deal, b.Deal) })
+	return slices.CompactFunc(found, func(a, b deals.Publication) bool { return a.Deal == b.Deal }), nil
 }
 
 const cborCodec = 0x51
@@ -234,8 +237,7 @@ func publishedBy(client address.Address) (types.ActorEventFilter, error) {
 	}, nil
 }
 
-func dealIDs(events []*types.ActorEvent) []abi.DealID {
-	var ids []abi.DealID
+func publications(events []*types.ActorEvent) (found []deals.Publication) {
 	for _, e := range events {
 		if e == nil || e.Reverted {
 			continue
@@ -245,9 +247,9 @@ func dealIDs(events []*types.ActorEvent) []abi.DealID {
 				continue
 			}
 			if id, ok := readUint(entry.Value); ok {
-				ids = append(ids, abi.DealID(id))
+				found = append(found, deals.Publication{Deal: abi.DealID(id), Message: e.MsgCid})
 			}
 		}
 	}
-	return ids
+	return found
 }

@@ -2,6 +2,7 @@ package chain_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/filecoin-project/go-address"
@@ -13,6 +14,9 @@ import (
 	apitypes "github.com/filecoin-project/lotus/api/types"
 	"github.com/filecoin-project/lotus/chain/types"
 	"github.com/ipfs/go-cid"
+	cbg "github.com/whyrusleeping/cbor-gen"
+
+	"github.com/frostpin/frostpin/deals"
 )
 
 // proposal is one of the wallet to f01000.
@@ -62,5 +66,24 @@ func TestMessageThatPublishedNothingOfOursIsNoDeal(t *testing.T) {
 		if id, found, err := l.Published(t.Context(), message, p); err != nil || found {
 			t.Errorf("%s: deal %d, found %v, %v", name, id, found, err)
 		}
+	}
+}
+
+func TestEventsNameTheMessageThatStands(t *testing.T) {
+	f := grown(t, "a")
+	f.Internal.StateLookupID = func(context.Context, address.Address, types.TipSetKey) (address.Address, error) {
+		return address.NewIDAddress(1001)
+	}
+	first, second, third := f.put(t, []byte{1}), f.put(t, []byte{2}), f.put(t, []byte{3})
+	f.Internal.GetActorEventsRaw = func(context.Context, *types.ActorEventFilter) ([]*types.ActorEvent, error) {
+		of := func(id uint64, message cid.Cid, reverted bool) *types.ActorEvent {
+			entry := types.EventEntry{Key: "id", Codec: 0x51, Value: cbg.CborEncodeMajorType(cbg.MajUnsignedInt, id)}
+			return &types.ActorEvent{Entries: []types.EventEntry{entry}, MsgCid: message, Reverted: reverted, Emitter: wallet}
+		}
+		return []*types.ActorEvent{of(7, first, false), of(5, second, false), of(7, third, false), of(9, first, true)}, nil
+	}
+	found, err := open(t, f.serve(t), nil).Events(t.Context(), 119)
+	if want := []deals.Publication{{Deal: 5, Message: second}, {Deal: 7, Message: third}}; err != nil || !slices.Equal(found, want) {
+		t.Errorf("got %v, %v, want %v", found, err, want)
 	}
 }

@@ -223,9 +223,9 @@ func TestDealIsFollowedFromProposalToTermination(t *testing.T) {
 	if _, found, err := w.Published(ctx, message, other); err != nil || found {
 		t.Errorf("a deal that is not in the batch: %v, %v", found, err)
 	}
-	ids, err := w.Events(ctx, from)
-	if diff := cmp.Diff([]abi.DealID{id}, ids); diff != "" || err != nil {
-		t.Errorf("events: %v %s", err, diff)
+	published, err := w.Events(ctx, from)
+	if want := []deals.Publication{{Deal: id, Message: message}}; err != nil || !slices.Equal(published, want) {
+		t.Errorf("events: %v, %v, want %v", published, err, want)
 	}
 
 	client, err := w.Client(ctx)

@@ -29,4 +29,6 @@
 //     with lotus' own API.
 //   - Active deals are watched by comparing nodes of the market's States AMT by CID (see Changed). Layouts older than
 //     actors v13, or newer than this build knows, are asked deal by deal instead.
+//   - Of the earlier tree only links are compared, never what is in its leaves: that all deals asked about were active
+//     in it is the caller's promise. It halves what a round reads where nothing is kept from the one before.
 package chain

@@ -169,7 +169,7 @@ func (n *Network) Published(ctx context.Context, c cid.Cid, p market.DealProposa
 }
 
 // Events implements deals.Chain.
-func (n *Network) Events(ctx context.Context, from deals.Epoch) (ids []abi.DealID, err error) {
+func (n *Network) Events(ctx context.Context, from deals.Epoch) (found []deals.Publication, err error) {
 	head, err := n.enter(ctx)
 	defer n.mu.Unlock()
 	if err != nil || !n.cfg.Events {
@@ -177,10 +177,10 @@ func (n *Network) Events(ctx context.Context, from deals.Epoch) (ids []abi.DealI
 	}
 	for _, d := range n.deals {
 		if d.published >= from && d.published <= head {
-			ids = append(ids, d.id)
+			found = append(found, deals.Publication{Deal: d.id, Message: d.message})
 		}
 	}
-	return ids, nil
+	return found, nil
 }
 
 func (d *deal) isThere(height deals.Epoch) bool {
@@ -231,14 +231,19 @@ func (n *Network) Changed(ctx context.Context, since deals.Snapshot, ids func(yi
 	ids(func(id abi.DealID) bool {
 		n.mu.Lock()
 		d := n.find(id)
-		was := since.State.Defined() && d != nil && d.isActive(since.Height)
+		known := since.State.Defined()
+		was := d != nil && d.isActive(since.Height)
 		is := d != nil && d.isActive(final)
 		if id <= last {
 			n.violate("ids do not ascend: %d after %d", id, last)
 		}
+		if known && !was {
+			n.violate("deal %d was not active at %d", id, since.Height)
+		}
 		last = id
 		n.mu.Unlock()
-		if since.State.Defined() && was != is || !since.State.Defined() && !is {
+		// What was not active before, and is not now, is where it was: a tree would not show it.
+		if known && was != is || !known && !is {
 			failed = changed(id)
 		}
 		return failed == nil

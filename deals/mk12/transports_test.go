@@ -47,7 +47,8 @@ func TestWhereAProviderServes(t *testing.T) {
 		"ipv6, usual port":    {[]wire.Protocol{announced("http", "/ip6/2001:4860:4860::8888/tcp/80/http")}, false, []string{"http://[2001:4860:4860::8888]"}},
 		"the best first": {
 			[]wire.Protocol{announced("http", "/ip4/8.8.8.8/tcp/80/http", "/dns4/a.example/tcp/80/http", "/ip4/8.8.8.8/tcp/443/https", "/dns4/a.example/tcp/443/https")},
-			false, []string{"https://a.example", "https://8.8.8.8", "http://a.example", "http://8.8.8.8"},
+			false,
+			[]string{"https://a.example", "https://8.8.8.8", "http://a.example", "http://8.8.8.8"},
 		},
 		"twice the same":   {[]wire.Protocol{announced("http", "/dns4/a.example/tcp/443/https", "/dns/a.example/tcp/443/tls/http")}, false, []string{"https://a.example"}},
 		"private":          {[]wire.Protocol{announced("http", "/ip4/10.0.0.1/tcp/80/http", "/ip4/127.0.0.1/tcp/80/http", "/ip6/::1/tcp/80/http")}, false, []string{}},

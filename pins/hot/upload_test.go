@@ -74,8 +74,12 @@ func TestUploadGetsTheCIDOfKubosAdd(t *testing.T) {
 		{"two levels", []entry{{path: "f", data: random(175 * 256 << 10)}}},
 		{"empty directory", []entry{{path: "d"}}},
 		{"nested", []entry{
-			{path: "d"}, {path: "d/a", data: []byte("a")}, {path: "d/e"}, {path: "d/e/ü b+c", data: random(300 << 10)},
-			{path: "d/link", link: "../elsewhere"}, {path: "d/none"},
+			{path: "d"},
+			{path: "d/a", data: []byte("a")},
+			{path: "d/e"},
+			{path: "d/e/ü b+c", data: random(300 << 10)},
+			{path: "d/link", link: "../elsewhere"},
+			{path: "d/none"},
 		}},
 		{"wide", wide},
 	} {

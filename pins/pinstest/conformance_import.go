@@ -60,7 +60,7 @@ func importStays(t *testing.T, r *rig) {
 
 func importRefuses(t *testing.T, r *rig) {
 	in := r.open()
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	good, other := Raw("good"), Raw("other")
 	wrong, err := blocks.NewBlockWithCid(good.RawData(), other.Cid())
 	if err != nil {
@@ -86,7 +86,7 @@ func importMends(t *testing.T, r *rig) {
 		r.Corrupt(b)
 	}
 	in := r.open()
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	r.put(in, d.Blocks...)
 	for _, b := range d.Blocks {
 		if data, err := r.Tier.Block(r.ctx, b.Cid()); err != nil || !bytes.Equal(data, b.RawData()) {
@@ -139,7 +139,7 @@ func verifyNames(t *testing.T, r *rig) {
 func fetchAsks(t *testing.T, r *rig) {
 	here, there := Raw("here"), Raw("on the network")
 	in := r.open()
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	r.put(in, here)
 	r.Provide(there)
 	for _, b := range []blocks.Block{here, there, Block(cid.Raw, 0, []byte("inlined"))} {

@@ -1,0 +1,330 @@
+package deals_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/builtin/v9/market"
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/deals"
+)
+
+// A comparison is a call of Changed: with what, of which deals, and which of them it named.
+type comparison struct {
+	since, now deals.Snapshot
+	of, named  []abi.DealID
+}
+
+// A comparer notes the comparisons of a process, and may be a node with which something is wrong.
+type comparer struct {
+	deals.Chain
+	mu     sync.Mutex
+	seen   []comparison
+	undone abi.DealID // the head shows it as active, and no final tipset ever has it
+	blind  bool       // the state cannot be read
+}
+
+func (c *comparer) Changed(ctx context.Context, since deals.Snapshot, ids func(yield func(abi.DealID) bool), changed func(abi.DealID) error) (deals.Snapshot, error) {
+	c.mu.Lock()
+	undone, blind := c.undone, c.blind
+	c.mu.Unlock()
+	call := comparison{since: since}
+	name := func(id abi.DealID) error { call.named = append(call.named, id); return changed(id) }
+	if blind {
+		since = deals.Snapshot{}
+	}
+	now, err := c.Chain.Changed(ctx, since, func(yield func(abi.DealID) bool) {
+		ids(func(id abi.DealID) bool {
+			if call.of = append(call.of, id); id == undone {
+				return since.State.Defined() || name(id) == nil // a tree that never had it has not changed
+			}
+			return yield(id)
+		})
+	}, name)
+	if blind {
+		now.State = cid.Undef
+	}
+	if call.now = now; err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.seen = append(c.seen, call)
+	}
+	return now, err
+}
+
+func (c *comparer) Deal(ctx context.Context, id abi.DealID, final bool) (deals.OnChain, bool, error) {
+	d, found, err := c.Chain.Deal(ctx, id, final)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return d, found && (!final || id != c.undone), err
+}
+
+func (c *comparer) become(undone abi.DealID, blind bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.undone, c.blind = undone, blind
+}
+
+// with returns the comparisons with a snapshot, or with none, that this process has made so far.
+func (c *comparer) with(snapshot bool) (found []comparison) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.seen {
+		if call.since.State.Defined() == snapshot {
+			found = append(found, call)
+		}
+	}
+	return found
+}
+
+// watched replaces the service by a new one, as a new process does, whose comparisons are noted.
+func (w *world) watched() *comparer {
+	w.t.Helper()
+	w.stop()
+	c := &comparer{Chain: w.net}
+	w.chain = c
+	w.make()
+	w.start()
+	return c
+}
+
+// dieAt starts a new process, and kills it when it comes to a step.
+func (w *world) dieAt(step string) {
+	w.t.Helper()
+	there, gone := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.cfg.At = func(at string) {
+		if at == step {
+			once.Do(func() { close(there) })
+			<-gone
+		}
+	}
+	w.watched()
+	select {
+	case <-there:
+	case <-time.After(time.Hour):
+		w.t.Fatalf("it never came to %s", step)
+	}
+	go func() { // once stop has ended what would go on
+		<-time.After(time.Second)
+		close(gone)
+	}()
+	w.stop()
+	w.cfg.At = nil
+}
+
+// inSnapshot returns the deals that were active in the stored snapshot, as far as the database knows.
+func (w *world) inSnapshot() (ids []abi.DealID) {
+	w.t.Helper()
+	err := w.db.Read(context.Background(), func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT deal_id FROM attempts WHERE state = 'active' AND in_snapshot = 1 ORDER BY deal_id`).Scan(&ids).Error
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ids
+}
+
+func (w *world) untilInSnapshot(n int) {
+	w.t.Helper()
+	w.until(fmt.Sprintf("%d deals are in the snapshot", n), time.Hour, func() bool { return len(w.inSnapshot()) == n })
+}
+
+func TestTheFirstRoundAfterARestartGoesOnFromTheLastOne(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		before := w.watched()
+		wish := w.wish("x", 3)
+		w.untilActive(wish, 3)
+		w.untilInSnapshot(3)
+		rounds := before.with(true)
+		after := w.watched()
+		w.until("there is a round", time.Hour, func() bool { return len(after.with(true)) > 0 })
+		if lookedUp := after.with(false); len(lookedUp) > 0 {
+			t.Errorf("what the last process has settled is looked up again: %+v", lookedUp)
+		}
+		first := after.with(true)[0]
+		if last := rounds[len(rounds)-1].now; first.since.Height < last.Height || len(first.of) != 3 || len(first.named) > 0 {
+			t.Errorf("the first round is %+v, and the last one ended with %+v", first, last)
+		}
+		w.mustBeSound()
+	})
+}
+
+func TestALossWhileNobodyLooksIsSeenByTheFirstRound(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.watched()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 2)
+		w.untilInSnapshot(2)
+		lost := w.attempts(wish)[0]
+		w.stop()
+		w.net.Slash(lost.Provider)
+		pass(10 * time.Minute)
+		after := w.watched()
+		w.until("there is a round", time.Hour, func() bool { return len(after.with(true)) > 0 })
+		if first := after.with(true)[0]; !slices.Equal(first.named, []abi.DealID{lost.DealID}) {
+			t.Errorf("the first round names %v, and deal %d is gone", first.named, lost.DealID)
+		}
+		w.until("the loss is known", time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Terminated })
+		w.untilActive(wish, 2)
+		w.mustBeSound()
+	})
+}
+
+// TestALossThatWasSeenIsNotForgottenWhateverStepIsTheLast kills the process that sees it between any two steps of the
+// round. The snapshot that the next one goes on from may be one in which the deal is missing already.
+func TestALossThatWasSeenIsNotForgottenWhateverStepIsTheLast(t *testing.T) {
+	for _, step := range []string{"compared", "doubts-stored", "snapshot-stored", "lost-seen"} {
+		t.Run(step, func(t *testing.T) {
+			forLong(t, 3, func(t *testing.T, w *world) {
+				w.watched()
+				wish := w.wish("x", 2)
+				w.untilActive(wish, 2)
+				w.untilInSnapshot(2)
+				lost := w.attempts(wish)[0]
+				w.stop()
+				w.net.Slash(lost.Provider)
+				pass(10 * time.Minute)
+
+				w.dieAt(step)
+				w.watched()
+				w.until("the loss is known", time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Terminated })
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
+// TestAnActivationThatIsUndoneIsNotTakenForADeal is about a deal that the head has shown and that was undone: no tree
+// ever had it, so none changes.
+func TestAnActivationThatIsUndoneIsNotTakenForADeal(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		t.Run(fmt.Sprint("restarts ", restarts), func(t *testing.T) {
+			forLong(t, 3, func(t *testing.T, w *world) {
+				c := w.watched()
+				first := w.wish("first", 2)
+				w.untilActive(first, 2)
+				w.untilInSnapshot(2) // rounds go on from a snapshot
+				next := abi.DealID(len(w.net.Deals()) + 1)
+				c.become(next, false)
+				second := w.wish("second", 1)
+				w.untilActive(second, 1)
+				if a := w.attempts(second)[0]; a.DealID != next {
+					t.Fatalf("the deal is %d, not %d", a.DealID, next)
+				}
+				if restarts {
+					pass(time.Minute)
+					w.watched().become(next, false)
+				}
+				w.until("it is replaced", time.Hour, func() bool { return w.attempts(second)[0].State == deals.Terminated })
+				w.untilActive(second, 1)
+				w.untilInSnapshot(3)
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
+func TestASnapshotOutlivesTheTimeInWhichTheStateCannotBeRead(t *testing.T) {
+	forLong(t, 4, func(t *testing.T, w *world) {
+		c := w.watched()
+		wish := w.wish("x", 3)
+		w.untilActive(wish, 3)
+		w.untilInSnapshot(3)
+		c.become(0, true)
+		pass(10 * time.Minute)
+		lost := w.attempts(wish)[0]
+		w.net.Slash(lost.Provider)
+		w.until("the loss is known", time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Terminated })
+		if ids := w.inSnapshot(); len(ids) != 2 {
+			t.Errorf("in the snapshot are %v, and two of three are left", ids)
+		}
+		after := w.watched()
+		w.until("there is a round", time.Hour, func() bool { return len(after.with(true)) > 0 })
+		if first := after.with(true)[0]; len(first.of) != 2 || len(first.named) > 0 {
+			t.Errorf("the first round that can read the state is %+v", first)
+		}
+		w.untilActive(wish, 3)
+		w.untilInSnapshot(3)
+		w.mustBeSound()
+	})
+}
+
+func TestTheEventOfADealNamesTheMessageThatPublishedIt(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		mute := honest()
+		mute.Silent = true
+		w.net.Add(1000, mute)
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		a := w.attempts(wish)[0]
+		var signed market.ClientDealProposal
+		if err := signed.UnmarshalCBOR(bytes.NewReader(a.Signed)); err != nil {
+			t.Fatal(err)
+		}
+		if id, found, err := w.net.Published(t.Context(), a.PublishCID, signed.Proposal); err != nil || !found || id != a.DealID {
+			t.Errorf("the message is %s, in which the deal is %d (%v, %v), not %d", a.PublishCID, id, found, err, a.DealID)
+		}
+	})
+}
+
+// TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce: each of them would cost a call, otherwise.
+func TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce(t *testing.T) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			db := databasetest.Open(t, dialect)
+			if err := db.Migrate(t.Context(), deals.Migrations()[:1]...); err != nil {
+				t.Fatal(err)
+			}
+			err := db.Write(t.Context(), func(tx *gorm.DB) error {
+				for _, s := range []string{
+					`INSERT INTO deal_terms (id, terms) VALUES (1, '{}')`,
+					`INSERT INTO pieces (id, cid_v1, cid_v2, size, raw_size, car_size) VALUES (1, '', '', 128, 127, 100)`,
+					`INSERT INTO archives (id, root, terms_id, wanted, held, barred, piece_id, reason, cold, standing, tries, next_ms, created_ms)
+						VALUES (1, 'r', 1, 1, 1, 0, 1, '', 'pending', '{}', 0, 0, 0)`,
+					`INSERT INTO slots (id, archive_id, idx, region, state, reason, exhausted, queued, forgiven_ms, next_ms)
+						VALUES (1, 1, 0, '', 'filled', '', 0, 0, 0, 0)`,
+				} {
+					if err := tx.Exec(s).Error; err != nil {
+						return err
+					}
+				}
+				for n, state := range []deals.State{deals.Active, deals.Sealing, deals.Expired} {
+					err := tx.Exec(`INSERT INTO attempts (uuid, slot_id, archive_id, root, piece_id, generation, renews, provider, protocol,
+						proposal_cid, start_epoch, end_epoch, price, collateral, verified, reserved, day, state, reason, verbatim, retryable,
+						publish_cid, deal_id, sector, seen_pending, pending_ms, blind, unknowns, unknown_ms, missing, height, planned_ms, sent_ms,
+						accepted_ms, pulled_ms, published_ms, active_ms, ended_ms, changed_ms, next_ms)
+						VALUES (?, 1, 1, 'r', 1, ?, ?, 1000, '', '', 0, 0, '0', '0', 0, '0', '', ?, '', '', 0, '', ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+						0, 0, 0, 0, 0, 0, 0)`, fmt.Sprint(n), n, n, state, n+7).Error
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Migrate(t.Context(), deals.Migrations()...); err != nil {
+				t.Fatal(err)
+			}
+			var in []abi.DealID
+			err = db.Read(t.Context(), func(tx *gorm.DB) error {
+				return tx.Raw(`SELECT deal_id FROM attempts WHERE in_snapshot = 1`).Scan(&in).Error
+			})
+			if err != nil || !slices.Equal(in, []abi.DealID{7}) {
+				t.Errorf("in the snapshot, which there is not, are %v, want the active deal; %v", in, err)
+			}
+		})
+	}
+}
