@@ -46,7 +46,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
-	delegates, err := api{s.Server}.delegates(c)
+	delegates, err := api(s).delegates(c)
 	if err != nil {
 		return err
 	}

@@ -61,8 +61,12 @@ func FuzzTar(f *testing.F) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range []tar.Header{
-		{Name: "a/", Typeflag: tar.TypeDir}, {Name: "a/b", Typeflag: tar.TypeReg}, {Name: "a/b/c", Typeflag: tar.TypeReg},
-		{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "/"}, {Name: ".", Typeflag: tar.TypeDir}, {Name: "a/b", Typeflag: tar.TypeReg},
+		{Name: "a/", Typeflag: tar.TypeDir},
+		{Name: "a/b", Typeflag: tar.TypeReg},
+		{Name: "a/b/c", Typeflag: tar.TypeReg},
+		{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "/"},
+		{Name: ".", Typeflag: tar.TypeDir},
+		{Name: "a/b", Typeflag: tar.TypeReg},
 	} {
 		if err := w.WriteHeader(&h); err != nil {
 			f.Fatal(err)

@@ -59,8 +59,10 @@ func each(t *testing.T, test func(t *testing.T, w *world)) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		w := &world{tier: pinstest.NewTier()}
 		log := slog.New(slog.DiscardHandler)
-		w.pins = pins.New(pins.Config{Limits: limits, Instance: "test", Slots: 4, FindRoots: 40, FindSlice: time.Second, Retain: time.Hour,
-			Policy: pins.Policy{Deadline: time.Hour, RetryFirst: time.Second, RetryMax: time.Minute}}, db, w.tier, log, func() time.Time { return time.Now().Add(time.Duration(w.skip.Load())) })
+		w.pins = pins.New(pins.Config{
+			Limits: limits, Instance: "test", Slots: 4, FindRoots: 40, FindSlice: time.Second, Retain: time.Hour,
+			Policy: pins.Policy{Deadline: time.Hour, RetryFirst: time.Second, RetryMax: time.Minute},
+		}, db, w.tier, log, func() time.Time { return time.Now().Add(time.Duration(w.skip.Load())) })
 		w.Service = ingest.New(w.tier, w.pins, limits)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
