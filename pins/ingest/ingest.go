@@ -117,7 +117,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	if err != nil {
 		return nil, false, err
 	}
-	defer func() { _ = in.Close() }() // it only ends what is kept
+	defer func() { _ = in.Close() }() // it only forgets what to keep
 	roots, err := s.read(ctx, u, newShelf(s.tier, in, s.limits))
 	if err != nil {
 		return nil, false, translate(err)
