@@ -143,8 +143,10 @@ func (w *watcher) compare(ctx context.Context, heads Heads) error {
 	if !now.State.Defined() {
 		return nil // the last one stays: it is still true of those that are in it
 	}
-	if err := w.s.store.keepSnapshot(ctx, now); err != nil {
-		return fmt.Errorf("storing a snapshot: %w", err)
+	if now.State != since.State { // else what is stored says the same
+		if err := w.s.store.keepSnapshot(ctx, now); err != nil {
+			return fmt.Errorf("storing a snapshot: %w", err)
+		}
 	}
 	w.s.cfg.At("snapshot-stored")
 	if at.State != now.State {

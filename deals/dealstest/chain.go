@@ -222,6 +222,7 @@ func (n *Network) Deal(ctx context.Context, id abi.DealID, final bool) (deals.On
 func (n *Network) Changed(ctx context.Context, since deals.Snapshot, ids func(yield func(abi.DealID) bool), changed func(abi.DealID) error) (deals.Snapshot, error) {
 	head, err := n.enter(ctx)
 	final := n.final(head)
+	state := n.state(final)
 	n.mu.Unlock()
 	if err != nil {
 		return deals.Snapshot{}, err
@@ -248,7 +249,18 @@ func (n *Network) Changed(ctx context.Context, since deals.Snapshot, ids func(yi
 		}
 		return failed == nil
 	})
-	return deals.Snapshot{Height: final, State: named("state", fmt.Append(nil, final))}, failed
+	return deals.Snapshot{Height: final, State: state}, failed
+}
+
+// state names which deals are active at a height: as of a tree, the name is another one only where that is. n.mu is held.
+func (n *Network) state(height deals.Epoch) cid.Cid {
+	var active []byte
+	for _, d := range n.deals {
+		if d.isActive(height) {
+			active = fmt.Append(active, d.id, " ")
+		}
+	}
+	return named("state", active)
 }
 
 // Calls implements deals.Chain.
