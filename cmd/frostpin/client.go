@@ -75,7 +75,7 @@ func (p *program) connect(c *cobra.Command, f serverFlags) (*api, error) {
 		}
 		return a, nil
 	}
-	config, err := p.withoutClientVariables().settings(c)
+	config, err := p.settings(c)
 	if err != nil {
 		return nil, err
 	}
@@ -100,18 +100,6 @@ func (p *program) connect(c *cobra.Command, f serverFlags) (*api, error) {
 		a.endpoint = strings.TrimRight(a.endpoint, "/")
 	}
 	return a, err
-}
-
-// withoutClientVariables hides the variables that are no settings of a server.
-func (p *program) withoutClientVariables() *program {
-	other := *p
-	other.environ = nil
-	for _, pair := range p.environ {
-		if name, _, _ := strings.Cut(pair, "="); name != serverVariable && name != tokenVariable {
-			other.environ = append(other.environ, pair)
-		}
-	}
-	return &other
 }
 
 // newAPI takes the address of a Frostpin, or of its Pinning Service API.

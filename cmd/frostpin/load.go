@@ -104,7 +104,7 @@ func environment(environ []string) (map[string]string, []error) {
 	for _, entry := range environ {
 		variable, text, _ := strings.Cut(entry, "=")
 		rest, ours := strings.CutPrefix(variable, environmentPrefix)
-		if !ours || variable == configVariable ||
+		if !ours || variable == configVariable || variable == serverVariable || variable == tokenVariable ||
 			slices.ContainsFunc(foreignPrefixes, func(prefix string) bool { return strings.HasPrefix(rest, prefix) }) {
 			continue
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -197,15 +196,6 @@ func TestMirrorFollowsNoRedirect(t *testing.T) {
 }
 
 func TestNamesOfStrangersDoNotLeadInward(t *testing.T) {
-	for text, want := range map[string]bool{
-		"8.8.8.8": true, "2606:4700::1": true, "127.0.0.1": false, "10.1.2.3": false, "169.254.169.254": false, "::1": false,
-		"::ffff:127.0.0.1": false, "fd00::1": false, "fe80::1": false, "100.64.0.1": false, "0.0.0.0": false, "64:ff9b::7f00:1": false,
-		"2002:7f00:1::": false, "224.0.0.1": false, "255.255.255.255": false, "::7f00:1": false,
-	} {
-		if got := public(netip.MustParseAddr(text)); got != want {
-			t.Errorf("public(%s) = %v", text, got)
-		}
-	}
 	m := newModel(t)
 	_, port, _ := strings.Cut(strings.TrimPrefix(m.URL, "http://"), ":")
 	// The name is the machine's own and is not written as an address.
