@@ -63,6 +63,7 @@ type keeper struct {
 	seen     Funds
 	reserved abi.TokenAmount
 	looked   bool
+	open     bool // a message of ours is on its way
 	alarm    Alarm
 }
 
@@ -114,9 +115,9 @@ func (k *keeper) needed() abi.TokenAmount {
 
 // run keeps escrow until ctx ends.
 func (k *keeper) run(ctx context.Context) error {
-	ticker := time.NewTicker(cmp.Or(k.store.policy.EpochTime, Defaults().EpochTime)) // a message is on chain with an epoch
-	defer ticker.Stop()
+	epoch := cmp.Or(k.store.policy.EpochTime, Defaults().EpochTime)
 	for {
+		wait := idleEpochs * epoch
 		again, err := k.step(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -127,13 +128,27 @@ func (k *keeper) run(ctx context.Context) error {
 		case again:
 			continue
 		}
+		if err != nil || k.moving() {
+			wait = epoch // a message is on chain with one
+		}
+		timer := time.NewTimer(wait)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-k.poked:
 		case <-ctx.Done():
-			return nil
 		}
+		timer.Stop()
 	}
+}
+
+// idleEpochs is how often the funds are looked at while nothing is on its way, in epochs.
+const idleEpochs = 10
+
+// moving tells whether a message of ours was under way at the last look.
+func (k *keeper) moving() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.open
 }
 
 // step looks once and does the next thing; again says that there is more to do at once.
@@ -148,7 +163,7 @@ func (k *keeper) step(ctx context.Context) (again bool, err error) {
 		return false, fmt.Errorf("reading what is reserved: %w", err)
 	}
 	k.mu.Lock()
-	k.seen, k.reserved, k.looked = funds, p.reserved, true
+	k.seen, k.reserved, k.looked, k.open = funds, p.reserved, true, p.open != nil
 	k.mu.Unlock()
 	if p.open != nil {
 		return k.settle(ctx, *p.open, now)
@@ -163,6 +178,9 @@ func (k *keeper) step(ctx context.Context) (again bool, err error) {
 	if err != nil || !planned {
 		return false, err
 	}
+	k.mu.Lock()
+	k.open = true
+	k.mu.Unlock()
 	k.at("escrow-planned")
 	return k.settle(ctx, op, now)
 }

@@ -245,7 +245,7 @@ func TestImportGoesOnWhereItWasEnded(t *testing.T) {
 		to.mu.Unlock()
 		done = importOf(t, to, path).run(ctx) == nil
 		cancel()
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	if diff := cmp.Diff(from.names(), to.names()); diff != "" || runs < 2 {
 		t.Errorf("%d runs: %s", runs, diff)

@@ -98,7 +98,7 @@ func TestMirrorCopiesEachPinOnceHoweverOftenItIsEnded(t *testing.T) {
 		ctx, cancel = context.WithCancel(t.Context())
 		done = mirrorOf(t, from, to).run(ctx, []spec.Status{spec.Pinned}) == nil
 		cancel()
-		time.Sleep(10 * time.Millisecond) // requests that were under way are carried out
+		<-time.After(10 * time.Millisecond) // requests that were under way are carried out
 	}
 	if runs < 3 {
 		t.Fatalf("it was ended %d times only", runs-1)
