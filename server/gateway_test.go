@@ -250,7 +250,7 @@ func TestCARsHoldWhatWasAskedFor(t *testing.T) { // H5, H6, trap 9
 	r.pinned[spec.Canonical(mixed)], r.pinned[withInline] = 1, 1
 	file := "/ipfs/" + r.file.String() + "?format=car"
 	for target, want := range map[string]int{
-		file:                                                                     49,
+		file + "&car-version=1":                                                  49,
 		file + "&dag-scope=all":                                                  49,
 		file + "&dag-scope=entity":                                               49,
 		file + "&dag-scope=block":                                                1,
