@@ -28,6 +28,19 @@ func Seize(ctx context.Context, s *Service) error {
 	return err
 }
 
+// PieceInDossier opens the dossier of a root and tells whether its first archive has a piece.
+func PieceInDossier(ctx context.Context, s *Service, root cid.Cid) (has bool, err error) {
+	err = s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		d, err := s.store.open(tx, root)
+		if err != nil {
+			return err
+		}
+		has = d.archives[0].Piece != nil
+		return nil
+	})
+	return has, err
+}
+
 // A recorder is a DB that notes what is asked, with the values in it.
 type recorder struct {
 	DB

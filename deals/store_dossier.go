@@ -62,12 +62,15 @@ func scanSlot(from row) (s Slot, err error) {
 // open reads the dossier of a root. Others that open it wait until the transaction ends.
 func (s *store) open(tx *gorm.DB, root cid.Cid) (*dossier, error) {
 	d := &dossier{root: root}
+	if err := lockArchives(tx, root); err != nil {
+		return nil, err
+	}
 	err := query(tx, func(r row) error {
 		a, err := scanArchive(r)
 		d.archives = append(d.archives, a)
 		return err
 	}, `SELECT `+archiveColumns+` FROM archives ar JOIN deal_terms t ON t.id = ar.terms_id LEFT JOIN pieces p ON p.id = ar.piece_id
-		WHERE ar.root = ? ORDER BY ar.id`+forUpdate(tx, "ar"), text(root))
+		WHERE ar.root = ? ORDER BY ar.id`, text(root))
 	if err != nil || len(d.archives) == 0 {
 		return d, err
 	}
@@ -86,6 +89,15 @@ func (s *store) open(tx *gorm.DB, root cid.Cid) (*dossier, error) {
 	d.attempts, err = attempts(tx, `WHERE a.root = ? AND (a.state IN `+liveStates+` OR a.active_ms > 0 OR a.ended_ms > ?) ORDER BY a.id`,
 		text(root), ms(s.now().Add(-matters)))
 	return d, err
+}
+
+// lockArchives waits until nobody else has the dossier of a root open. It is a statement of its own: one that waits for a
+// row and joins others to it sees that row as it is now and the others, such as its piece, as they were before.
+func lockArchives(tx *gorm.DB, root cid.Cid) error {
+	if forUpdate(tx, "ar") == "" {
+		return nil
+	}
+	return tx.Exec(`SELECT ar.id FROM archives ar WHERE ar.root = ? ORDER BY ar.id`+forUpdate(tx, "ar"), text(root)).Error
 }
 
 // archive finds one of the dossier's, which knows all of its root.

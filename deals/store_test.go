@@ -71,6 +71,52 @@ func TestManyWishesAreOneTransactionAndIdempotent(t *testing.T) {
 	})
 }
 
+// TestWhoWaitedForADossierReadsItAsItIs lets somebody open a dossier while another transaction gives the archive its
+// piece.
+func TestWhoWaitedForADossierReadsItAsItIs(t *testing.T) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			w := newWorld(t, dialect, 1)
+			wish := w.wish("one", 1)
+			opened := make(chan error, 1)
+			err := w.db.Write(t.Context(), func(tx *gorm.DB) error {
+				err := tx.Exec(`INSERT INTO pieces (cid_v1, cid_v2, size, raw_size, car_size) VALUES
+					('baga6ea4seaqa4alxkc3y4iah7bhocv37qrilcxlxknnityii7e5l2elssh5ysay',
+					'bafkzcibcaaba4alxkc3y4iah7bhocv37qrilcxlxknnityii7e5l2elssh5ysay', 128, 127, 112)`).Error
+				if err != nil {
+					return err
+				}
+				if err := tx.Exec(`UPDATE archives SET piece_id = (SELECT id FROM pieces)`).Error; err != nil {
+					return err
+				}
+				go func() {
+					has, err := deals.PieceInDossier(t.Context(), w.Service, wish.Root)
+					if err == nil && !has {
+						err = errors.New("the piece is not in it")
+					}
+					opened <- err
+				}()
+				for dialect == database.Postgres {
+					var waiting int
+					err := tx.Raw(`SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()
+						AND transactionid = pg_current_xact_id()::xid`).Row().Scan(&waiting)
+					if err != nil || waiting > 0 {
+						return err
+					}
+					time.Sleep(time.Millisecond)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := <-opened; err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func TestEqualTermsHaveOneNumber(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *world) {
 		a, err := w.Terms(t.Context(), deals.Terms{Replicas: 2, Days: 180, Providers: []deals.ProviderID{1001, 1000, 1001}})
