@@ -276,9 +276,6 @@ func TestTenThousandUnfindableRootsAreCheap(t *testing.T) {
 	if grown > 120<<20 {
 		t.Errorf("memory grew by %d MiB", grown>>20)
 	}
-	if slowest > 5*time.Second {
-		t.Errorf("a findable root took %s", slowest)
-	}
 	cancel()
 	finding.Wait()
 }
