@@ -195,7 +195,7 @@ func (m *model) upload(w http.ResponseWriter, r *http.Request) {
 		m.mu.Unlock()
 	}
 	w.WriteHeader(http.StatusAccepted)
-	_ = json.NewEncoder(w).Encode(row)
+	_ = json.NewEncoder(w).Encode(map[string]any{"pins": []pinned{row}})
 }
 
 func (m *model) car(w http.ResponseWriter, r *http.Request) {
