@@ -45,7 +45,7 @@ as a plain one. As with ipfs add, names in a directory that begin with a dot are
 symbolic links are kept as links: what they lead to is not sent. Devices, pipes and sockets are an error.
 
 Nothing is kept in memory or on disk on the way. An upload that breaks off, or that the server puts off, is tried again
-without making a second pin. Standard input can be read once only: there it is up to you.`,
+without making a second pin; what comes on standard input is not, once the server has begun to read it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if a.meta, err = parsePairs(meta); err != nil {
@@ -135,10 +135,9 @@ type adder struct {
 func (a *adder) upload() (u upload, total int64, err error) {
 	u.key = uuid.NewString()
 	name := a.name
-	switch {
-	case a.path == "-":
+	if a.path == "-" {
 		u.kind, u.open = fileType, once(a.stdin)
-	default:
+	} else {
 		if !a.named {
 			name = baseName(a.path)
 		}

@@ -170,9 +170,9 @@ func (a *api) fetchCAR(ctx context.Context, root cid.Cid, path string) (sum stri
 }
 
 func (a *api) streamCAR(ctx context.Context, root cid.Cid, w io.Writer) error {
-	return a.readCAR(ctx, root, nil, func(body io.Reader) error {
+	return a.readCAR(ctx, root, nil, func(body io.Reader) error { //nolint:contextcheck // decoding is not cancelled
 		buffered := bufio.NewWriterSize(w, 256<<10)
-		if err := copyCAR(buffered, body, root); err != nil { //nolint:contextcheck // decoding is not cancelled
+		if err := copyCAR(buffered, body, root); err != nil {
 			return err
 		}
 		return buffered.Flush()
@@ -189,13 +189,13 @@ func (a *api) readCAR(ctx context.Context, root cid.Cid, path []string, read fun
 	stalled := fmt.Errorf("%w: nothing has come for %v", errCut, stallPatience)
 	watch := time.AfterFunc(stallPatience, func() { cancel(stalled) })
 	defer watch.Stop()
-	address := a.origin + "/ipfs/" + url.PathEscape(root.String())
+	names := []string{a.origin, "ipfs", root.String()}
 	for _, segment := range path {
-		address += "/" + url.PathEscape(segment)
+		names = append(names, url.PathEscape(segment))
 	}
 	response, err := a.send(ctx, call{
 		method: http.MethodGet,
-		url:    address + "?format=car&dag-scope=all&car-order=dfs&car-dups=n",
+		url:    strings.Join(names, "/") + "?format=car&dag-scope=all&car-order=dfs&car-dups=n",
 		header: http.Header{"Accept": {carType + "; version=1; order=dfs; dups=n"}},
 	}, nil)
 	if err != nil {

@@ -168,7 +168,7 @@ func (g *getter) attempt(ctx context.Context, blocks, made string) error {
 	if err != nil {
 		return fmt.Errorf("opening what was fetched: %w", err)
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }() // it was only read
 	all := blockstore.NewIdStore(store)
 	dag := merkledag.NewDAGService(blockservice.New(all, offline.Exchange(all)))
 	if g.car && len(g.path) == 0 { // whatever it is
@@ -200,8 +200,8 @@ func (g *getter) fetch(ctx context.Context, name string) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	buffered := bufio.NewWriterSize(file, 256<<10)
 	root := spec.Canonical(g.root)
-	err = g.api.readCAR(ctx, root, g.path, func(body io.Reader) error {
-		_, err := copyBlocks(buffered, g.meter.reads(body), root) //nolint:contextcheck // decoding is not cancelled
+	err = g.api.readCAR(ctx, root, g.path, func(body io.Reader) error { //nolint:contextcheck // decoding is not cancelled
+		_, err := copyBlocks(buffered, g.meter.reads(body), root)
 		return err
 	})
 	if errors.Is(err, errNoBlocks) {
@@ -253,7 +253,7 @@ func writeCAR(ctx context.Context, name string, store blockstore.Blockstore, roo
 			if err := out.Put(ctx, c.KeyString(), block.RawData()); err != nil {
 				return nil, err
 			}
-			cids, err := decoder.Links(c, block.RawData())
+			cids, err := decoder.Links(c, block.RawData()) //nolint:contextcheck // decoding is not cancelled
 			links := make([]*ipld.Link, len(cids))
 			for i, link := range cids {
 				links[i] = &ipld.Link{Cid: link}

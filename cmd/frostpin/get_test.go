@@ -135,7 +135,9 @@ func TestGetTriesAgainWhenTheAnswerEndsBetweenTwoBlocks(t *testing.T) {
 // Whoever made the DAG chose its names; what is written stays below the output.
 func TestGetDoesNotLeaveItsOutput(t *testing.T) {
 	for name, craft := range map[string]func(m *model, outside string) cid.Cid{
-		"up": func(m *model, _ string) cid.Cid { return m.directory(entry{"..", m.directory(entry{"x", m.file("evil")})}) },
+		"up": func(m *model, _ string) cid.Cid {
+			return m.directory(entry{"..", m.directory(entry{"x", m.file("evil")})})
+		},
 		"a path": func(m *model, _ string) cid.Cid {
 			return m.directory(entry{"../../outside/x", m.file("evil")})
 		},
