@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -77,6 +78,28 @@ func TestWhatIsAddedIsWhatIPFSAddsAndComesBackAsItWas(t *testing.T) {
 	same(t, tree, out)
 	s.must("get", "ipfs://"+whole+"/d1/", "-o", out+"2")
 	same(t, filepath.Join(tree, "d1"), out+"2")
+}
+
+// A directory of very many names is sharded, and its parts are found all the same.
+func TestShardedDirectoryIsAddedAndReadInParts(t *testing.T) {
+	s := startServer(t)
+	s.env = append(s.env, "FROSTPIN_TOKEN="+s.token)
+	tree := t.TempDir()
+	name := func(i int) string { return strings.Repeat("x", 200) + strconv.Itoa(i) }
+	for i := range 1200 {
+		if err := os.WriteFile(filepath.Join(tree, name(i)), []byte(strconv.Itoa(i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := s.must("add", "-q", tree)
+	if want := newIPFS(t).must("add", "-r", "-Q", "--only-hash", "--cid-version=1", tree); root != want {
+		t.Errorf("it is pinned as %s; ipfs adds it as %s", root, want)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	s.must("get", root, "-o", out)
+	same(t, tree, out)
+	s.must("get", root+"/"+name(777), "-o", out+"2")
+	same(t, filepath.Join(tree, name(777)), out+"2")
 }
 
 // An export has the data of what was uploaded, and an import brings it to a server that could not fetch it.

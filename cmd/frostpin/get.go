@@ -135,6 +135,9 @@ func (g *getter) run(ctx context.Context) error {
 	made := filepath.Join(work, "made")
 	err = g.api.retry(ctx, func(ctx context.Context) error { return g.attempt(ctx, filepath.Join(work, "blocks"), made) }, nil)
 	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
 		err = g.move(made, filepath.Join(work, "replaced"))
 	}
 	return errors.Join(err, os.RemoveAll(work))
@@ -205,7 +208,7 @@ func (g *getter) fetch(ctx context.Context, name string) (err error) {
 		return err
 	})
 	if errors.Is(err, errNoBlocks) {
-		_, err = storage.NewWritable(buffered, []cid.Cid{root})
+		_, err = storage.NewWritable(buffered, []cid.Cid{root}, car.WriteAsCarV1(true))
 	}
 	return errors.Join(err, buffered.Flush())
 }
@@ -247,7 +250,7 @@ func writeCAR(ctx context.Context, name string, store blockstore.Blockstore, roo
 		decoder, met := hold.NewDecoder(), cid.NewSet()
 		err = merkledag.Walk(ctx, func(ctx context.Context, c cid.Cid) ([]*ipld.Link, error) {
 			block, err := store.Get(ctx, c)
-			if err != nil {
+			if err = errors.Join(err, ctx.Err()); err != nil {
 				return nil, err
 			}
 			if err := out.Put(ctx, c.KeyString(), block.RawData()); err != nil {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/boxo/ipld/unixfs"
@@ -109,6 +113,37 @@ func TestGetLeavesNothingOfWhatIsNotWholeAndRight(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestGetLeavesNothingWhenItIsEnded(t *testing.T) {
+	m := newModel(t)
+	root := m.directory(entry{"a", m.file("one")}, entry{"b", m.file("two")})
+	for _, car := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		m.mangle = func(b blocks.Block) (blocks.Block, bool) { cancel(); return b, true }
+		dir := t.TempDir()
+		g := getterOf(t, m, root, filepath.Join(dir, "out"))
+		g.car = car
+		if err := g.run(ctx); !errors.Is(err, context.Canceled) || len(left(t, dir)) != 0 {
+			t.Errorf("as a CAR %t: %v, and %q is left", car, err, left(t, dir))
+		}
+	}
+}
+
+func TestMeterSaysHowMuchHasMovedAndHowFast(t *testing.T) {
+	begun := time.Unix(1000, 0)
+	m := meter{verb: "sent", begun: begun, now: func() time.Time { return begun.Add(4 * time.Second) }}
+	if _, err := io.Copy(io.Discard, m.reads(strings.NewReader(strings.Repeat("x", 8<<20)))); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := m.line(), "8.0 MiB sent, 2.0 MiB/s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	m.total = 80 << 20
+	m.reads(nil) // another try
+	if got, want := m.line(), "0 B of 80 MiB sent, 0 B/s"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
