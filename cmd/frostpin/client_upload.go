@@ -66,13 +66,15 @@ func (a *api) uploadOnce(ctx context.Context, u upload) ([]pinned, error) {
 		// Who is refused, or told to come later, hears it before anything is sent.
 		header: http.Header{"Content-Type": {u.kind}, "Idempotency-Key": {u.key}, "Expect": {"100-continue"}},
 	}, body)
+	if err == nil {
+		defer response.Body.Close()
+	}
 	if failed := body.failed(); failed != nil {
 		return nil, &sourceError{failed}
 	}
 	if err != nil {
 		return nil, causeOf(ctx, err)
 	}
-	defer response.Body.Close()
 	var answer struct {
 		Pins []pinned `json:"pins"`
 	}

@@ -132,18 +132,19 @@ func (g *getter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	made := filepath.Join(work, "made")
-	err = g.api.retry(ctx, func(ctx context.Context) error { return g.attempt(ctx, filepath.Join(work, "blocks"), made) }, nil)
+	blocks, made := filepath.Join(work, "blocks"), filepath.Join(work, "made")
+	err = g.api.retry(ctx, func(ctx context.Context) error { return g.attempt(ctx, blocks, made) }, nil)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
 		err = g.move(made, filepath.Join(work, "replaced"))
 	}
-	return errors.Join(err, os.RemoveAll(work))
+	// Not all of it: what could not be put back after a failure is still there.
+	return errors.Join(err, os.RemoveAll(blocks), os.RemoveAll(made), os.Remove(work))
 }
 
-// move gives what was made its name. What had that name goes to replaced.
+// move gives what was made its name. What had that name goes to replaced, and is removed.
 func (g *getter) move(made, replaced string) error {
 	if err := g.free(); err != nil { // it may have come meanwhile
 		return err
@@ -159,7 +160,7 @@ func (g *getter) move(made, replaced string) error {
 	if err = os.Rename(made, g.output); err != nil && there {
 		return errors.Join(err, os.Rename(replaced, g.output))
 	}
-	return err
+	return errors.Join(err, os.RemoveAll(replaced))
 }
 
 // attempt fetches blocks to one file and makes the output of them.
