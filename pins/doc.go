@@ -52,5 +52,6 @@
 //     from before there was an archive are undecided and get the service's own terms when there is one.
 //   - The wish goes with the pin, although its DAG may be kept for a successor: what is being replaced is not worth money.
 //   - A change of PinnedWhen is applied before the first request is answered, so that lists and answers agree.
-//   - A root is claimed by a process, not leased row by row: one heartbeat covers ten thousand roots being looked for.
+//   - A root is claimed by a process, not leased row by row: one heartbeat covers ten thousand roots being looked for. The
+//     key of an upload is claimed in the same way, and its pin inserted only while the claim stands.
 package pins

@@ -44,6 +44,8 @@ type store struct {
 	owing   atomic.Bool // there was an archive once, which has to be told later what happens now
 
 	counter counter
+
+	owedUploads owedClaims
 }
 
 func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {

@@ -201,6 +201,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			termsColumn(a.terms),
 		})
 		if a.upload.Key != "" {
+			if err := s.holdUpload(tx, claimedKey{a.account, a.upload.Key}); err != nil {
+				return err
+			}
 			uploads = append(uploads, []any{a.account, a.upload.Key, a.pin.ID, a.upload.Of, now.UnixMilli()})
 		}
 		for k, v := range r.Meta {

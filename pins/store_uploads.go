@@ -3,6 +3,7 @@ package pins
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/go-gormigrate/gormigrate/v2"
@@ -14,6 +15,9 @@ import (
 
 // uploadsKept is how long the keys of uploads are remembered.
 const uploadsKept = 24 * time.Hour
+
+// ErrOvertaken means that another process does what this one was doing: repeating the request gives its outcome.
+var ErrOvertaken = errors.New("another server has taken the upload over")
 
 // uploadsMigration makes the table of the keys of uploads. A row is written with its pin, in one transaction.
 func uploadsMigration() *gormigrate.Migration {
@@ -40,7 +44,111 @@ func uploadsMigration() *gormigrate.Migration {
 	}
 }
 
-// AddUploaded is Add for a request that came with its bytes. What it remembers of u is durable with the pin.
+// uploadClaimsMigration makes the table of the keys whose uploads are at work. It has a row for each of them only.
+func uploadClaimsMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
+		ID: "20261128_60_upload_claims",
+		Migrate: func(tx *gorm.DB) error {
+			return tx.Exec(`CREATE TABLE pin_upload_claims (
+				account    BIGINT NOT NULL,
+				upload_key TEXT   NOT NULL,
+				claimed_by TEXT   NOT NULL,
+				PRIMARY KEY (account, upload_key)
+			)`).Error
+		},
+	}
+}
+
+// A claimedKey is the key of an upload at work.
+type claimedKey struct {
+	account Account
+	key     string
+}
+
+// BeginUpload claims a key for an upload, on behalf of this process, which must not claim it twice at once. It returns
+// false while another process works on an upload with that key. A process that is taken for dead loses its claims.
+func (s *Service) BeginUpload(ctx context.Context, account Account, key string) (claimed bool, err error) {
+	err = s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		claimed, err = s.store.claimUpload(tx, claimedKey{account, key})
+		return err
+	})
+	return claimed, err
+}
+
+func (s *store) claimUpload(tx *gorm.DB, k claimedKey) (claimed bool, err error) {
+	fresh := tx.Exec(`INSERT INTO pin_upload_claims (account, upload_key, claimed_by) VALUES (?, ?, ?)
+		ON CONFLICT (account, upload_key) DO NOTHING`, k.account, k.key, s.me)
+	if fresh.Error != nil || fresh.RowsAffected > 0 {
+		return fresh.Error == nil, fresh.Error
+	}
+	// Who has it is read first and whether he lives after that, so that nobody is missed who has come in between.
+	holder, alive := "", int64(0)
+	err = tx.Raw(`SELECT claimed_by FROM pin_upload_claims WHERE account = ? AND upload_key = ?`, k.account, k.key).Scan(&holder).Error
+	if err != nil || holder == s.me {
+		return err == nil, err
+	}
+	err = tx.Raw(`SELECT COUNT(*) FROM workers WHERE id = ?`, holder).Scan(&alive).Error
+	if err != nil || alive > 0 {
+		return false, err
+	}
+	taken := tx.Exec(`UPDATE pin_upload_claims SET claimed_by = ? WHERE account = ? AND upload_key = ? AND claimed_by = ?`,
+		s.me, k.account, k.key, holder)
+	return taken.RowsAffected > 0, taken.Error
+}
+
+// EndUpload gives a key back that BeginUpload has claimed, whether the upload has made its pins or not. What cannot be
+// given back now is later.
+func (s *Service) EndUpload(ctx context.Context, account Account, key string) {
+	k := claimedKey{account, key}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	defer cancel()
+	if err := s.store.unclaimUpload(ctx, k); err != nil {
+		s.store.owedUploads.add(k)
+	}
+}
+
+// endPatience is how long an answer waits for its key to be given back.
+const endPatience = 5 * time.Second
+
+func (s *store) unclaimUpload(ctx context.Context, k claimedKey) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`DELETE FROM pin_upload_claims WHERE account = ? AND upload_key = ? AND claimed_by = ?`, k.account, k.key, s.me).Error
+	})
+}
+
+// owedClaims are keys that could not be given back.
+type owedClaims struct {
+	mu   sync.Mutex
+	keys []claimedKey
+}
+
+func (o *owedClaims) add(k claimedKey) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.keys = append(o.keys, k)
+}
+
+func (o *owedClaims) take() []claimedKey {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	keys := o.keys
+	o.keys = nil
+	return keys
+}
+
+// holdUpload locks the claim of an upload until the transaction ends, so that nobody takes it over before its pin is
+// committed. It fails when somebody has.
+func (s *store) holdUpload(tx *gorm.DB, k claimedKey) error {
+	held := tx.Exec(`UPDATE pin_upload_claims SET claimed_by = claimed_by WHERE account = ? AND upload_key = ? AND claimed_by = ?`,
+		k.account, k.key, s.me)
+	if held.Error == nil && held.RowsAffected == 0 {
+		return ErrOvertaken
+	}
+	return held.Error
+}
+
+// AddUploaded is Add for a request that came with its bytes. What it remembers of u is durable with the pin. A key must
+// have been claimed with BeginUpload; ErrOvertaken means that another process has taken the claim over.
 func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Request, terms deals.TermsID, u Upload) (Pin, error) {
 	t := s.sched.ticket(account, r.Root)
 	a := newAddition(account, r, terms, t.claim)
@@ -79,10 +187,23 @@ func (s *Service) Uploaded(ctx context.Context, account Account, key string) (ma
 	return made, of, nil
 }
 
-// forgetUploads removes the keys that are remembered no longer.
+// forgetUploads removes the keys that are remembered no longer, and the claims of those whose upload has ended.
 func (s *store) forgetUploads(ctx context.Context) error {
+	var failed error
+	for _, k := range s.owedUploads.take() {
+		if err := s.unclaimUpload(ctx, k); err != nil {
+			s.owedUploads.add(k)
+			failed = err
+		}
+	}
+	if failed != nil {
+		return failed
+	}
 	before := s.now().Add(-uploadsKept).UnixMilli()
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Exec(`DELETE FROM pin_uploads WHERE made_ms <= ?`, before).Error
+		return firstError(
+			tx.Exec(`DELETE FROM pin_uploads WHERE made_ms <= ?`, before),
+			tx.Exec(`DELETE FROM pin_upload_claims WHERE claimed_by NOT IN (SELECT id FROM workers)`),
+		)
 	})
 }

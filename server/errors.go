@@ -86,7 +86,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
-	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, pins.ErrOvertaken), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
 		return verdict{
 			http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
 			"the service is busy or starting; try again in a few seconds",

@@ -103,7 +103,7 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 	}
 	kind, details, err := mime.ParseMediaType(c.Request().Header.Get("Content-Type"))
 	if err != nil {
-		return u, nil //nolint:nilerr // no type that we know: one file
+		kind = "" // no type that we know: one file
 	}
 	switch kind {
 	case "application/vnd.ipld.car":
@@ -114,6 +114,10 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 		u.Format, u.Boundary = ingest.Multipart, details["boundary"]
 		if u.Boundary == "" {
 			return u, &spec.InvalidError{Field: "Content-Type", Problem: "does not name the boundary of the form"}
+		}
+	default:
+		if u.Name == nil {
+			u.Name = params.Filename
 		}
 	}
 	return u, nil

@@ -119,6 +119,29 @@ func TestUploadIsWhatItsTypeSays(t *testing.T) {
 	wantFailure(t, newFixture(t).do(alice, "POST", "/api/v1/upload", "x"), 404, "NOT_FOUND", "takes no uploads")
 }
 
+func TestFileIsNamedByItsFilenameUnlessItHasAName(t *testing.T) {
+	name := func(s string) *string { return &s }
+	for _, c := range []struct {
+		query, kind string
+		want        *string
+	}{
+		{"?filename=a.jpg", "image/jpeg", name("a.jpg")},
+		{"?filename=a.jpg", "", name("a.jpg")},
+		{"?filename=a.jpg&name=holiday", "image/jpeg", name("holiday")},
+		{"?filename=a.jpg&name=", "image/jpeg", name("")},
+		{"", "image/jpeg", nil},
+		{"?filename=a.tar", "application/x-tar", nil},
+		{"?filename=a.car", "application/vnd.ipld.car", nil},
+		{"?filename=form", "multipart/form-data; boundary=b", nil},
+	} {
+		f, u := newUploadFixture(t)
+		w := f.do(alice, "POST", "/api/v1/upload"+c.query, "hello", "Content-Type", c.kind)
+		if w.Code != 202 || !cmp.Equal(c.want, u.asked[0].Name) {
+			t.Errorf("%s as %q: %d, the name is %v", c.query, c.kind, w.Code, u.asked[0].Name)
+		}
+	}
+}
+
 func TestUploadsAtOnceAreBounded(t *testing.T) {
 	f, u := newUploadFixture(t, func(c *server.Config) { c.UploadSlots = 1 })
 	u.hold = make(chan struct{})

@@ -162,6 +162,9 @@ func answered(err error, codes ...int) bool {
 
 // passing tells whether a failure may be gone after a while.
 func passing(err error) bool {
+	if _, ok := errors.AsType[*sourceError](err); ok {
+		return false
+	}
 	if _, ok := errors.AsType[*answerError](err); ok {
 		return answered(err, http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout)

@@ -15,8 +15,9 @@ import (
 
 // How long a service may take until it answers, and be silent once it does.
 const (
-	dialPatience   = 15 * time.Second
-	answerPatience = 2 * time.Minute
+	dialPatience     = 15 * time.Second
+	answerPatience   = 2 * time.Minute
+	continuePatience = 5 * time.Second // until a body is sent to a server that does not ask for it
 )
 
 // operatorsClient reaches a server of the operator's own: he named it, wherever it is. It follows no redirect, because
@@ -32,6 +33,7 @@ func strangersClient(base *url.URL) *http.Client {
 	return guard.NewClient(guard.Config{Dial: dialPatience, Header: answerPatience, Redirects: -1, PerHost: parallel})
 }
 
+// plainClient has no patience of its own beyond dialing: each request ends with its context.
 func plainClient() *http.Client {
 	dialer := &net.Dialer{Timeout: dialPatience}
 	return &http.Client{
@@ -40,7 +42,7 @@ func plainClient() *http.Client {
 			DialContext:            dialer.DialContext,
 			TLSHandshakeTimeout:    dialPatience,
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-			ResponseHeaderTimeout:  answerPatience,
+			ExpectContinueTimeout:  continuePatience,
 			MaxResponseHeaderBytes: 64 << 10,
 			MaxIdleConnsPerHost:    parallel,
 			IdleConnTimeout:        time.Minute,

@@ -158,24 +158,12 @@ func (m *model) receipt(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, text)
 }
 
-// upload checks every block, as the real one does, and is repeatable by key.
+// upload checks every block, as the real one does, and is repeatable by key. What is no CAR becomes one raw block.
 func (m *model) upload(w http.ResponseWriter, r *http.Request) {
-	reader, err := car.NewBlockReader(r.Body)
-	if err != nil || len(reader.Roots) != 1 || r.Header.Get("Content-Type") != carType {
-		refuse(w, http.StatusBadRequest, "NO_CAR")
+	root, got, err := received(r)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
 		return
-	}
-	got := map[cid.Cid]blocks.Block{}
-	for {
-		b, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			refuse(w, http.StatusBadRequest, "BAD_CAR")
-			return
-		}
-		got[b.Cid()] = b
 	}
 	key := r.Header.Get("Idempotency-Key")
 	m.mu.Lock()
@@ -189,13 +177,47 @@ func (m *model) upload(w http.ResponseWriter, r *http.Request) {
 				meta[strings.TrimSuffix(k, "]")] = v[0]
 			}
 		}
-		row = m.pin(wanted{CID: reader.Roots[0].String(), Name: r.URL.Query().Get("name"), Meta: meta}, spec.Pinned)
+		row = m.pin(wanted{CID: root.String(), Name: r.URL.Query().Get("name"), Meta: meta}, spec.Pinned)
 		m.mu.Lock()
 		m.uploads[key] = row
 		m.mu.Unlock()
 	}
 	w.WriteHeader(http.StatusAccepted)
-	_ = json.NewEncoder(w).Encode(row)
+	_ = json.NewEncoder(w).Encode(map[string]any{"pins": []pinned{row}})
+}
+
+func received(r *http.Request) (root cid.Cid, got map[cid.Cid]blocks.Block, err error) {
+	got = map[cid.Cid]blocks.Block{}
+	if r.Header.Get("Content-Type") != carType {
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return cid.Undef, nil, err
+		}
+		b := raw(data)
+		got[b.Cid()] = b
+		return b.Cid(), got, nil
+	}
+	reader, err := car.NewBlockReader(r.Body)
+	if err != nil || len(reader.Roots) != 1 {
+		return cid.Undef, nil, errors.New("NO_CAR")
+	}
+	for {
+		b, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return reader.Roots[0], got, nil
+		}
+		if err != nil {
+			return cid.Undef, nil, errors.New("BAD_CAR")
+		}
+		got[b.Cid()] = b
+	}
+}
+
+// raw is a block without links.
+func raw(data []byte) blocks.Block {
+	c, _ := cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: -1}.Sum(data)
+	b, _ := blocks.NewBlockWithCid(data, c)
+	return b
 }
 
 func (m *model) car(w http.ResponseWriter, r *http.Request) {

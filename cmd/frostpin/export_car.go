@@ -97,20 +97,33 @@ func (p *dagProof) complete() error {
 	return nil
 }
 
-// copyCAR reads a CAR, verifies each block, and writes those of the DAG, each once, as a CAR of version 1 with this
-// root. It fails unless the DAG is complete. A block that nobody asked for is an error: a stream of them has no end.
+// copyCAR is copyBlocks for a whole DAG: it fails unless that is complete.
 func copyCAR(w io.Writer, r io.Reader, root cid.Cid) error {
-	reader, err := car.NewBlockReader(bufio.NewReaderSize(r, 64<<10), car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(maxCARBlock))
-	if err != nil {
-		return cut(fmt.Errorf("reading the CAR: %w", err))
-	}
-	proof, err := newDAGProof(root)
+	proof, err := copyBlocks(w, r, root)
 	if err != nil {
 		return err
 	}
+	// An answer that ends between two blocks looks like a whole one.
+	if err := proof.complete(); err != nil {
+		return errors.Join(errCut, err)
+	}
+	return nil
+}
+
+// copyBlocks reads a CAR, verifies each block, and writes those of the DAG, each once, as a CAR of version 1 with this
+// root. A block that nobody asked for is an error: a stream of them has no end.
+func copyBlocks(w io.Writer, r io.Reader, root cid.Cid) (*dagProof, error) {
+	reader, err := car.NewBlockReader(bufio.NewReaderSize(r, 64<<10), car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(maxCARBlock))
+	if err != nil {
+		return nil, cut(fmt.Errorf("reading the CAR: %w", err))
+	}
+	proof, err := newDAGProof(root)
+	if err != nil {
+		return nil, err
+	}
 	out, err := storage.NewWritable(w, []cid.Cid{root}, car.WriteAsCarV1(true), car.AllowDuplicatePuts(true))
 	if err != nil {
-		return fmt.Errorf("writing the CAR: %w", err)
+		return nil, fmt.Errorf("writing the CAR: %w", err)
 	}
 	for {
 		b, err := reader.Next() // verifies
@@ -118,26 +131,22 @@ func copyCAR(w io.Writer, r io.Reader, root cid.Cid) error {
 			break
 		}
 		if err != nil {
-			return cut(fmt.Errorf("reading the CAR: %w", err))
+			return nil, cut(fmt.Errorf("reading the CAR: %w", err))
 		}
 		if !proof.wanted(b.Cid()) {
 			if _, again := proof.have[spec.Canonical(b.Cid()).KeyString()]; again {
 				continue
 			}
-			return fmt.Errorf("the CAR has block %s, which is no part of the DAG or comes before what links to it", b.Cid())
+			return nil, fmt.Errorf("the CAR has block %s, which is no part of the DAG or comes before what links to it", b.Cid())
 		}
 		if err := proof.take(b.Cid(), b.RawData()); err != nil {
-			return err
+			return nil, err
 		}
 		if err := out.Put(context.Background(), b.Cid().KeyString(), b.RawData()); err != nil {
-			return fmt.Errorf("writing the CAR: %w", err)
+			return nil, fmt.Errorf("writing the CAR: %w", err)
 		}
 	}
-	// An answer that ends between two blocks looks like a whole one.
-	if err := proof.complete(); err != nil {
-		return errors.Join(errCut, err)
-	}
-	return nil
+	return proof, nil
 }
 
 // cut marks an error as the end of a stream before its end, if it is one.
@@ -161,6 +170,17 @@ func (a *api) fetchCAR(ctx context.Context, root cid.Cid, path string) (sum stri
 }
 
 func (a *api) streamCAR(ctx context.Context, root cid.Cid, w io.Writer) error {
+	return a.readCAR(ctx, root, nil, func(body io.Reader) error { //nolint:contextcheck // decoding is not cancelled
+		buffered := bufio.NewWriterSize(w, 256<<10)
+		if err := copyCAR(buffered, body, root); err != nil {
+			return err
+		}
+		return buffered.Flush()
+	})
+}
+
+// readCAR has read read the CAR of what is at a path below a root, together with the blocks on the way there.
+func (a *api) readCAR(ctx context.Context, root cid.Cid, path []string, read func(io.Reader) error) error {
 	if root.Prefix().MhType == multihash.IDENTITY && root.Type() == cid.Raw {
 		return errNoBlocks
 	}
@@ -169,9 +189,13 @@ func (a *api) streamCAR(ctx context.Context, root cid.Cid, w io.Writer) error {
 	stalled := fmt.Errorf("%w: nothing has come for %v", errCut, stallPatience)
 	watch := time.AfterFunc(stallPatience, func() { cancel(stalled) })
 	defer watch.Stop()
+	names := []string{a.origin, "ipfs", root.String()}
+	for _, segment := range path {
+		names = append(names, url.PathEscape(segment))
+	}
 	response, err := a.send(ctx, call{
 		method: http.MethodGet,
-		url:    a.origin + "/ipfs/" + url.PathEscape(root.String()) + "?format=car&dag-scope=all&car-order=dfs&car-dups=n",
+		url:    strings.Join(names, "/") + "?format=car&dag-scope=all&car-order=dfs&car-dups=n",
 		header: http.Header{"Accept": {carType + "; version=1; order=dfs; dups=n"}},
 	}, nil)
 	if err != nil {
@@ -181,12 +205,10 @@ func (a *api) streamCAR(ctx context.Context, root cid.Cid, w io.Writer) error {
 	if kind := response.Header.Get("Content-Type"); !strings.HasPrefix(kind, carType) {
 		return fmt.Errorf("it sends %q instead of a CAR", kind)
 	}
-	buffered := bufio.NewWriterSize(w, 256<<10)
-	err = copyCAR(buffered, alive{response.Body, watch}, root) //nolint:contextcheck // decoding is not cancelled
-	if err != nil {
+	if err := read(alive{response.Body, watch}); err != nil {
 		return causeOf(ctx, err)
 	}
-	return buffered.Flush()
+	return nil
 }
 
 // errNoBlocks is the CAR of a DAG whose CID is its data.

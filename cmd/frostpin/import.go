@@ -10,11 +10,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
-	"net/url"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/ipld/go-car/v2"
@@ -238,49 +235,18 @@ func (i *importer) pin(ctx context.Context, row pinned, dag string) (pinned, err
 }
 
 // upload sends the data of a pin and makes the pin with it. The key makes the server know a repetition.
-func (i *importer) upload(ctx context.Context, row pinned, root cid.Cid, name string) (there pinned, err error) {
+func (i *importer) upload(ctx context.Context, row pinned, root cid.Cid, name string) (pinned, error) {
 	if err := i.rooted(root, name); err != nil {
 		return pinned{}, err
 	}
-	query := url.Values{}
-	if row.Pin.Name != "" {
-		query.Set("name", row.Pin.Name)
-	}
-	for key, value := range row.Pin.Meta {
-		query.Set("meta["+key+"]", value)
-	}
-	key := sha256.Sum256([]byte("frostpin import\n" + row.ID + "\n" + spec.Canonical(root).String()))
-	c := call{method: http.MethodPost, url: i.api.origin + "/api/v1/upload?" + query.Encode(), header: http.Header{
-		"Content-Type": {carType}, "Idempotency-Key": {hex.EncodeToString(key[:16])},
-	}}
-	err = i.api.retry(ctx, func(ctx context.Context) error {
-		there, err = i.attempt(ctx, c, name)
-		return err
-	}, nil)
-	return there, err
-}
-
-func (i *importer) attempt(ctx context.Context, c call, name string) (there pinned, err error) {
-	file, size, err := i.archive.Open(name)
+	sum := sha256.Sum256([]byte("frostpin import\n" + row.ID + "\n" + spec.Canonical(root).String()))
+	u := upload{kind: carType, key: hex.EncodeToString(sum[:16]), open: func() (io.ReadCloser, int64, error) { return i.archive.Open(name) }}
+	u.describe(row.Pin.Name, row.Pin.Meta)
+	made, err := i.api.upload(ctx, u)
 	if err != nil {
 		return pinned{}, err
 	}
-	defer file.Close()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stalled := fmt.Errorf("%w: nothing has moved for %v", errCut, stallPatience)
-	watch := time.AfterFunc(stallPatience, func() { cancel(stalled) })
-	defer watch.Stop()
-	c.size = size
-	response, err := i.api.send(ctx, c, alive{file, watch})
-	if err != nil {
-		return pinned{}, causeOf(ctx, err)
-	}
-	defer response.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(response.Body, smallAnswer)).Decode(&there); err != nil {
-		return pinned{}, cut(fmt.Errorf("reading the answer: %w", err))
-	}
-	return there, nil
+	return made[0], nil
 }
 
 // rooted makes sure that a CAR is of the DAG whose name it has, since the server pins what the CAR says.

@@ -35,6 +35,10 @@ func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, t
 	return pins.Pin{Account: a, Request: r, Terms: terms}, nil
 }
 
+func (recorder) BeginUpload(context.Context, pins.Account, string) (bool, error) { return true, nil }
+
+func (recorder) EndUpload(context.Context, pins.Account, string) {}
+
 func (recorder) Uploaded(context.Context, pins.Account, string) ([]pins.Pin, int, error) {
 	return nil, 0, nil
 }

@@ -14,7 +14,8 @@
 //     256 KiB, raw leaves, 174 links to a node, directories that become a HAMT of width 256 above 256 KiB. A test in
 //     pins/hot compares the two.
 //   - An upload that is repeated with its key within a day returns the pins of the first time, also when that one was
-//     cut off after some of its pins.
+//     cut off after some of its pins, and also when both come at once, to two servers: the key is claimed before a byte is
+//     read, and a pin is committed only while the claim is still there.
 //
 // Decisions:
 //

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -23,9 +24,12 @@ type Tier interface {
 	Block(ctx context.Context, c cid.Cid) ([]byte, error)
 }
 
-// Pins records what was uploaded; pins.Service is one.
+// Pins records what was uploaded; pins.Service is one. AddUploaded and Uploaded are called between BeginUpload, once
+// that has returned true, and EndUpload, where there is a key.
 type Pins interface {
 	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error)
+	BeginUpload(ctx context.Context, account pins.Account, key string) (claimed bool, err error)
+	EndUpload(ctx context.Context, account pins.Account, key string)
 	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID, u pins.Upload) (pins.Pin, error)
 	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
 }
@@ -84,7 +88,7 @@ func New(tier Tier, p Pins, limits pins.Limits) *Service {
 
 // Upload reads an upload to its end and returns its pins, one for each root. fresh is false when they were made before,
 // by an upload with the same key; the body may not have been read then. Errors: *spec.InvalidError, *LargeError, those
-// of the body, of the tier (pins.ErrUnavailable) and of Pins.
+// of the body, of the tier (pins.ErrUnavailable) and of Pins (pins.ErrOvertaken).
 func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh bool, err error) {
 	// What is wrong with the rest of the request is told before a byte is read.
 	if _, err := u.request("bafkqaaa"); err != nil {
@@ -204,11 +208,47 @@ func (s *Service) hold(ctx context.Context, root cid.Cid) error {
 	return walked
 }
 
-// lock waits until no other upload with this key is at work.
+// lock waits until no other upload with this key is at work, here or in another process.
 func (s *Service) lock(ctx context.Context, k keyed) (unlock func(), err error) {
 	if k.key == "" {
 		return func() {}, nil
 	}
+	here, err := s.lockHere(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		claimed, err := s.pins.BeginUpload(ctx, k.account, k.key)
+		if err == nil && claimed {
+			return func() { s.pins.EndUpload(ctx, k.account, k.key); here() }, nil
+		}
+		if err == nil {
+			err = wait(ctx, nextLook)
+		}
+		if err != nil {
+			s.pins.EndUpload(ctx, k.account, k.key) // an error does not say that it was not claimed
+			here()
+			return nil, err
+		}
+	}
+}
+
+// nextLook is the time between two looks whether another process has ended an upload.
+const nextLook = 500 * time.Millisecond
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// lockHere waits until no other upload with this key is at work in this process.
+func (s *Service) lockHere(ctx context.Context, k keyed) (unlock func(), err error) {
 	for {
 		s.mu.Lock()
 		other := s.keys[k]
