@@ -252,7 +252,7 @@ func newColdWorld(t *testing.T, a *archive, change func(*pins.Config)) *world {
 
 func (w *world) addCold(account pins.Account, root cid.Cid, terms deals.TermsID) pins.Pin {
 	w.t.Helper()
-	p, err := w.Add(context.Background(), account, request(root), terms)
+	p, err := w.Add(context.Background(), account, request(root), pins.Decision{Terms: terms})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func TestPinsFromBeforeTheArchiveGetTheDefault(t *testing.T) {
 		}
 		const n = 450 // more than two pages
 		for i := range n {
-			if _, err := before.Add(ctx, pins.Account(i%2+1), request(leaf(i%40)), pins.Undecided); err != nil {
+			if _, err := before.Add(ctx, pins.Account(i%2+1), request(leaf(i%40)), pins.Decision{Terms: pins.Undecided}); err != nil {
 				t.Fatal(err)
 			}
 		}

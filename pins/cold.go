@@ -10,16 +10,19 @@ import (
 // Archived implements deals.Follower: called in the archive's transaction that changed how a wish stands, it gives the
 // wish's pins their status in the same.
 func (s *Service) Archived(ctx context.Context, w deals.Wish, standing deals.Standing) error {
+	if standing.Cold == deals.ColdStored {
+		signal(s.sched.proven)
+	}
 	if s.store.rule.hotOnly() && !s.store.source {
 		return nil
 	}
 	return s.store.archived(ctx, w, standing)
 }
 
-// Decide finds out which cold copies a request wants: what its meta keys say, over what the policies in c say, over
-// what the service does by itself. The terms are those to give to Add. Errors: *spec.InvalidError names the meta key or
+// Decide finds out which copies a request wants: what its meta keys say, over what the policies in c say, over what the
+// service does by itself. The decision is the one to give to Add. Errors: *spec.InvalidError names the meta key or
 // the policy that is wrong or cannot be had here.
-func (s *Service) Decide(ctx context.Context, c Choice, meta map[string]string) (deals.TermsID, error) {
+func (s *Service) Decide(ctx context.Context, c Choice, meta map[string]string) (Decision, error) {
 	return s.cold.decide(ctx, c, meta)
 }
 

@@ -127,7 +127,7 @@ func TestArchiveIsToldWhatPinsAskFor(t *testing.T) {
 			rt.Repeat(map[string]func(*rapid.T){
 				"add": func(t *rapid.T) {
 					account, r, terms := asked(t)
-					p, err := w.Add(ctx, account, r, terms)
+					p, err := w.Add(ctx, account, r, pins.Decision{Terms: terms})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -139,7 +139,7 @@ func TestArchiveIsToldWhatPinsAskFor(t *testing.T) {
 						return
 					}
 					_, r, terms := asked(t)
-					p, err := w.Replace(ctx, old.Account, old.ID, r, terms)
+					p, err := w.Replace(ctx, old.Account, old.ID, r, pins.Decision{Terms: terms})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -224,15 +224,15 @@ func TestPinAndWishAreWrittenTogetherOrNotAtAll(t *testing.T) {
 		kept := w.addCold(alice, leaf(0), 2)
 		for _, call := range []string{"want", "standings"} {
 			a.fail = failOn(call)
-			if _, err := w.Add(ctx, alice, request(leaf(1)), 1); !errors.Is(err, broken) {
+			if _, err := w.Add(ctx, alice, request(leaf(1)), pins.Decision{Terms: 1}); !errors.Is(err, broken) {
 				t.Fatalf("adding while %s fails: %v", call, err)
 			}
-			if _, err := w.Replace(ctx, alice, kept.ID, request(leaf(1)), 1); !errors.Is(err, broken) {
+			if _, err := w.Replace(ctx, alice, kept.ID, request(leaf(1)), pins.Decision{Terms: 1}); !errors.Is(err, broken) {
 				t.Fatalf("replacing while %s fails: %v", call, err)
 			}
 		}
 		a.fail = failOn("unwant")
-		if _, err := w.Replace(ctx, alice, kept.ID, request(leaf(1)), 1); !errors.Is(err, broken) {
+		if _, err := w.Replace(ctx, alice, kept.ID, request(leaf(1)), pins.Decision{Terms: 1}); !errors.Is(err, broken) {
 			t.Fatalf("replacing while unwant fails: %v", err)
 		}
 		if err := w.Delete(ctx, alice, kept.ID); !errors.Is(err, broken) {
@@ -261,7 +261,7 @@ func TestPinsAddedTogetherAreWantedTogether(t *testing.T) {
 		var group sync.WaitGroup
 		for i := range 64 {
 			group.Go(func() {
-				if _, err := w.Add(context.Background(), pins.Account(i%2+1), request(leaf(i%8)), deals.TermsID(i%3)); err != nil {
+				if _, err := w.Add(context.Background(), pins.Account(i%2+1), request(leaf(i%8)), pins.Decision{Terms: deals.TermsID(i % 3)}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -289,7 +289,7 @@ func TestStatusIsRightWhoeverComesFirst(t *testing.T) {
 			})
 			for range 4 {
 				group.Go(func() {
-					if _, err := w.Add(ctx, bob, request(leaf(0)), 1); err != nil {
+					if _, err := w.Add(ctx, bob, request(leaf(0)), pins.Decision{Terms: 1}); err != nil {
 						t.Error(err)
 					}
 				})
@@ -372,11 +372,11 @@ func TestWithoutArchiveAPinCostsNoStatementMore(t *testing.T) {
 	}
 	var p pins.Pin
 	statements("adding", 5, func() (err error) { // created, root, pin, three counters in two
-		terms, err := s.Decide(t.Context(), pins.Choice{}, map[string]string{"app": "x"})
+		decided, err := s.Decide(t.Context(), pins.Choice{}, map[string]string{"app": "x"})
 		if err != nil {
 			return err
 		}
-		p, err = s.Add(t.Context(), alice, request(leaf(0)), terms)
+		p, err = s.Add(t.Context(), alice, request(leaf(0)), decided)
 		return err
 	})
 	statements("holding", 3, func() error { return pins.SetHot(t.Context(), s, p.Root, pins.HotHeld) }) // lock, root, status
@@ -450,7 +450,7 @@ func TestTermsAreLookedUpInTheirIndex(t *testing.T) {
 	cfg := config()
 	cfg.Archive, cfg.PinnedWhen = a, rule(t, "active(1)")
 	s := pins.New(cfg, rec, pinstest.NewTier(), discard(), time.Now)
-	p, err := s.Add(t.Context(), alice, request(leaf(0)), 1)
+	p, err := s.Add(t.Context(), alice, request(leaf(0)), pins.Decision{Terms: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -459,7 +459,7 @@ func TestTermsAreLookedUpInTheirIndex(t *testing.T) {
 	}
 	wish, _ := p.Wish()
 	a.follower = s
-	if _, err := s.Add(t.Context(), bob, request(leaf(1)), pins.Undecided); err != nil {
+	if _, err := s.Add(t.Context(), bob, request(leaf(1)), pins.Decision{Terms: pins.Undecided}); err != nil {
 		t.Fatal(err)
 	}
 	if err := pins.CatchUp(t.Context(), s); err != nil {

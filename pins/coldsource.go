@@ -19,4 +19,7 @@ type ColdSource interface {
 
 	// Proven tells when Prove last succeeded, zero when never.
 	Proven(ctx context.Context, root cid.Cid) (time.Time, error)
+
+	// FirstByte tells how long a provider takes to begin an answer, by what is known; zero when nothing is. It never waits.
+	FirstByte(provider string) time.Duration
 }

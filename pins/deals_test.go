@@ -118,7 +118,7 @@ func TestDealsAndPinsAreCommittedTogether(t *testing.T) {
 				"add": func(t *rapid.T) {
 					r, want := request(leaf(rapid.IntRange(0, 2).Draw(t, "root"))), rapid.SampledFrom(terms).Draw(t, "terms")
 					var p pins.Pin
-					if step(t, func() (err error) { p, err = s.Add(ctx, account, r, want); return err }) {
+					if step(t, func() (err error) { p, err = s.Add(ctx, account, r, pins.Decision{Terms: want}); return err }) {
 						live = append(live, p)
 					}
 				},
@@ -129,7 +129,10 @@ func TestDealsAndPinsAreCommittedTogether(t *testing.T) {
 					i := rapid.IntRange(0, len(live)-1).Draw(t, "pin")
 					r, want := request(leaf(rapid.IntRange(0, 2).Draw(t, "root"))), rapid.SampledFrom(terms).Draw(t, "terms")
 					var p pins.Pin
-					if step(t, func() (err error) { p, err = s.Replace(ctx, account, live[i].ID, r, want); return err }) {
+					if step(t, func() (err error) {
+						p, err = s.Replace(ctx, account, live[i].ID, r, pins.Decision{Terms: want})
+						return err
+					}) {
 						live[i] = p
 					}
 				},

@@ -25,6 +25,17 @@ func SetHot(ctx context.Context, s *Service, c cid.Cid, hot Hot) error {
 	})
 }
 
+// SetHeld makes a root held, of a size.
+func SetHeld(ctx context.Context, s *Service, c cid.Cid, blocks, bytes int64) error {
+	return s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		before, _, err := lockRoot(tx, `r.cid = ?`, c.String())
+		if err != nil {
+			return err
+		}
+		return s.store.saveRoot(tx, before, After(before, nil, blocks, bytes, s.cfg.Policy, s.now()), "")
+	})
+}
+
 // Begin and CatchUp are what Run does about cold copies first, and from time to time.
 func Begin(ctx context.Context, s *Service) error   { return s.store.begin(ctx) }
 func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
@@ -115,3 +126,12 @@ func (r *recorder) QueryRowContext(ctx context.Context, query string, args ...an
 	*r.out = append(*r.out, Statement{query, args})
 	return r.ConnPool.QueryRowContext(ctx, query, args...)
 }
+
+// LetGoPass and RecordTouches are what Run does from time to time about what is hot.
+func LetGoPass(ctx context.Context, s *Service) (enough bool, err error) {
+	return s.sched.letGoPass(ctx)
+}
+func RecordTouches(ctx context.Context, s *Service) error { return s.sched.recordTouches(ctx) }
+
+// Enter makes a service that does not run one of the servers of its database.
+func Enter(ctx context.Context, s *Service) error { return s.store.enter(ctx, s.cfg.Instance) }

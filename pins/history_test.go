@@ -127,7 +127,7 @@ func (h *history) pin(t *rapid.T) (pins.ID, bool) {
 
 func (h *history) add(t *rapid.T) {
 	d := h.dag(t)
-	p, err := h.service.Add(context.Background(), h.account, request(d.Root), h.terms(t))
+	p, err := h.service.Add(context.Background(), h.account, request(d.Root), pins.Decision{Terms: h.terms(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func (h *history) replace(t *rapid.T) {
 		return
 	}
 	d := h.dag(t)
-	p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), h.terms(t))
+	p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), pins.Decision{Terms: h.terms(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func (h *history) settle(t *rapid.T) {
 	want := map[string]bool{}
 	for id, d := range maps.Clone(h.live) {
 		// A new request makes the scheduler look now instead of after its back-off.
-		p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), h.terms(t))
+		p, err := h.service.Replace(context.Background(), h.account, id, request(d.Root), pins.Decision{Terms: h.terms(t)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -131,7 +131,7 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 					r.Name = &name
 				}
 				r.Meta = rapid.SampledFrom(metas).Draw(t, "its meta")
-				p, err := s.Add(ctx, account, r, pins.Undecided)
+				p, err := s.Add(ctx, account, r, pins.Decision{Terms: pins.Undecided})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -200,7 +200,7 @@ func TestWideSearchFindsTheNewestWhereverTheyAre(t *testing.T) {
 		group.SetLimit(256)
 		for i := range n {
 			group.Go(func() error {
-				_, err := s.Add(context.Background(), alice, named(leaf(i%7), fmt.Sprint(name, " ", i)), pins.Undecided)
+				_, err := s.Add(context.Background(), alice, named(leaf(i%7), fmt.Sprint(name, " ", i)), pins.Decision{Terms: pins.Undecided})
 				return err
 			})
 		}
@@ -240,7 +240,7 @@ func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {
 			r.Meta[fmt.Sprint(i)] = ""
 		}
 		for _, meta := range []map[string]string{r.Meta, {"1": "", "2": "x"}} {
-			if _, err := s.Add(context.Background(), alice, spec.Request{CID: r.CID, Root: r.Root, Meta: meta}, pins.Undecided); err != nil {
+			if _, err := s.Add(context.Background(), alice, spec.Request{CID: r.CID, Root: r.Root, Meta: meta}, pins.Decision{Terms: pins.Undecided}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -260,7 +260,7 @@ func TestPagedWalkMeetsEveryPinOnceAndCountsDown(t *testing.T) {
 		want := map[pins.ID]bool{}
 		for i := range n {
 			clock = clock.Add(time.Duration(i%7) * 150 * time.Millisecond)
-			p, err := s.Add(ctx, alice, request(leaf(i%5)), pins.Undecided)
+			p, err := s.Add(ctx, alice, request(leaf(i%5)), pins.Decision{Terms: pins.Undecided})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -303,7 +303,7 @@ func TestCreatedIsUniqueAndIncreasingWhateverTheClockDoes(t *testing.T) {
 		var last time.Time
 		for _, step := range []time.Duration{0, 0, -time.Hour, 0, time.Microsecond, time.Hour, -time.Minute} {
 			clock = clock.Add(step)
-			p, err := s.Add(context.Background(), alice, request(leaf(0)), pins.Undecided)
+			p, err := s.Add(context.Background(), alice, request(leaf(0)), pins.Decision{Terms: pins.Undecided})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -329,7 +329,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	for i := range 50 {
 		r := named(leaf(i), fmt.Sprint("n", i))
 		r.Meta = map[string]string{"k": fmt.Sprint(i)}
-		if _, err := s.Add(ctx, alice, r, pins.Undecided); err != nil {
+		if _, err := s.Add(ctx, alice, r, pins.Decision{Terms: pins.Undecided}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -108,7 +108,7 @@ func named(c cid.Cid, name string) spec.Request {
 
 func (w *world) add(account pins.Account, r spec.Request) pins.Pin {
 	w.t.Helper()
-	p, err := w.Add(context.Background(), account, r, pins.Undecided)
+	p, err := w.Add(context.Background(), account, r, pins.Decision{Terms: pins.Undecided})
 	if err != nil {
 		w.t.Fatalf("adding %s: %v", r.CID, err)
 	}

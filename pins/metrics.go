@@ -13,6 +13,8 @@ type meter struct {
 	heldDAGs, blocks, bytes          prometheus.Counter
 	misses, releases, losses, gcGone prometheus.Counter
 	restores, verified, damaged      prometheus.Counter
+	broughtBack                      prometheus.Counter
+	letGo                            *prometheus.CounterVec
 	walks                            *prometheus.HistogramVec
 	gcSeconds                        prometheus.Histogram
 	pins, running                    *prometheus.Desc
@@ -24,17 +26,21 @@ func newMeter(s *Service) *meter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "frostpin_" + name, Help: help})
 	}
 	return &meter{
-		s:        s,
-		heldDAGs: counter("dags_held_total", "DAGs that became held."),
-		blocks:   counter("blocks_held_total", "Blocks of DAGs that became held."),
-		bytes:    counter("bytes_held_total", "Bytes of DAGs that became held."),
-		misses:   counter("find_misses_total", "Time slices in which a root block was not found."),
-		releases: counter("dags_released_total", "DAGs let go after their last pin."),
-		losses:   counter("hot_copies_lost_total", "Hot copies found missing and fetched again."),
-		restores: counter("dags_restored_total", "DAGs read back from cold copies."),
-		verified: counter("bytes_verified_total", "Bytes of held DAGs that were read and hashed again."),
-		damaged:  counter("hot_copies_damaged_total", "Hot copies in which blocks were found missing or wrong."),
-		gcGone:   counter("blocks_collected_total", "Blocks removed by collections."),
+		s:           s,
+		heldDAGs:    counter("dags_held_total", "DAGs that became held."),
+		blocks:      counter("blocks_held_total", "Blocks of DAGs that became held."),
+		bytes:       counter("bytes_held_total", "Bytes of DAGs that became held."),
+		misses:      counter("find_misses_total", "Time slices in which a root block was not found."),
+		releases:    counter("dags_released_total", "DAGs let go after their last pin."),
+		losses:      counter("hot_copies_lost_total", "Hot copies found missing and fetched again."),
+		restores:    counter("dags_restored_total", "DAGs read back from cold copies."),
+		verified:    counter("bytes_verified_total", "Bytes of held DAGs that were read and hashed again."),
+		damaged:     counter("hot_copies_damaged_total", "Hot copies in which blocks were found missing or wrong."),
+		broughtBack: counter("dags_brought_back_total", "DAGs that were not hot and are restored because they are read often."),
+		letGo: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "frostpin_dags_let_go_total", Help: "Hot copies let go for their cold copies, by reason.",
+		}, []string{"reason"}),
+		gcGone: counter("blocks_collected_total", "Blocks removed by collections."),
 		walks: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "frostpin_walk_seconds", Help: "Time of one slice of fetching a DAG, by the state it led to.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 10),
@@ -68,7 +74,7 @@ func (m *meter) collected(blocks int64, took time.Duration) {
 func (s *Service) Collectors() []prometheus.Collector {
 	m := s.meter
 	return []prometheus.Collector{
-		m.heldDAGs, m.blocks, m.bytes, m.misses, m.releases, m.losses, m.restores, m.verified, m.damaged, m.gcGone, m.walks, m.gcSeconds, m,
+		m.heldDAGs, m.blocks, m.bytes, m.misses, m.releases, m.losses, m.restores, m.verified, m.damaged, m.broughtBack, m.letGo, m.gcGone, m.walks, m.gcSeconds, m,
 	}
 }
 

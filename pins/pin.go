@@ -18,11 +18,12 @@ type Pin struct {
 	ID      ID
 	Account Account
 	spec.Request
-	Created time.Time      // UTC, whole milliseconds, unique in the account
-	DAG     DAG            // what is known of its blocks
-	Terms   deals.TermsID  // what is wanted cold: Undecided, Uncopied, or recorded terms
-	Cold    deals.Standing // what is known of its cold copies
-	Rule    PinnedWhen     // the service's
+	Created   time.Time      // UTC, whole milliseconds, unique in the account
+	DAG       DAG            // what is known of its blocks
+	Residence Residence      // whether its hot copy stays
+	Terms     deals.TermsID  // what is wanted cold: Undecided, Uncopied, or recorded terms
+	Cold      deals.Standing // what is known of its cold copies
+	Rule      PinnedWhen     // the service's
 }
 
 // Wish names the pin's cold copies; ok is false when it has none.

@@ -14,10 +14,12 @@ import (
 	"github.com/frostpin/frostpin/spec"
 )
 
-// A ColdPolicy is what one place says about cold copies. Terms that are zero say nothing: whoever is weaker decides.
+// A ColdPolicy is what one place says about cold copies, and about the hot one beside them. What is zero says nothing:
+// whoever is weaker decides.
 type ColdPolicy struct {
 	Off   bool        `json:"off,omitempty"` // no cold copies; the terms then say what holds where somebody asks for some
 	Terms deals.Terms `json:"terms"`
+	Hot   string      `json:"hot,omitempty"` // a Residence in words
 }
 
 // A Choice names the policies that a request comes with, empty for none. Each says less than the next: what the account
@@ -52,13 +54,21 @@ func (p ColdPolicy) under(stronger ColdPolicy) ColdPolicy {
 	if d := stronger.Terms.Days; d > 0 {
 		p.Terms.Days = d
 	}
+	if stronger.Hot != "" {
+		p.Hot = stronger.Hot
+	}
 	return p
 }
 
 // check refuses what no service could do.
 func (p ColdPolicy) check() error {
 	t := p.Terms
+	residence, known := ParseResidence(p.Hot)
 	switch {
+	case !known:
+		return fmt.Errorf("%w: hot is auto, keep or cold-only", ErrBadPolicy)
+	case p.Off && residence == ResidenceCold:
+		return fmt.Errorf("%w: it is off and wants copies that are cold only", ErrBadPolicy)
 	case p.Off && (t.Replicas != 0 || t.Days != 0 || len(t.Regions)+len(t.Providers) > 0):
 		return fmt.Errorf("%w: it is off and says how to copy", ErrBadPolicy)
 	case t.Replicas < 0 || t.Replicas > maxReplicas:
@@ -76,7 +86,7 @@ func (p ColdPolicy) check() error {
 	return nil
 }
 
-// Keys of a pin's meta that say which cold copies it wants. No other key may begin with metaPrefix, so that a misspelt
+// Keys of a pin's meta that say which copies it wants. No other key may begin with metaPrefix, so that a misspelt
 // one is not silently without effect.
 const (
 	metaPrefix    = "frostpin."
@@ -85,13 +95,14 @@ const (
 	metaProviders = "frostpin.providers"
 	metaDays      = "frostpin.duration_days"
 	metaCold      = "frostpin.cold"
+	metaHot       = "frostpin.hot"
 )
 
 func badMeta(key, problem string) error {
 	return &spec.InvalidError{Field: "meta", Problem: key + " " + problem}
 }
 
-// readMeta reads what a pin's meta says about cold copies. keys are those that say something, in order.
+// readMeta reads what a pin's meta says about its copies. keys are those that ask for something cold, in order.
 func readMeta(meta map[string]string) (p ColdPolicy, keys []string, err error) {
 	for key := range meta {
 		if strings.HasPrefix(key, metaPrefix) {
@@ -103,6 +114,9 @@ func readMeta(meta map[string]string) (p ColdPolicy, keys []string, err error) {
 		if err := p.read(key, meta[key]); err != nil {
 			return ColdPolicy{}, nil, err
 		}
+	}
+	if p.Hot != "" && p.Hot != string(ResidenceCold) {
+		keys = slices.DeleteFunc(keys, func(k string) bool { return k == metaHot })
 	}
 	if p.Off && len(keys) > 1 {
 		return ColdPolicy{}, nil, badMeta(metaCold, "is off, which contradicts "+
@@ -147,6 +161,11 @@ func (p *ColdPolicy) read(key, value string) error {
 			return badMeta(key, "must be on or off")
 		}
 		p.Off = value == "off"
+	case metaHot:
+		if _, ok := ParseResidence(value); !ok || value == "" {
+			return badMeta(key, "must be auto, keep or cold-only")
+		}
+		p.Hot = value
 	default:
 		return badMeta(clip(key), "is not known here; keys that begin with "+metaPrefix+" are the service's")
 	}
@@ -187,13 +206,15 @@ func newColdTerms(cfg Config, policies *Policies) *coldTerms {
 	return c
 }
 
-func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]string) (deals.TermsID, error) {
+func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]string) (Decision, error) {
 	said, keys, err := readMeta(meta)
 	if err != nil {
-		return Undecided, err
+		return Decision{}, err
 	}
 	if len(keys) == 0 && choice == (Choice{}) {
-		return c.standard(ctx)
+		residence, _ := ParseResidence(said.Hot)
+		terms, err := c.standard(ctx)
+		return Decision{terms, residence}, err
 	}
 	p := ColdPolicy{}
 	if c.archive != nil {
@@ -207,34 +228,39 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 		policy, err := c.policies.Get(ctx, name)
 		switch {
 		case errors.Is(err, ErrNoPolicy):
-			return Undecided, &spec.InvalidError{Field: "policy " + name, Problem: "does not exist"}
+			return Decision{}, &spec.InvalidError{Field: "policy " + name, Problem: "does not exist"}
 		case err != nil:
-			return Undecided, err
+			return Decision{}, err
 		}
 		p, named = p.under(policy.ColdPolicy), name
 	}
 	if len(keys) > 0 {
 		p = p.under(said)
+	} else if said.Hot != "" {
+		p.Hot = said.Hot
 	}
+	residence, _ := ParseResidence(p.Hot)
 	switch {
+	case p.Off && residence == ResidenceCold:
+		return Decision{Terms: Uncopied}, nil // the policy wants it of pins that have cold copies
 	case p.Off:
-		return Uncopied, nil
+		return Decision{Uncopied, residence}, nil
 	case c.archive == nil && len(keys) > 0:
-		return Undecided, badMeta(strings.Join(keys, ", "), "asks for cold copies, which this server does not make")
+		return Decision{}, badMeta(strings.Join(keys, ", "), "asks for cold copies, which this server does not make")
 	case c.archive == nil && choice.Path != "":
-		return Undecided, &spec.InvalidError{Field: "policy " + choice.Path, Problem: "asks for cold copies, which this server does not make"}
+		return Decision{}, &spec.InvalidError{Field: "policy " + choice.Path, Problem: "asks for cold copies, which this server does not make"}
 	case c.archive == nil:
-		return Undecided, nil // the operator gave the account a policy, and may turn the archive on again
+		return Decision{Undecided, residence}, nil // the operator gave the account a policy, and may turn the archive on again
 	case p.Terms.Replicas == 0 && len(keys) > 0:
-		return Undecided, badMeta(metaReplicas, "must say how many copies there shall be: this server makes none by itself")
+		return Decision{}, badMeta(metaReplicas, "must say how many copies there shall be: this server makes none by itself")
 	case p.Terms.Replicas == 0:
-		return Undecided, &spec.InvalidError{Field: "policy " + named, Problem: "does not say how many copies there shall be, and this server makes none by itself"}
+		return Decision{}, &spec.InvalidError{Field: "policy " + named, Problem: "does not say how many copies there shall be, and this server makes none by itself"}
 	}
 	terms, err := c.archive.Terms(ctx, p.Terms)
 	if unmet := (*deals.UnmetError)(nil); errors.As(err, &unmet) {
-		return Undecided, c.refuse(unmet, said, keys, named)
+		return Decision{}, c.refuse(unmet, said, keys, named)
 	}
-	return terms, err
+	return Decision{terms, residence}, err
 }
 
 // fieldKey is the meta key for the field that an UnmetError names, empty for the whole.

@@ -92,8 +92,8 @@ func TestTermsAreWhatTheStrongestSays(t *testing.T) {
 			if diff := cmp.Diff(c.want, a.terms); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if want := deals.TermsID(c.want.Replicas); got != want {
-				t.Errorf("terms %d, want %d", got, want)
+			if want := deals.TermsID(c.want.Replicas); got.Terms != want {
+				t.Errorf("terms %d, want %d", got.Terms, want)
 			}
 		})
 	}
@@ -152,8 +152,8 @@ func TestTermsAreWhatTheStrongestSays(t *testing.T) {
 		{"a default that cannot be met now", service(a, pins.ColdPolicy{Terms: deals.Terms{Replicas: 9}}), pins.Choice{}, nil, 9},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got, err := c.service.Decide(t.Context(), c.choice, c.meta); err != nil || got != c.want {
-				t.Errorf("got %d, %v, want %d", got, err, c.want)
+			if got, err := c.service.Decide(t.Context(), c.choice, c.meta); err != nil || got.Terms != c.want {
+				t.Errorf("got %+v, %v, want %d", got, err, c.want)
 			}
 		})
 	}

@@ -19,6 +19,9 @@ import (
 type source struct {
 	tier *pinstest.Tier
 	dags map[string]pinstest.DAG
+	// proofs are when copies were last read back.
+	proofs map[string]time.Time
+	now    func() time.Time
 }
 
 func (s *source) Restore(ctx context.Context, root cid.Cid, _ pins.Limits, p *pins.Progress) error {
@@ -39,10 +42,17 @@ func (s *source) Prove(_ context.Context, root cid.Cid) error {
 	if _, ok := s.dags[root.KeyString()]; !ok {
 		return pins.ErrAbsent
 	}
+	if s.proofs != nil {
+		s.proofs[root.KeyString()] = s.now()
+	}
 	return nil
 }
 
-func (s *source) Proven(context.Context, cid.Cid) (time.Time, error) { return time.Time{}, nil }
+func (s *source) FirstByte(string) time.Duration { return 0 }
+
+func (s *source) Proven(_ context.Context, root cid.Cid) (time.Time, error) {
+	return s.proofs[root.KeyString()], nil
+}
 
 // TestDamagedCopyIsRestoredFromColdAndStaysPinned also covers the fall back to the network where no copy can be read.
 func TestDamagedCopyIsRestoredFromColdAndStaysPinned(t *testing.T) {

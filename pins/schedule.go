@@ -38,6 +38,8 @@ type scheduler struct {
 	garbage              chan struct{} // something was released since the last collection
 	dialling, announcing chan struct{} // counting semaphores
 	doubted              chan struct{} // a root was put among doubts
+	proven               chan struct{} // cold copies were proven
+	touches              *touches
 	doubting             sync.Mutex
 	doubts               map[string]cid.Cid // roots to be verified out of turn, by their key
 	turn                 int                // which account is first: each pass begins with another
@@ -55,6 +57,8 @@ func newScheduler(s *Service) *scheduler {
 		dialling:   make(chan struct{}, connectAtOnce),
 		announcing: make(chan struct{}, announceAtOnce),
 		doubted:    make(chan struct{}, 1),
+		proven:     make(chan struct{}, 1),
+		touches:    newTouches(),
 		doubts:     map[string]cid.Cid{},
 	}
 }
@@ -147,7 +151,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

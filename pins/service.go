@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -29,6 +28,9 @@ type Config struct {
 
 	ColdSource ColdSource // reads cold copies back; nil: nothing is restored or let go
 	VerifyRate int64      // bytes of held DAGs that are read and hashed in a second; 0: none
+
+	HotQuota int64         // bytes of held DAGs; what is over it is let go where cold copies are proven. 0: no bound
+	HotStay  time.Duration // how long a DAG stays after it came or was read
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
@@ -70,18 +72,18 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	return s
 }
 
-// Add records a request and returns it, durably, with the terms that Decide has found for it. The pin is `pinned` at
+// Add records a request and returns it, durably, with what Decide has found for it. The pin is `pinned` at
 // once if the DAG is already here, unless the service's rule asks for cold copies too.
-func (s *Service) Add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID) (Pin, error) {
+func (s *Service) Add(ctx context.Context, account Account, r spec.Request, decided Decision) (Pin, error) {
 	t := s.sched.ticket(account, r.Root)
-	a, err := s.store.add(ctx, account, r, terms, t.claim)
+	a, err := s.store.add(ctx, account, r, decided, t.claim)
 	return s.begin(ctx, t, a, err)
 }
 
 // Replace removes a request and records another in one step. It returns ErrNotFound if there is no such request.
-func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request, terms deals.TermsID) (Pin, error) {
+func (s *Service) Replace(ctx context.Context, account Account, id ID, r spec.Request, decided Decision) (Pin, error) {
 	t := s.sched.ticket(account, r.Root)
-	a, orphans, err := s.store.replace(ctx, account, id, r, terms, s.cfg.Retain, t.claim)
+	a, orphans, err := s.store.replace(ctx, account, id, r, decided, s.cfg.Retain, t.claim)
 	s.sched.orphaned(orphans)
 	return s.begin(ctx, t, a, err)
 }

@@ -79,7 +79,7 @@ func TestEveryoneWhoAsksTogetherIsAnsweredAlike(t *testing.T) {
 			var group errgroup.Group
 			for i := range 8 {
 				group.Go(func() error {
-					p, err := w.Add(context.Background(), pins.Account(i%2+1), request(dag.Root), pins.Undecided)
+					p, err := w.Add(context.Background(), pins.Account(i%2+1), request(dag.Root), pins.Decision{Terms: pins.Undecided})
 					if err == nil && p.Status() != spec.Pinned {
 						err = fmt.Errorf("round %d: status %s, want pinned", round, p.Status())
 					}
@@ -133,7 +133,7 @@ func TestForeignPinIsNotFound(t *testing.T) {
 		p := w.add(alice, request(pinstest.Leaf("x").Root))
 		ctx := context.Background()
 		_, getErr := w.Get(ctx, bob, p.ID)
-		_, replaceErr := w.Replace(ctx, bob, p.ID, request(pinstest.Leaf("y").Root), pins.Undecided)
+		_, replaceErr := w.Replace(ctx, bob, p.ID, request(pinstest.Leaf("y").Root), pins.Decision{Terms: pins.Undecided})
 		for _, err := range []error{getErr, replaceErr, w.Delete(ctx, bob, p.ID)} {
 			if !errors.Is(err, pins.ErrNotFound) {
 				t.Fatalf("got %v, want ErrNotFound", err)
@@ -173,7 +173,7 @@ func TestReplaceKeepsOldDAGUntilNewIsHeld(t *testing.T) {
 		old, next, last := pinstest.Tree("old", 5), pinstest.Tree("new", 5), pinstest.Tree("last", 5)
 		w.tier.AddNetwork(old.Blocks...)
 		first := w.untilStatus(w.add(alice, request(old.Root)), spec.Pinned)
-		second, err := w.Replace(context.Background(), alice, first.ID, named(next.Root, "n"), pins.Undecided)
+		second, err := w.Replace(context.Background(), alice, first.ID, named(next.Root, "n"), pins.Decision{Terms: pins.Undecided})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestReplaceKeepsOldDAGUntilNewIsHeld(t *testing.T) {
 		}
 		w.mustBeGone(first)
 		// Replaced once more before the second was held: the first DAG is still owed its blocks.
-		third, err := w.Replace(context.Background(), alice, second.ID, request(last.Root), pins.Undecided)
+		third, err := w.Replace(context.Background(), alice, second.ID, request(last.Root), pins.Decision{Terms: pins.Undecided})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +209,7 @@ func TestReplaceWithTheSameCIDNeverUnpins(t *testing.T) {
 		w.tier.AddLocal(dag.Blocks...)
 		p := w.add(alice, request(dag.Root))
 		for range 3 {
-			next, err := w.Replace(context.Background(), alice, p.ID, named(dag.Root, "again"), pins.Undecided)
+			next, err := w.Replace(context.Background(), alice, p.ID, named(dag.Root, "again"), pins.Decision{Terms: pins.Undecided})
 			if err != nil {
 				t.Fatal(err)
 			}

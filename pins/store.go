@@ -61,7 +61,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
 	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
-	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, ` + dagColumns
+	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, ` + dagColumns
 )
 
 type row interface{ Scan(dest ...any) error }
@@ -94,7 +94,7 @@ func scanPin(from row, account Account) (p Pin, err error) {
 	var createdMS, nextMS int64
 	var origins, meta sql.NullString
 	var terms sql.NullInt64
-	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms}, p.DAG.targets(&nextMS)...)
+	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms, &p.Residence}, p.DAG.targets(&nextMS)...)
 	if err := from.Scan(dest...); err != nil {
 		return Pin{}, err
 	}

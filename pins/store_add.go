@@ -23,11 +23,12 @@ import (
 
 // An addition is a pin to insert, and what came of it.
 type addition struct {
-	account Account
-	request spec.Request
-	terms   deals.TermsID
-	upload  Upload
-	claim   bool // also claim the root for this process if it waits and nobody has it
+	account   Account
+	request   spec.Request
+	terms     deals.TermsID
+	residence Residence
+	upload    Upload
+	claim     bool // also claim the root for this process if it waits and nobody has it
 
 	pin     Pin
 	root    Root
@@ -41,8 +42,8 @@ type addition struct {
 	looked chan struct{} // closed when that look is over
 }
 
-func newAddition(account Account, r spec.Request, terms deals.TermsID, claim bool) *addition {
-	return &addition{account: account, request: r, terms: terms, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
+func newAddition(account Account, r spec.Request, decided Decision, claim bool) *addition {
+	return &addition{account: account, request: r, terms: decided.Terms, residence: decided.Residence, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
 }
 
 // A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
@@ -91,8 +92,8 @@ func (c *counter) endLook(a *addition) {
 const maxAdditions = 256
 
 // add inserts a pin, durably.
-func (s *store) add(ctx context.Context, account Account, r spec.Request, terms deals.TermsID, claim bool) (*addition, error) {
-	return s.enqueue(ctx, newAddition(account, r, terms, claim))
+func (s *store) add(ctx context.Context, account Account, r spec.Request, decided Decision, claim bool) (*addition, error) {
+	return s.enqueue(ctx, newAddition(account, r, decided, claim))
 }
 
 // enqueue inserts what an addition says and returns it.
@@ -194,11 +195,11 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		ms := a.pin.Created.UnixMilli()
 		a.pin = Pin{
 			ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG,
-			Terms: a.terms, Cold: a.cold, Rule: s.rule,
+			Terms: a.terms, Residence: a.residence, Cold: a.cold, Rule: s.rule,
 		}
 		pins = append(pins, []any{
 			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,
-			termsColumn(a.terms),
+			termsColumn(a.terms), a.residence,
 		})
 		if a.upload.Key != "" {
 			if err := s.holdUpload(tx, claimedKey{a.account, a.upload.Key}); err != nil {
@@ -210,7 +211,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}
 	}
-	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms) VALUES `, "")
+	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms, residence) VALUES `, "")
 	if err != nil {
 		return err
 	}

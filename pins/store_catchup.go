@@ -17,6 +17,7 @@ const (
 	settingPinnedWhen = "pinned_when"
 	settingSeen       = "archive_seen"
 	settingUndecided  = "undecided"
+	settingClock      = "heat_clock"
 )
 
 func setSetting(tx *gorm.DB, name, value string) error {

@@ -14,14 +14,14 @@ import (
 
 // replace removes a pin and inserts another in one transaction. The old DAG is kept until the new one is held, at
 // most for retain, so that blocks both share are never let go in between.
-func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, terms deals.TermsID, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
+func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, decided Decision, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
 		orphans = nil
 		old, wished, err := removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
-		a = newAddition(account, r, terms, claim)
+		a = newAddition(account, r, decided, claim)
 		if err := s.insert(tx, []*addition{a}); err != nil {
 			return err
 		}

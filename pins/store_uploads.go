@@ -9,7 +9,6 @@ import (
 	"github.com/go-gormigrate/gormigrate/v2"
 	"gorm.io/gorm"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
 )
 
@@ -149,9 +148,9 @@ func (s *store) holdUpload(tx *gorm.DB, k claimedKey) error {
 
 // AddUploaded is Add for a request that came with its bytes. What it remembers of u is durable with the pin. A key must
 // have been claimed with BeginUpload; ErrOvertaken means that another process has taken the claim over.
-func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Request, terms deals.TermsID, u Upload) (Pin, error) {
+func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Request, decided Decision, u Upload) (Pin, error) {
 	t := s.sched.ticket(account, r.Root)
-	a := newAddition(account, r, terms, t.claim)
+	a := newAddition(account, r, decided, t.claim)
 	a.upload = u
 	a, err := s.store.enqueue(ctx, a)
 	return s.begin(ctx, t, a, err)

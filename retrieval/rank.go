@@ -179,3 +179,13 @@ func (r *ranks) adopt(stored map[string]record) {
 		}
 	}
 }
+
+// firstByte is the time until a provider's answers begin; zero when it has served nothing yet.
+func (r *ranks) firstByte(provider string) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rec := r.known[provider]; rec != nil && rec.first != guessedFirst {
+		return rec.first
+	}
+	return 0
+}

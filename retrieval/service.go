@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -99,12 +100,23 @@ func New(cfg Config, parts Parts, log *slog.Logger, now func() time.Time) *Servi
 	return s
 }
 
+// Recall reads what earlier runs have learnt of providers.
+func (s *Service) Recall(ctx context.Context) error {
+	stored, err := s.store.providers(ctx)
+	if err != nil {
+		return fmt.Errorf("reading what is known of providers: %w", err)
+	}
+	s.ranks.adopt(stored)
+	return nil
+}
+
+// FirstByte tells how long a provider takes to begin an answer, as far as it was asked; zero when nothing is known.
+func (s *Service) FirstByte(provider string) time.Duration { return s.ranks.firstByte(provider) }
+
 // Run remembers providers from run to run, and reads cold copies back by the way, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	if stored, err := s.store.providers(ctx); err != nil {
-		s.log.Warn("reading what is known of providers", "err", err)
-	} else {
-		s.ranks.adopt(stored)
+	if err := s.Recall(ctx); err != nil {
+		s.log.Warn("starting without what was learnt before", "err", err)
 	}
 	var done sync.WaitGroup
 	done.Go(func() { every(ctx, keepEvery, s.keep) })

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/frostpin/frostpin/auth"
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/spec"
@@ -83,33 +82,33 @@ func (m *memory) HasPolicy(ctx context.Context, name string) (bool, error) {
 }
 
 // Decide gives copies to those who say how many, and to those who name a policy.
-func (m *memory) Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error) {
+func (m *memory) Decide(ctx context.Context, c pins.Choice, meta map[string]string) (pins.Decision, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	m.choices = append(m.choices, c)
 	switch n := meta["frostpin.replicas"]; {
 	case err != nil:
-		return 0, err
+		return pins.Decision{}, err
 	case n == "2":
-		return 2, nil
+		return pins.Decision{Terms: 2}, nil
 	case n != "":
-		return 0, &spec.InvalidError{Field: "meta", Problem: "frostpin.replicas cannot be had here: at most 2 copies"}
+		return pins.Decision{}, &spec.InvalidError{Field: "meta", Problem: "frostpin.replicas cannot be had here: at most 2 copies"}
 	case c.Path == "archive":
-		return 1, nil
+		return pins.Decision{Terms: 1}, nil
 	}
-	return pins.Uncopied, nil
+	return pins.Decision{Terms: pins.Uncopied}, nil
 }
 
-func (m *memory) Add(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID) (pins.Pin, error) {
+func (m *memory) Add(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision) (pins.Pin, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
 		return pins.Pin{}, err
 	}
-	return m.add(account, r, terms), nil
+	return m.add(account, r, decided), nil
 }
 
-func (m *memory) add(account pins.Account, r spec.Request, terms deals.TermsID) pins.Pin {
+func (m *memory) add(account pins.Account, r spec.Request, decided pins.Decision) pins.Pin {
 	m.made++
 	p := pins.Pin{
 		ID:      pins.ID(fmt.Sprintf("0193548f-0000-7000-8000-%012d", m.made)),
@@ -117,7 +116,7 @@ func (m *memory) add(account pins.Account, r spec.Request, terms deals.TermsID) 
 		Request: r,
 		Created: time.Date(2026, 1, 31, 12, 0, 0, m.made*10_000_000, time.UTC),
 		DAG:     pins.DAG{Hot: pins.HotQueued},
-		Terms:   terms,
+		Terms:   decided.Terms,
 	}
 	if w, ok := p.Wish(); ok && m.cold != nil {
 		p.Cold = m.cold.standings[w.Terms]
@@ -150,7 +149,7 @@ func (m *memory) Get(ctx context.Context, account pins.Account, id pins.ID) (pin
 	return m.rows[i], nil
 }
 
-func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, terms deals.TermsID) (pins.Pin, error) {
+func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
@@ -161,7 +160,7 @@ func (m *memory) Replace(ctx context.Context, account pins.Account, id pins.ID, 
 		return pins.Pin{}, err
 	}
 	m.rows = slices.Delete(m.rows, i, i+1)
-	return m.add(account, r, terms), nil
+	return m.add(account, r, decided), nil
 }
 
 func (m *memory) Delete(ctx context.Context, account pins.Account, id pins.ID) error {

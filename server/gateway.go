@@ -60,6 +60,8 @@ type Roots interface {
 	Known(ctx context.Context, root cid.Cid) (bool, error)
 	// KnownTo reports whether a pin of this account does.
 	KnownTo(ctx context.Context, account pins.Account, root cid.Cid) (bool, error)
+	// Touched says that a reader began to read below root, and whether not all of it was hot. It returns at once.
+	Touched(root cid.Cid, cold bool)
 }
 
 // A Denylist knows what must not be served or pinned. An error is about one CID or path, has a method Status() int that
@@ -330,7 +332,16 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 		}
 	}
 	handler.ServeHTTP(out, r)
+	if a.fetch && out.sent > 0 && begins(r) {
+		g.cfg.Roots.Touched(a.root, st.trail.Tier() != TierHot)
+	}
 	return out.finish(a.root, format)
+}
+
+// begins reports whether a request is the first of those with which content is read: a player of films reads on in ranges.
+func begins(r *http.Request) bool {
+	ranges := r.Header.Get("Range")
+	return r.Method == http.MethodGet && (ranges == "" || strings.HasPrefix(ranges, "bytes=0-"))
 }
 
 // expectAll finds out whether all of the DAG is wanted. For a CAR or tar of it that is plain, and one look at the root

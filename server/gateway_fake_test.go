@@ -45,6 +45,7 @@ type world struct {
 	faults   map[cid.Cid]error // of the provider; nil element: it hangs until the reader goes
 	fetched  []cid.Cid
 	prefetch []cid.Cid
+	touched  []touched
 	pinned   map[cid.Cid]pins.Account
 	asked    int // for pins
 	err      error
@@ -141,6 +142,18 @@ func (w *world) KnownTo(_ context.Context, account pins.Account, root cid.Cid) (
 	defer w.mu.Unlock()
 	a, ok := w.pinned[root]
 	return ok && a == account, w.err
+}
+
+func (w *world) Touched(root cid.Cid, cold bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.touched = append(w.touched, touched{root, cold})
+}
+
+// touched is what the gateway has said of a read.
+type touched struct {
+	root cid.Cid
+	cold bool
 }
 
 // provider is an exchange over the cold blocks.

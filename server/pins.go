@@ -12,7 +12,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -62,7 +61,7 @@ func (s api) GetPins(c echo.Context, params spec.GetPinsParams) error {
 
 // AddPin records a request.
 func (s api) AddPin(c echo.Context) error {
-	r, terms, err := s.request(c)
+	r, decided, err := s.request(c)
 	if err != nil {
 		return err
 	}
@@ -71,7 +70,7 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.pins.Add(c.Request().Context(), account(c), r, terms)
+	p, err := s.pins.Add(c.Request().Context(), account(c), r, decided)
 	if err != nil {
 		return err
 	}
@@ -101,7 +100,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	r, terms, err := s.request(c)
+	r, decided, err := s.request(c)
 	if err != nil {
 		return err
 	}
@@ -109,7 +108,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.pins.Replace(c.Request().Context(), account(c), id, r, terms)
+	p, err := s.pins.Replace(c.Request().Context(), account(c), id, r, decided)
 	if err != nil {
 		return err
 	}
@@ -136,17 +135,17 @@ func parseID(s string) (pins.ID, error) {
 	return pins.ID(s), nil
 }
 
-// request reads and validates a body, whatever its Content-Type, and finds out which cold copies it wants.
-func (s api) request(c echo.Context) (spec.Request, deals.TermsID, error) {
+// request reads and validates a body, whatever its Content-Type, and finds out which copies it wants.
+func (s api) request(c echo.Context) (spec.Request, pins.Decision, error) {
 	r, err := readRequest(c)
 	if err == nil && s.cfg.Denylist != nil {
 		err = s.cfg.Denylist.Denied(r.Root)
 	}
 	if err != nil {
-		return spec.Request{}, 0, err
+		return spec.Request{}, pins.Decision{}, err
 	}
-	terms, err := s.pins.Decide(c.Request().Context(), choiceOf(c), r.Meta)
-	return r, terms, err
+	decided, err := s.pins.Decide(c.Request().Context(), choiceOf(c), r.Meta)
+	return r, decided, err
 }
 
 func readRequest(c echo.Context) (spec.Request, error) {

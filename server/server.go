@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/frostpin/frostpin/auth"
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -25,14 +24,14 @@ import (
 // Pins is the service behind the API. Errors: pins.ErrNotFound, pins.ErrUnavailable
 // and those of Config.Unavailable (try again later); others are our fault.
 type Pins interface {
-	// Decide finds the terms of a request's cold copies; *spec.InvalidError when they cannot be had.
-	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error)
+	// Decide finds out which copies a request wants; *spec.InvalidError when they cannot be had.
+	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (pins.Decision, error)
 	// HasPolicy tells whether there is a policy of this name.
 	HasPolicy(ctx context.Context, name string) (bool, error)
-	Add(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID) (pins.Pin, error)
+	Add(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision) (pins.Pin, error)
 	Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error)
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
-	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, terms deals.TermsID) (pins.Pin, error)
+	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error)
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
 	// Delegates returns 1 to 20 addresses of our node.
 	Delegates(ctx context.Context) ([]string, error)

@@ -45,7 +45,7 @@ func (u *uploads) Upload(_ context.Context, up ingest.Upload) ([]pins.Pin, bool,
 	if p, again := u.made[up.Key]; again {
 		return []pins.Pin{p}, false, nil
 	}
-	p := u.pins.add(up.Account, spec.Request{CID: cidRaw, Root: cid.MustParse(cidRaw), Name: up.Name, Meta: up.Meta}, pins.Uncopied)
+	p := u.pins.add(up.Account, spec.Request{CID: cidRaw, Root: cid.MustParse(cidRaw), Name: up.Name, Meta: up.Meta}, pins.Decision{Terms: pins.Uncopied})
 	if up.Key != "" {
 		u.made[up.Key] = p
 	}

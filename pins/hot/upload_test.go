@@ -17,7 +17,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/hot"
 	"github.com/frostpin/frostpin/pins/ingest"
@@ -27,12 +26,12 @@ import (
 // recorder records pins without keeping them.
 type recorder struct{}
 
-func (recorder) Decide(context.Context, pins.Choice, map[string]string) (deals.TermsID, error) {
-	return pins.Uncopied, nil
+func (recorder) Decide(context.Context, pins.Choice, map[string]string) (pins.Decision, error) {
+	return pins.Decision{Terms: pins.Uncopied}, nil
 }
 
-func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, terms deals.TermsID, _ pins.Upload) (pins.Pin, error) {
-	return pins.Pin{Account: a, Request: r, Terms: terms}, nil
+func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, decided pins.Decision, _ pins.Upload) (pins.Pin, error) {
+	return pins.Pin{Account: a, Request: r, Terms: decided.Terms}, nil
 }
 
 func (recorder) BeginUpload(context.Context, pins.Account, string) (bool, error) { return true, nil }

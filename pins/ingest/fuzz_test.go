@@ -9,7 +9,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/pins/pinstest"
@@ -18,11 +17,11 @@ import (
 
 type recorder struct{}
 
-func (recorder) Decide(context.Context, pins.Choice, map[string]string) (deals.TermsID, error) {
-	return pins.Uncopied, nil
+func (recorder) Decide(context.Context, pins.Choice, map[string]string) (pins.Decision, error) {
+	return pins.Decision{Terms: pins.Uncopied}, nil
 }
 
-func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, _ deals.TermsID, _ pins.Upload) (pins.Pin, error) {
+func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, _ pins.Decision, _ pins.Upload) (pins.Pin, error) {
 	return pins.Pin{Account: a, Request: r}, nil
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/hot/hold"
 	"github.com/frostpin/frostpin/spec"
@@ -27,10 +26,10 @@ type Tier interface {
 // Pins records what was uploaded; pins.Service is one. AddUploaded and Uploaded are called between BeginUpload, once
 // that has returned true, and EndUpload, where there is a key.
 type Pins interface {
-	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (deals.TermsID, error)
+	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (pins.Decision, error)
 	BeginUpload(ctx context.Context, account pins.Account, key string) (claimed bool, err error)
 	EndUpload(ctx context.Context, account pins.Account, key string)
-	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, terms deals.TermsID, u pins.Upload) (pins.Pin, error)
+	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision, u pins.Upload) (pins.Pin, error)
 	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
 }
 
@@ -94,7 +93,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	if _, err := u.request("bafkqaaa"); err != nil {
 		return nil, false, err
 	}
-	terms, err := s.pins.Decide(ctx, u.Choice, u.Meta)
+	decided, err := s.pins.Decide(ctx, u.Choice, u.Meta)
 	if err != nil {
 		return nil, false, err
 	}
@@ -138,7 +137,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			if err != nil {
 				return nil, false, err
 			}
-			if p, err = s.pins.AddUploaded(ctx, u.Account, r, terms, pins.Upload{Key: u.Key, Of: len(roots)}); err != nil {
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots)}); err != nil {
 				return nil, false, err
 			}
 		}

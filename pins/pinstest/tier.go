@@ -24,22 +24,23 @@ type Tier struct {
 	holder  *hold.Holder
 	imports hold.Imports
 
-	mu        sync.Mutex
-	changed   chan struct{} // closed, and replaced, whenever something below changes
-	closed    bool
-	down      bool
-	silent    bool
-	session   int // new blocks that one session may get; 0 is no bound
-	network   map[string]blocks.Block
-	peers     map[peer.ID]map[string]blocks.Block
-	local     map[string]blocks.Block
-	held      map[cid.Cid]bool
-	dialled   map[peer.ID]int // connections that someone keeps
-	failing   map[cid.Cid]error
-	holds     map[cid.Cid]int
-	announced []cid.Cid
-	delegates []string
-	free      int64
+	mu          sync.Mutex
+	changed     chan struct{} // closed, and replaced, whenever something below changes
+	closed      bool
+	down        bool
+	silent      bool
+	session     int // new blocks that one session may get; 0 is no bound
+	network     map[string]blocks.Block
+	peers       map[peer.ID]map[string]blocks.Block
+	local       map[string]blocks.Block
+	held        map[cid.Cid]bool
+	dialled     map[peer.ID]int // connections that someone keeps
+	failing     map[cid.Cid]error
+	holds       map[cid.Cid]int
+	announced   []cid.Cid
+	delegates   []string
+	free        int64
+	failRelease error
 }
 
 var _ pins.HotTier = (*Tier)(nil)
@@ -176,6 +177,9 @@ func (t *Tier) Release(ctx context.Context, root cid.Cid) error {
 		defer t.mu.Unlock()
 		if err := t.up(); err != nil {
 			return err
+		}
+		if t.failRelease != nil {
+			return t.failRelease
 		}
 		delete(t.held, canonical(root))
 		return nil

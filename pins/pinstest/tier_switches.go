@@ -79,6 +79,9 @@ func (t *Tier) FailHold(root cid.Cid, err error) {
 	})
 }
 
+// FailRelease makes releases fail with err; nil: none.
+func (t *Tier) FailRelease(err error) { t.change(func() { t.failRelease = err }) }
+
 // LosePin takes the pin of root away behind everyone's back.
 func (t *Tier) LosePin(root cid.Cid) { t.change(func() { delete(t.held, canonical(root)) }) }
 
