@@ -17,7 +17,8 @@ import (
 // A Ground is why a DAG stays on the hot tier, in words for the operator.
 type Ground string
 
-// Grounds. Several may hold; the first in this order is told.
+// Grounds. Several may hold; the first in this order is told. Whether a cold copy can be read back is found out only when a DAG
+// is about to go.
 const (
 	GroundNone     Ground = ""
 	GroundKeep     Ground = "a pin asks for it to be kept hot"
@@ -25,8 +26,12 @@ const (
 	GroundUnproven Ground = "not all of its cold copies are proven"
 	GroundNeeded   Ground = "a deal needs its bytes"
 	GroundYoung    Ground = "it was read or asked for lately"
-	GroundUnread   Ground = "no cold copy could be read back lately"
 )
+
+// Grounds lists them in the order in which they are told.
+func Grounds() []Ground {
+	return []Ground{GroundNone, GroundKeep, GroundUncopied, GroundUnproven, GroundNeeded, GroundYoung}
+}
 
 // A resident is a root that is hot, with what its stay depends on.
 type resident struct {

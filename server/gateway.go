@@ -332,7 +332,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 		}
 	}
 	handler.ServeHTTP(out, r)
-	if a.fetch && out.sent > 0 && begins(r) {
+	if a.fetch && out.status < http.StatusMultipleChoices && out.sent > 0 && begins(r) {
 		g.cfg.Roots.Touched(a.root, st.trail.Tier() != TierHot)
 	}
 	return out.finish(a.root, format)

@@ -672,6 +672,29 @@ func TestWholeReadsOfColdRootsAreAnnounced(t *testing.T) {
 	}
 }
 
+// TestReadsAreCountedOnce has a film read in ranges, and what sends no content.
+func TestReadsAreCountedOnce(t *testing.T) {
+	r := newReads(t)
+	s := over(t, r)
+	file := "/ipfs/" + r.file.String()
+	for _, headers := range [][]string{{"Range", "bytes=10-19"}, {"Range", "bytes=-5"}, {"If-None-Match", "*"}} {
+		fetchAll(t, s, "GET", file, headers...)
+	}
+	fetchAll(t, s, "HEAD", file)
+	fetchAll(t, s, "GET", "/ipfs/"+r.dir.String()+"/nothing")
+	if len(r.touched) > 0 {
+		t.Errorf("counted %v", r.touched)
+	}
+	fetchAll(t, s, "GET", file)
+	fetchAll(t, s, "GET", file, "Range", "bytes=0-9")
+	r.chill(t, everything)
+	fetchAll(t, s, "GET", "/ipfs/"+r.dir.String()+"?format=car")
+	want := []touched{{r.file, false}, {r.file, false}, {r.dir, true}}
+	if !slices.Equal(r.touched, want) {
+		t.Errorf("got %v, want %v", r.touched, want)
+	}
+}
+
 func TestTierIsTold(t *testing.T) {
 	r := newReads(t)
 	s := over(t, r)

@@ -105,6 +105,8 @@ type Config struct {
 	Denylists        []string `setting:"denylists" help:"Files that name what must be neither pinned nor read, in the format of the IPFS community. Changes are noticed."`
 
 	VerifyRate       Size          `setting:"verify-rate" help:"Bytes a second of what is held that are read and hashed, each DAG once a week; what is damaged is restored. 0B: only what readers find damaged."`
+	HotQuota         Size          `setting:"hot-quota" help:"Bytes of DAGs that are held hot. When they are nearly used up, DAGs whose Filecoin deals are all proven are let go here, those first that are read least for the room they take. 0B: no bound."`
+	HotStay          time.Duration `setting:"hot-stay" help:"How long a DAG stays hot after it came or was read, whatever the quota."`
 	RetrievalPrivate []string      `setting:"retrieval-private" derived:"none; loopback on a devnet" help:"Networks, such as 10.1.0.0/16, in which storage providers may be although they are not public."`
 	IPNIURL          string        `setting:"ipni-url" help:"Index that is asked who else has what our storage providers do not give, such as https://cid.contact. Without one nobody is asked."`
 	ProbePace        time.Duration `setting:"probe-pace" help:"Pause between two cold copies that are read back to prove that they can be; 0s means that none is."`
@@ -157,6 +159,7 @@ func defaults() Config {
 		DealsAtOnce:      32,
 		DealsPerProvider: 2,
 		VerifyRate:       4 << 20,
+		HotStay:          24 * time.Hour,
 		GatewayAccess:    string(server.AccessOpen),
 		GatewayFetch:     string(server.FetchHeld),
 		ProbePace:        time.Minute,

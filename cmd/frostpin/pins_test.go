@@ -36,7 +36,7 @@ func manyPins(t *testing.T, n int) string {
 	service := pins.New(pins.Config{}, db, tier, slog.New(slog.DiscardHandler), time.Now)
 	for i := range n {
 		root := pinstest.Raw(fmt.Sprint(i)).Cid()
-		if _, err := service.Add(t.Context(), pins.Account(account.ID), spec.Request{CID: root.String(), Root: root}, pins.Undecided); err != nil {
+		if _, err := service.Add(t.Context(), pins.Account(account.ID), spec.Request{CID: root.String(), Root: root}, pins.Decision{Terms: pins.Undecided}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -22,6 +22,7 @@ type policyLine struct {
 	Regions   []string           `json:"regions,omitempty"`
 	Providers []deals.ProviderID `json:"providers,omitempty"`
 	Days      int                `json:"days,omitempty"`
+	Hot       string             `json:"hot,omitempty"`
 	Changed   time.Time          `json:"changed"`
 }
 
@@ -38,7 +39,7 @@ func (p *program) policySet() *cobra.Command {
 		Long: `Make a policy or change it. Pins that were made under it before keep what they asked for.
 
 A policy says how many copies a pin gets on Filecoin, where and for how long; what it leaves open is decided by the
-settings of the server. It counts for the accounts and tokens that are given it, and for every pin that is added at the
+settings of the server. It also says whether the hot copy stays. It counts for the accounts and tokens that are given it, and for every pin that is added at the
 endpoint ADDRESS/policy/NAME. What a pin says in its own meta is stronger.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -68,6 +69,7 @@ endpoint ADDRESS/policy/NAME. What a pin says in its own meta is stronger.`,
 	flags.IntVar(&policy.Terms.Replicas, "replicas", 0, "Number of copies, each with another storage provider")
 	flags.StringSliceVar(&policy.Terms.Regions, "regions", nil, "Regions of the copies in turn, such as DE,US")
 	flags.StringSliceVar(&providers, "providers", nil, "The only storage providers to use, such as f01000,f01001")
+	flags.StringVar(&policy.Hot, "hot-copy", "", "Whether the hot copy stays: keep, auto (as there is room) or cold-only (not longer than deals need it)")
 	flags.IntVar(&policy.Terms.Days, "days", 0, fmt.Sprintf("How long each deal lasts, from %d to %d", deals.MinDays, deals.MaxDays))
 	return c
 }
@@ -83,7 +85,7 @@ func (p *program) policyList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				heading := []string{"NAME", "REPLICAS", "REGIONS", "PROVIDERS", "DAYS", "CHANGED"}
+				heading := []string{"NAME", "REPLICAS", "REGIONS", "PROVIDERS", "DAYS", "HOT", "CHANGED"}
 				return printList(c, policyLines(list), heading, func(l policyLine) []string {
 					replicas := number(l.Replicas)
 					if l.Off {
@@ -93,7 +95,7 @@ func (p *program) policyList() *cobra.Command {
 					for _, id := range l.Providers {
 						providers = append(providers, id.String())
 					}
-					return []string{l.Name, replicas, strings.Join(l.Regions, ","), strings.Join(providers, ","), number(l.Days), moment(l.Changed)}
+					return []string{l.Name, replicas, strings.Join(l.Regions, ","), strings.Join(providers, ","), number(l.Days), l.Hot, moment(l.Changed)}
 				})
 			})
 		},
@@ -143,7 +145,7 @@ func policyLines(list []pins.NamedPolicy) []policyLine {
 	lines := make([]policyLine, len(list))
 	for i, n := range list {
 		t := n.Terms
-		lines[i] = policyLine{n.Name, n.Off, t.Replicas, t.Regions, t.Providers, t.Days, n.Changed}
+		lines[i] = policyLine{n.Name, n.Off, t.Replicas, t.Regions, t.Providers, t.Days, n.Hot, n.Changed}
 	}
 	return lines
 }

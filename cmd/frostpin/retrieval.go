@@ -29,6 +29,8 @@ func (c *Config) validateRetrieval(wrong problems) {
 	wrong.add("retrieval-private", err)
 	wrong.check("probe-pace", c.ProbePace < 0, "it must not be negative")
 	wrong.check("verify-rate", c.VerifyRate < 0, "it must not be negative")
+	wrong.check("hot-quota", c.HotQuota < 0, "it must not be negative")
+	wrong.check("hot-stay", c.HotStay < 0, "it must not be negative")
 	wrong.oneOf("gateway-access", c.GatewayAccess, string(server.AccessOpen), string(server.AccessToken), string(server.AccessOff))
 	wrong.oneOf("gateway-fetch", c.GatewayFetch, string(server.FetchHeld), string(server.FetchOnly), string(server.FetchAny))
 	if c.GatewayURL != "" {

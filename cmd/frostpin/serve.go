@@ -237,6 +237,8 @@ func pinsConfig(c *Config, instance string) (pins.Config, error) {
 		GCEvery:    c.GCInterval,
 		Instance:   instance,
 		VerifyRate: int64(c.VerifyRate),
+		HotQuota:   int64(c.HotQuota),
+		HotStay:    c.HotStay,
 		Exclusive:  c.Hot == hotEmbedded, // others may use a daemon of their own too
 
 		Cold:       c.defaultCopies(),
