@@ -146,9 +146,29 @@ func (d *scheduler) collections(ctx context.Context) {
 			return
 		case <-d.garbage:
 		}
+		d.quiet(ctx)
 		if err := d.collect(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("collecting blocks", "err", err)
 			signal(d.garbage)
+		}
+	}
+}
+
+// quiet waits for a moment in which no DAG is being fetched, because a collection makes them pause; not for longer than the
+// collections are apart.
+func (d *scheduler) quiet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, d.s.cfg.GCEvery)
+	defer cancel()
+	ticker := time.NewTicker(quietEvery)
+	defer ticker.Stop()
+	for {
+		if _, walking := d.jobs.sizes(); walking == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }

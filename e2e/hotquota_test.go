@@ -1,0 +1,54 @@
+package e2e_test
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// collected is the metric once blocks were.
+var collected = regexp.MustCompile(`(?m)^frostpin_blocks_collected_total [1-9]`)
+
+// A DAG whose deals are proven makes room on a disk that is too small for it, is read from Filecoin as long as it is away,
+// and comes back because it is read. Its pin is `pinned` all the time, also when the server is killed in between.
+func TestWhatIsProvenMakesRoomAndComesBackWhenItIsRead(t *testing.T) {
+	l := newLibrary(t)
+	size, err := strconv.Atoi(l.api().get(l.id).Info["dag_size"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.stop()
+	l.env = append(l.env, fmt.Sprintf("FROSTPIN_HOT_QUOTA=%dB", size*11/10), "FROSTPIN_HOT_STAY=20s", "FROSTPIN_GC_INTERVAL=2s")
+	l.start()
+	l.becomes("offloaded")
+	if got := l.must("hot", l.root); !strings.Contains(got, "offloaded") || !strings.Contains(got, "let go        20") {
+		t.Errorf("`frostpin hot CID` says:\n%s", got)
+	}
+	l.proc.kill()
+	l.start()
+	within(t, patience, "its blocks are collected", func() (bool, any) {
+		_, metrics := l.fetch("/metrics")
+		return collected.MatchString(metrics), metrics
+	})
+	if tiers := l.comesBack(); tiers["cold"] == 0 {
+		t.Errorf("what was let go is read from %v", tiers)
+	}
+	l.heals()
+	if got := l.must("hot"); !strings.Contains(got, "it was read or asked for lately") {
+		t.Errorf("`frostpin hot` says:\n%s", got)
+	}
+}
+
+// becomes waits until the library is in a state, and its pin is `pinned` until then.
+func (l *library) becomes(hot string) {
+	l.t.Helper()
+	within(l.t, 2*patience, "the library is "+hot, func() (bool, any) {
+		got := l.api().get(l.id)
+		if got.Status != "pinned" {
+			l.t.Fatalf("the pin is %s: %v", got.Status, got.Info)
+		}
+		return got.Info["hot_status"] == hot, got
+	})
+}
