@@ -47,10 +47,13 @@ func (d *scheduler) letGoing(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.log.Error("letting hot copies go", "err", err)
 		}
-		if wait = min(2*wait, letGoMost); enough {
+		if enough {
 			wait = letGoEvery
 		}
 		timer.Reset(wait)
+		if !enough {
+			wait = min(2*wait, letGoMost)
+		}
 	}
 }
 

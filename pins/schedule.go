@@ -21,7 +21,7 @@ const (
 	sweepEvery    = time.Minute
 	compareEvery  = time.Hour
 	quietEvery    = 100 * time.Millisecond // between two looks whether a collection would disturb nobody
-	releaseAtOnce = 64 // releases claimed by one pass
+	releaseAtOnce = 64                     // releases claimed by one pass
 	releaseTime   = time.Minute
 	leaveTime     = 5 * time.Second
 )
