@@ -20,7 +20,7 @@
 //
 //   - No byte is given to anybody, or stored, before its block was verified against its CID.
 //   - A CAR is taken block by block in the order of the walk; the first block that is not the next one of the DAG ends it,
-//     whatever it hashes to. So an endless stream costs one block.
+//     whatever it hashes to. So an endless stream costs the few blocks that were read ahead.
 //   - Limits of a transfer are checked as bytes come, never from what a provider claims.
 //   - A block is asked for once at a time, however many readers wait for it, and a DAG is transferred once at a time.
 //   - What an error tells a reader is one of four classes. Addresses and causes go to the log.
