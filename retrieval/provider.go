@@ -162,7 +162,6 @@ func (s *Service) openCAR(ctx context.Context, from Source, c cid.Cid) (io.ReadC
 		return nil, &failure{class: Refused, err: fmt.Errorf("a CAR in the order of a walk was asked for; the answer is of type %q", res.Header.Get("Content-Type"))}
 	}
 	s.meter.firstByte.WithLabelValues("cold").Observe(s.now().Sub(begun).Seconds())
-	s.ranks.served(from.Provider, s.now().Sub(begun))
 	return buffered(res.Body), nil
 }
 
