@@ -254,23 +254,15 @@ func (v *verdict) failed(ctx context.Context, c cid.Cid) error {
 	return &FailedError{CID: c, Class: v.class, After: v.after, Cause: errors.Join(v.causes...)}
 }
 
-// fetchAlone gets one block for a transfer, which is not waited for. Those who are slow just now are asked last.
-func (s *Service) fetchAlone(ctx context.Context, root, c cid.Cid, slow []string) (got, error) {
+// fetchAlone gets one block for a transfer, which is not waited for. The providers but are not asked.
+func (s *Service) fetchAlone(ctx context.Context, root, c cid.Cid, but []string) (got, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.FetchTime)
 	defer cancel()
 	sources, err := s.holders(ctx, root)
 	if err != nil {
 		return got{}, fmt.Errorf("looking for copies of %s: %w", root, err)
 	}
-	first, last := []Source{}, []Source{}
-	for _, from := range sources {
-		if slices.Contains(slow, from.Provider) {
-			last = append(last, from)
-		} else {
-			first = append(first, from)
-		}
-	}
-	sources = append(first, last...)
+	sources = slices.DeleteFunc(sources, func(from Source) bool { return slices.Contains(but, from.Provider) })
 	worst := verdict{}
 	if g, ok := s.race(ctx, c, sources, &worst); ok {
 		return g, nil

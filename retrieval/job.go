@@ -463,7 +463,7 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, ag
 	list := j.missing(ctx, at, todo)
 	var slow []string
 	for _, l := range j.flying {
-		slow = append(slow, l.from.Provider)
+		slow = append(slow, l.from.Provider) // it is asked already
 	}
 	results, failures := make([]got, len(list)), make([]error, len(list))
 	fetching, stop := context.WithCancel(ctx)
