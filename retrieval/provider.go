@@ -186,7 +186,8 @@ func (s *Service) openPiece(ctx context.Context, from Source) (io.ReadCloser, er
 	}{io.LimitReader(bufio.NewReaderSize(res.Body, streamBuffer), from.Length), res.Body}, nil
 }
 
-const streamBuffer = 256 << 10
+// streamBuffer is much less than a usual block: what is larger is read past the buffer, straight to where it stays.
+const streamBuffer = 16 << 10
 
 func buffered(body io.ReadCloser) io.ReadCloser {
 	return struct {
