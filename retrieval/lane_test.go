@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -13,8 +15,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	chunk "github.com/ipfs/boxo/chunker"
+	"github.com/ipfs/boxo/gateway"
+	"github.com/ipfs/boxo/ipld/merkledag"
+	mdtest "github.com/ipfs/boxo/ipld/merkledag/test"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
+	"github.com/ipfs/boxo/ipld/unixfs/importer/helpers"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/multiformats/go-varint"
 )
 
@@ -74,6 +83,8 @@ type wire struct {
 
 	mu        sync.Mutex
 	now, most int // CARs under way
+	rounds    int // requests of which each began after the one before it had been answered
+	answered  int // the last of them that was
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -92,6 +103,8 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		w.most = max(w.most, w.now)
 	}
 	from.asked = append(from.asked, name)
+	round := w.answered + 1
+	w.rounds = max(w.rounds, round)
 	w.mu.Unlock()
 	if !rest(r.Context(), max(from.answer, -from.answer)) || from.answer < 0 {
 		if car {
@@ -99,6 +112,9 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, io.ErrUnexpectedEOF
 	}
+	w.mu.Lock()
+	w.answered = max(w.answered, round)
+	w.mu.Unlock()
 	res := &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Header: http.Header{}, Request: r}
 	if !car {
 		res.Body = io.NopCloser(strings.NewReader(w.dag.data[c]))
@@ -199,12 +215,18 @@ func (w *wire) Sources(context.Context, cid.Cid) ([]Source, error) {
 // Copies implements Directory.
 func (*wire) Copies(context.Context, CopyRef, int) ([]CopyRef, error) { return nil, nil }
 
-// restored transfers a DAG in a bubble and returns how long that took. It has come whole, each block once.
-func (w *wire) restored(t *testing.T) (*Service, time.Duration) {
-	t.Helper()
+// service returns a service over the wire, and its hot blocks.
+func (w *wire) service() (*Service, *rack) {
 	hot := &rack{blocks: map[string][]byte{}, puts: map[string]int{}}
 	s := New(Config{}, Parts{Directory: w, Store: hot, Codec: rawCodec{}}, slog.New(slog.DiscardHandler), time.Now)
 	s.client = &http.Client{Transport: w}
+	return s, hot
+}
+
+// restored transfers a DAG in a bubble and returns how long that took. It has come whole, each block once.
+func (w *wire) restored(t *testing.T) (*Service, time.Duration) {
+	t.Helper()
+	s, hot := w.service()
 	begun := time.Now()
 	if err := s.Restore(t.Context(), w.dag.root, Budget{}, nil); err != nil {
 		t.Fatal(err)
@@ -333,4 +355,52 @@ func TestThreeAreAskedForATransferAtOnce(t *testing.T) {
 			t.Errorf("who broke off is not blamed: %+v", *rec)
 		}
 	})
+}
+
+// A thousand bytes at an offset of a file of 64 MiB are the blocks on its path, however a gateway reads them: at most
+// four requests, one after the other.
+func TestBytesAtAnOffsetCostFourRoundTrips(t *testing.T) {
+	d := &planted{data: map[cid.Cid]string{}}
+	store := mdtest.Mock()
+	builder, err := (&helpers.DagBuilderParams{
+		Dagserv: store, Maxlinks: helpers.DefaultLinksPerBlock, RawLeaves: true, CidBuilder: merkledag.V1CidPrefix(),
+	}).New(chunk.NewSizeSplitter(io.LimitReader(rand.NewChaCha8([32]byte{}), 64<<20), 256<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := balanced.Layout(builder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.root = file.Cid()
+	if err := merkledag.Walk(t.Context(), func(ctx context.Context, c cid.Cid) ([]*ipld.Link, error) {
+		node, err := store.Get(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		d.data[c] = string(node.RawData())
+		return node.Links(), nil
+	}, d.root, func(cid.Cid) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	for _, offset := range []int64{0, 50_000_000, 44<<20 - 500, 64<<20 - 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &wire{dag: d, senders: map[string]*sender{"f01000": {answer: 80 * time.Millisecond}}}
+			s, _ := w.service()
+			backend, err := gateway.NewBlocksBackend(s.Blocks())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequestWithContext(WithRoot(t.Context(), d.root), http.MethodGet, "/ipfs/"+d.root.String(), nil)
+			r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+999))
+			answer := httptest.NewRecorder()
+			gateway.NewHandler(gateway.Config{DeserializedResponses: true}, backend).ServeHTTP(answer, r)
+			if answer.Code != http.StatusPartialContent || answer.Body.Len() != 1000 {
+				t.Fatalf("%d bytes with status %d", answer.Body.Len(), answer.Code)
+			}
+			if w.rounds > 4 || w.rounds < 3 {
+				t.Errorf("at %d: %d round trips for %v", offset, w.rounds, w.senders["f01000"].asked)
+			}
+		})
+	}
 }
