@@ -34,7 +34,7 @@ func BenchmarkColdRead(b *testing.B) {
 		ctx, cancel := context.WithCancel(b.Context())
 		defer cancel()
 		ctx, _ = retrieval.WithTrail(retrieval.WithRoot(ctx, d.root))
-		f.Prefetch(ctx, d.root)
+		f.Prefetch(ctx, d.root, d.root)
 		for _, c := range d.order {
 			if _, err := f.Blocks().GetBlock(ctx, c); err != nil {
 				b.Fatal(err)

@@ -26,8 +26,8 @@ const inFlight = 3
 // fetch gets a block from afar: out of a transfer of its DAG that is under way, or by itself. Readers that want the same
 // block share one fetch.
 func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
-	if j := s.running(root); j != nil {
-		if g, ok := j.wait(ctx, c, trailOf(ctx).wantsAll()); ok {
+	if j, all := s.running(ctx, root); j != nil {
+		if g, ok := j.wait(ctx, c, all); ok {
 			return g, nil
 		}
 		if ctx.Err() != nil {
@@ -212,7 +212,7 @@ func hasPiece(sources []Source) bool {
 
 // fromPiece transfers the whole DAG and takes the block on its way.
 func (s *Service) fromPiece(ctx context.Context, root, c cid.Cid) (got, bool) {
-	j := s.begin(root, s.cfg.Budget)
+	j := s.begin(root, root, s.cfg.Budget)
 	defer j.leave()
 	return j.wait(ctx, c, true)
 }

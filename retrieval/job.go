@@ -23,10 +23,12 @@ const (
 
 var errNoProgress = errors.New("no new block for too long")
 
-// A job is the transfer of one DAG into the store. Everybody who wants the DAG shares it.
+// A job is the transfer of one DAG into the store: of all below top, which is a root or lies below it. Everybody who
+// wants the same shares it.
 type job struct {
 	s      *Service
-	root   cid.Cid
+	root   cid.Cid // whose copies are read
+	top    cid.Cid
 	budget Budget
 	cancel context.CancelFunc
 	done   chan struct{} // closed at the end; err is set then
@@ -53,34 +55,43 @@ type job struct {
 	waiting map[string][]chan got
 }
 
-// running returns the transfer of a root that is under way, nil for none.
-func (s *Service) running(root cid.Cid) *job {
+// running returns the transfer that is under way and will bring what the reader of ctx wants; or else that of all below
+// root, which may bring it, and all is false; nil for none.
+func (s *Service) running(ctx context.Context, root cid.Cid) (j *job, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.jobs[root.KeyString()]
+	if top, ok := trailOf(ctx).wantsAll(); ok {
+		if j := s.jobs[jobKey(root, top)]; j != nil {
+			return j, true
+		}
+	}
+	return s.jobs[jobKey(root, root)], false
 }
 
-// begin starts the transfer of a DAG or joins it. The caller leaves it; it ends when everybody has.
-func (s *Service) begin(root cid.Cid, budget Budget) *job {
-	root = canonical(root)
+func jobKey(root, top cid.Cid) string { return root.KeyString() + top.KeyString() }
+
+// begin starts the transfer of all below top or joins it. The caller leaves it; it ends when everybody has.
+func (s *Service) begin(root, top cid.Cid, budget Budget) *job {
+	root, top = canonical(root), canonical(top)
+	key := jobKey(root, top)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if j := s.jobs[root.KeyString()]; j != nil && j.join() {
+	if j := s.jobs[key]; j != nil && j.join() {
 		return j
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // it is its users', not the first one's
 	j := &job{
-		s: s, root: root, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
+		s: s, root: root, top: top, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
 		counted: map[string]struct{}{}, whole: map[string]struct{}{}, useless: map[string]bool{}, cuts: map[string]int{},
 		pending: map[string]got{}, waiting: map[string][]chan got{}, arrivals: make(chan arrival),
 	}
-	s.jobs[root.KeyString()] = j
+	s.jobs[key] = j
 	go func() {
 		defer cancel()
 		err := j.guarded(ctx)
 		s.mu.Lock()
-		if s.jobs[root.KeyString()] == j {
-			delete(s.jobs, root.KeyString())
+		if s.jobs[key] == j {
+			delete(s.jobs, key)
 		}
 		s.mu.Unlock()
 		j.err = err
@@ -119,10 +130,11 @@ func (j *job) leave() {
 	}
 }
 
-// Prefetch says that all of the DAG below root is about to be read by the request of ctx. It returns at once.
-func (s *Service) Prefetch(ctx context.Context, root cid.Cid) {
-	trailOf(ctx).wantAll()
-	j := s.begin(root, s.cfg.Budget)
+// Prefetch says that all below top, which is root or lies below it, is about to be read by the request of ctx. It returns
+// at once.
+func (s *Service) Prefetch(ctx context.Context, root, top cid.Cid) {
+	j := s.begin(root, top, s.cfg.Budget)
+	trailOf(ctx).wantAll(j.top)
 	context.AfterFunc(ctx, j.leave)
 }
 
@@ -149,7 +161,7 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 
 // restore is one transfer, or the rest of one. shared: it was under way with other limits.
 func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) (shared bool, _ error) {
-	j := s.begin(root, b)
+	j := s.begin(root, root, b)
 	defer j.leave()
 	shared = j.budget != b
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -283,7 +295,7 @@ func (j *job) settle() error {
 
 func (j *job) keep(ctx context.Context, batch []blocks.Block) error {
 	if err := j.s.put(ctx, batch); err != nil {
-		return fmt.Errorf("storing what was fetched of %s: %w", j.root, err)
+		return fmt.Errorf("storing what was fetched of %s: %w", j.top, err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -315,7 +327,7 @@ func (j *job) count(c cid.Cid, size, depth int) error {
 func (j *job) guarded(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			j.s.log.Error("panic while transferring a dag", "cid", j.root, "panic", p)
+			j.s.log.Error("panic while transferring a dag", "cid", j.top, "panic", p)
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
@@ -336,7 +348,7 @@ func (j *job) guarded(ctx context.Context) (err error) {
 // run walks the DAG over what is here, and asks for a CAR at each place where something is missing. It ends when the
 // walk has met every block.
 func (j *job) run(ctx context.Context) error {
-	todo := []step{{j.root, 0}}
+	todo := []step{{j.top, 0}}
 	for len(todo) > 0 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -381,12 +393,12 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 			return data, false, j.count(at.cid, len(data), at.depth)
 		}
 		if !errors.Is(err, ErrAbsent) && !errors.Is(err, ErrCorrupt) {
-			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.root, err)
+			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.top, err)
 		}
 		if err := j.s.parts.Codec.Admit(at.cid); err != nil {
 			return nil, false, &RefusedError{Reason: err.Error()}
 		}
-		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.root) {
+		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.top) {
 			data, again, err := j.leaves(ctx, at, todo)
 			if again {
 				continue // who was slow has brought it
@@ -427,7 +439,7 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 // of the whole DAG in the piece, also where most of it is here. again: something has come of them, so look once more.
 func (j *job) byPiece(ctx context.Context, err error) (again bool, _ error) {
 	var failed *FailedError
-	if !errors.As(err, &failed) || ctx.Err() != nil {
+	if !errors.As(err, &failed) || ctx.Err() != nil || !j.top.Equals(j.root) {
 		return false, nil //nolint:nilerr // the caller has err and returns it
 	}
 	sources, err := j.s.holders(ctx, j.root)

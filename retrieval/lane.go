@@ -278,7 +278,7 @@ func (j *job) ended(ctx context.Context, at step, a arrival) (whole, again bool,
 		return false, false, a.err
 	}
 	f := j.s.note(l.from.Provider, a.err)
-	j.s.log.Debug("a transfer broke off", "cid", j.root, "provider", l.from.Provider, "blocks", len(l.met), "err", a.err)
+	j.s.log.Debug("a transfer broke off", "cid", j.top, "provider", l.from.Provider, "blocks", len(l.met), "err", a.err)
 	j.cuts[l.name()]++
 	if len(l.met) == 0 || f.lie || j.cuts[l.name()] >= cutsMost {
 		j.useless[l.name()] = true
