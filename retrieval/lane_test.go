@@ -83,6 +83,7 @@ type wire struct {
 
 	mu        sync.Mutex
 	now, most int // CARs under way
+	searches  int // for blocks on the network, which has none
 	rounds    int // requests of which each began after the one before it had been answered
 	answered  int // the last of them that was
 }
@@ -215,10 +216,19 @@ func (w *wire) Sources(context.Context, cid.Cid) ([]Source, error) {
 // Copies implements Directory.
 func (*wire) Copies(context.Context, CopyRef, int) ([]CopyRef, error) { return nil, nil }
 
+// Fetch implements Network.
+func (w *wire) Fetch(ctx context.Context, _ cid.Cid) ([]byte, error) {
+	w.mu.Lock()
+	w.searches++
+	w.mu.Unlock()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // service returns a service over the wire, and its hot blocks.
 func (w *wire) service() (*Service, *rack) {
 	hot := &rack{blocks: map[string][]byte{}, puts: map[string]int{}}
-	s := New(Config{}, Parts{Directory: w, Store: hot, Codec: rawCodec{}}, slog.New(slog.DiscardHandler), time.Now)
+	s := New(Config{}, Parts{Directory: w, Store: hot, Network: w, Codec: rawCodec{}}, slog.New(slog.DiscardHandler), time.Now)
 	s.client = &http.Client{Transport: w}
 	return s, hot
 }
@@ -333,8 +343,46 @@ func TestOnlyProviderIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &sender{answer: 4 * time.Second, gap: func(n int) time.Duration { return time.Duration(n%4) * time.Second }}
 		w := &wire{dag: plant(3, 4), senders: map[string]*sender{"f01000": slow}}
-		if w.restored(t); len(slow.asked) != 1 {
-			t.Errorf("it was asked for %v", slow.asked)
+		if w.restored(t); len(slow.asked) != 1 || w.searches != 0 {
+			t.Errorf("it was asked for %v, and the network %d times", slow.asked, w.searches)
+		}
+	})
+}
+
+// Who comes second brings nothing any more.
+func TestSecondInARaceIsCalledBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := &sender{answer: 2 * time.Second}
+		w := &wire{dag: plant(3, 4), senders: map[string]*sender{
+			"f01000": late, "f01001": {gap: func(int) time.Duration { return 700 * time.Millisecond }},
+		}}
+		s, _ := w.restored(t)
+		if len(late.sent) > 0 {
+			t.Errorf("it has sent %d blocks", len(late.sent))
+		}
+		s.blameless(t, "f01000")
+	})
+}
+
+// Who reads all of a file below a root waits for its transfer, however long that takes to begin.
+func TestReaderOfAWholeFileWaitsForItsTransfer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := &sender{answer: 8 * time.Second}
+		w := &wire{dag: plant(3, 4), senders: map[string]*sender{"f01000": from}}
+		s, _ := w.service()
+		ctx, cancel := context.WithCancel(t.Context())
+		ctx, _ = WithTrail(WithRoot(ctx, w.dag.root))
+		file := w.dag.nodes[1]
+		s.Prefetch(ctx, w.dag.root, file)
+		for _, c := range w.dag.below(file) {
+			if b, err := s.Get(ctx, c); err != nil || string(b.RawData()) != w.dag.data[c] {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		if !slices.Equal(from.asked, []string{"car " + file.String()}) {
+			t.Errorf("it was asked for %v", from.asked)
 		}
 	})
 }

@@ -294,7 +294,7 @@ func TestCutTransferKeepsItsBlocksAndGoesOnElsewhere(t *testing.T) {
 	first.spoil = func(w http.ResponseWriter, r *http.Request, body []byte) bool {
 		return r.URL.Query().Get("format") == "car" && cut(len(body)/2)(w, r, body)
 	}
-	f := newFixture(t, nil, d, first)
+	f := newFixture(t, func(c *retrieval.Config) { c.Hedge = time.Minute }, d, first)
 	f.dir.sources[d.root.KeyString()] = append(f.dir.sources[d.root.KeyString()], second.source(d))
 	if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); err != nil {
 		t.Fatal(err)
