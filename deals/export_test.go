@@ -28,6 +28,13 @@ func Seize(ctx context.Context, s *Service) error {
 	return err
 }
 
+// HandLease makes somebody else the holder of the lease, or nobody.
+func HandLease(ctx context.Context, s *Service, to string) error {
+	return s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE maker SET holder = ?, until_ms = CASE WHEN ? = '' THEN 0 ELSE until_ms END`, to, to).Error
+	})
+}
+
 // PieceInDossier opens the dossier of a root and tells whether its first archive has a piece.
 func PieceInDossier(ctx context.Context, s *Service, root cid.Cid) (has bool, err error) {
 	err = s.store.db.Write(ctx, func(tx *gorm.DB) error {

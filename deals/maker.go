@@ -57,6 +57,7 @@ func (m *maker) poke() {
 
 // run works until ctx ends. The caller holds the lease.
 func (m *maker) run(ctx context.Context) {
+	m.s.prober.begin() // before a loop asks it
 	tick := m.s.cfg.Tick
 	loops := []func(){
 		func() { m.loop(ctx, "preparing pieces", tick, m.prepare, m.passPrepare) },

@@ -35,10 +35,9 @@ type prober struct {
 	tick   time.Duration    // how often it is looked at who is due
 	locate func(ProviderID) // has a provider asked where it serves; nil: nobody is
 
+	mu      sync.Mutex
 	life    context.Context //nolint:containedctx // probes are shared: none of those who wait for one may end it
 	stop    context.CancelFunc
-	mu      sync.Mutex
-	stopped bool
 	flights map[ProviderID]*flight
 	running sync.WaitGroup
 }
@@ -55,8 +54,17 @@ var errProber = errors.New("probing has stopped")
 func newProber(s *store, chain Chain, market Market, log *slog.Logger, now func() time.Time) *prober {
 	p := &prober{store: s, chain: chain, market: market, log: log, now: now, flights: map[ProviderID]*flight{}}
 	p.tick = min(p.pace(), probeTick)
-	p.life, p.stop = context.WithCancel(context.Background())
+	p.begin()
 	return p
+}
+
+// begin lets probes begin again after a run has ended.
+func (p *prober) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.life == nil || p.life.Err() != nil {
+		p.life, p.stop = context.WithCancel(context.Background())
+	}
 }
 
 // Findings are what a probe has found. err is why there is no ask, empty when there is one.
@@ -69,7 +77,8 @@ type findings struct {
 }
 
 // run probes each provider that may be used when its time has come, until ctx ends; then no probe is under way any
-// more and none begins. Each has its own time-out, so that one that hangs delays no other.
+// more and none begins before begin is called, as it is before another run. Each has its own time-out, so that one that
+// hangs delays no other.
 func (p *prober) run(ctx context.Context) error {
 	ticker := time.NewTicker(p.tick)
 	defer ticker.Stop()
@@ -147,13 +156,14 @@ func (p *prober) join(id ProviderID) *flight {
 		return f
 	}
 	f := &flight{done: make(chan struct{}), err: errProber}
-	if p.stopped {
+	life := p.life
+	if life.Err() != nil {
 		close(f.done)
 		return f
 	}
 	p.flights[id] = f
 	p.running.Go(func() {
-		ctx, cancel := context.WithTimeout(p.life, probeTimeout)
+		ctx, cancel := context.WithTimeout(life, probeTimeout)
 		defer cancel()
 		f.provider, f.err = p.ask(ctx, id)
 		p.mu.Lock()
@@ -174,9 +184,8 @@ func (p *prober) flying(id ProviderID) bool {
 // end stops the probes under way and lets no other begin.
 func (p *prober) end() {
 	p.mu.Lock()
-	p.stopped = true
-	p.mu.Unlock()
 	p.stop()
+	p.mu.Unlock()
 	p.running.Wait()
 }
 

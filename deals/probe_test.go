@@ -277,3 +277,35 @@ func TestAProviderIsAskedSoonWhenItIsAddedAndWhenTheOperatorWants(t *testing.T) 
 		}
 	})
 }
+
+// TestAProcessThatLeadsAgainProbesAgain: it has lost the lease of the deal maker and got it back.
+func TestAProcessThatLeadsAgainProbesAgain(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.start()
+		w.untilActive(w.wish("before", 1), 1)
+		registry := deals.NewRegistry(w.db, time.Now)
+		probed := func() time.Time {
+			p, err := registry.Provider(t.Context(), 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p.ProbedAt
+		}
+		if err := deals.HandLease(t.Context(), w.Service, "other/1"); err != nil {
+			t.Fatal(err)
+		}
+		pass(w.cfg.LeaseTTL / 3) // it has noticed
+		last := probed()
+		pass(time.Hour)
+		if now := probed(); !now.Equal(last) {
+			t.Errorf("it has probed without the lease, at %s", now)
+		}
+		if err := deals.HandLease(t.Context(), w.Service, ""); err != nil {
+			t.Fatal(err)
+		}
+		w.until("it leads again", w.cfg.LeaseTTL, func() bool { return deals.Leads(t.Context(), w.Service) })
+		w.until("it probes by itself", time.Hour, func() bool { return probed().After(last) })
+		w.untilActive(w.wish("after", 1), 1) // a proposal asks the provider first
+		w.mustBeSound()
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/ipld/go-car/v2"
 )
@@ -18,14 +19,81 @@ type step struct {
 // maxCARHeader is the largest header of a CAR with one root.
 const maxCARHeader = 4 << 10
 
+// sectionsAhead is how many blocks of a CAR are read before they are taken: enough that the sender, the hashing and
+// the store do not wait for each other.
+const sectionsAhead = 8
+
+// A section is one block of a CAR.
+type section struct {
+	block   blocks.Block
+	err     error         // why there is no further one, or that its bytes are not the block
+	checked chan struct{} // closed when the rest is there
+}
+
+// readAhead reads the sections of a CAR and verifies them, several at once, until stop or the stream is closed.
+func readAhead(reader *car.BlockReader, stop <-chan struct{}) <-chan *section {
+	out := make(chan *section, sectionsAhead)
+	go func() {
+		defer close(out)
+		for last := false; !last; {
+			s := &section{checked: make(chan struct{})}
+			s.err = safely(func() (err error) {
+				s.block, err = reader.Next()
+				return err
+			})
+			if last = s.err != nil; last {
+				close(s.checked)
+			} else {
+				go s.check()
+			}
+			select {
+			case out <- s:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func (s *section) check() {
+	defer close(s.checked)
+	s.err = safely(func() error {
+		if !verified(s.block.Cid(), s.block.RawData()) {
+			return fmt.Errorf("the bytes of a block are not %s", s.block.Cid())
+		}
+		return nil
+	})
+}
+
+// safely makes a panic an error: what strangers send must not end the program.
+func safely(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return do()
+}
+
 // follow reads a CAR whose blocks come in the order of a walk from root, each once, as from `car-order=dfs&car-dups=n`,
-// and gives each to take. Blocks that come again are left out. It returns nil at the end of the DAG, whatever follows in the stream. The first block that is
-// not the next of the walk is a lie. An error of take is returned as it is.
+// and gives each to take, verified. Blocks that come again are left out. It returns nil at the end of the DAG, whatever
+// follows in the stream. The first block that is not the next of the walk is a lie. An error of take is returned as it
+// is. The stream is read ahead: the caller closes it afterwards, which ends that.
 func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, take func(c cid.Cid, data []byte, depth int) error) error {
 	reader, err := car.NewBlockReader(from, car.ZeroLengthSectionAsEOF(true),
-		car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(uint64(blockSize)+256))
+		car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(uint64(blockSize)+256),
+		car.WithTrustedCAR(true)) // readAhead hashes
 	if err != nil {
 		return &failure{class: Refused, err: fmt.Errorf("reading the header of a CAR: %w", err)}
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	sections := readAhead(reader, stop)
+	read := func() (blocks.Block, error) {
+		s := <-sections
+		<-s.checked
+		return s.block, s.err
 	}
 	seen := map[string]struct{}{}
 	todo := []step{{canonical(root), depth}}
@@ -38,9 +106,9 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 				continue
 			}
 			seen[next.cid.KeyString()] = struct{}{}
-			block, err := reader.Next()
+			block, err := read()
 			for err == nil && repeated(seen, block.Cid(), next.cid) {
-				block, err = reader.Next()
+				block, err = read()
 			}
 			switch {
 			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -10,7 +10,8 @@
 //
 //  1. The hot blocks (Store). A block that is missing, wrong, or does not come in time is looked for elsewhere.
 //  2. Providers with a proven copy of the root that the context names (WithRoot), best first by what they have done
-//     before. The next is asked too when one is slow; three at most.
+//     before. The next is asked too when one is slow, for a block and for a whole DAG; three at most. The first that
+//     brings something goes on alone.
 //  3. Strangers that an IPNI router names, where one is configured, and the IPFS network.
 //  4. The root's own bytes of the piece, from providers that index nothing.
 //
@@ -20,9 +21,10 @@
 //
 //   - No byte is given to anybody, or stored, before its block was verified against its CID.
 //   - A CAR is taken block by block in the order of the walk; the first block that is not the next one of the DAG ends it,
-//     whatever it hashes to. So an endless stream costs one block.
+//     whatever it hashes to. So an endless stream costs the few blocks that were read ahead.
 //   - Limits of a transfer are checked as bytes come, never from what a provider claims.
 //   - A block is asked for once at a time, however many readers wait for it, and a DAG is transferred once at a time.
+//   - Who was only slower than another has not failed: it is called back, and that it takes longer is remembered.
 //   - What an error tells a reader is one of four classes. Addresses and causes go to the log.
 //   - Every request leaves through a guarded client (see guard), also after redirects.
 //
@@ -33,5 +35,8 @@
 //   - What is fetched is stored hot, unpinned. Pinning it again is the business of whoever wants it kept.
 //   - A provider that has lied is asked last, for an hour. Everybody may be down; few return wrong bytes.
 //   - A transfer walks the DAG itself and asks for a CAR at each place where a block is missing. So it goes on where the
-//     last provider stopped, and after a restart, without any record of how far it came.
+//     last provider stopped, and after a restart, without any record of how far it came. A provider that falls silent
+//     keeps its connection while others are asked for what is missing: whoever goes on first has it.
+//   - A CAR is read, hashed and stored at the same time, each a few blocks or one batch ahead of the next.
+//   - A whole file below a root is a transfer of its own, from the copies of the root.
 package retrieval

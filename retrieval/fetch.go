@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -25,8 +26,8 @@ const inFlight = 3
 // fetch gets a block from afar: out of a transfer of its DAG that is under way, or by itself. Readers that want the same
 // block share one fetch.
 func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
-	if j := s.running(root); j != nil {
-		if g, ok := j.wait(ctx, c, trailOf(ctx).wantsAll()); ok {
+	if j, all := s.running(ctx, root); j != nil {
+		if g, ok := j.wait(ctx, c, all); ok {
 			return g, nil
 		}
 		if ctx.Err() != nil {
@@ -211,7 +212,7 @@ func hasPiece(sources []Source) bool {
 
 // fromPiece transfers the whole DAG and takes the block on its way.
 func (s *Service) fromPiece(ctx context.Context, root, c cid.Cid) (got, bool) {
-	j := s.begin(root, s.cfg.Budget)
+	j := s.begin(root, root, s.cfg.Budget)
 	defer j.leave()
 	return j.wait(ctx, c, true)
 }
@@ -253,14 +254,15 @@ func (v *verdict) failed(ctx context.Context, c cid.Cid) error {
 	return &FailedError{CID: c, Class: v.class, After: v.after, Cause: errors.Join(v.causes...)}
 }
 
-// fetchAlone gets one block for a transfer, which is not waited for.
-func (s *Service) fetchAlone(ctx context.Context, root, c cid.Cid) (got, error) {
+// fetchAlone gets one block for a transfer, which is not waited for. The providers but are not asked.
+func (s *Service) fetchAlone(ctx context.Context, root, c cid.Cid, but []string) (got, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.FetchTime)
 	defer cancel()
 	sources, err := s.holders(ctx, root)
 	if err != nil {
 		return got{}, fmt.Errorf("looking for copies of %s: %w", root, err)
 	}
+	sources = slices.DeleteFunc(sources, func(from Source) bool { return slices.Contains(but, from.Provider) })
 	worst := verdict{}
 	if g, ok := s.race(ctx, c, sources, &worst); ok {
 		return g, nil

@@ -1,10 +1,10 @@
 package retrieval
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,10 +23,12 @@ const (
 
 var errNoProgress = errors.New("no new block for too long")
 
-// A job is the transfer of one DAG into the store. Everybody who wants the DAG shares it.
+// A job is the transfer of one DAG into the store: of all below top, which is a root or lies below it. Everybody who
+// wants the same shares it.
 type job struct {
 	s      *Service
-	root   cid.Cid
+	root   cid.Cid // whose copies are read
+	top    cid.Cid
 	budget Budget
 	cancel context.CancelFunc
 	done   chan struct{} // closed at the end; err is set then
@@ -41,6 +43,11 @@ type job struct {
 	cuts    map[string]int
 	batch   []blocks.Block
 	size    int
+	storing chan error // what comes of the batch before; nil: nothing is being stored
+	flying  []*lane    // who has been asked and may still bring something
+
+	lanes    sync.WaitGroup
+	arrivals chan arrival
 
 	mu      sync.Mutex
 	users   int
@@ -48,34 +55,43 @@ type job struct {
 	waiting map[string][]chan got
 }
 
-// running returns the transfer of a root that is under way, nil for none.
-func (s *Service) running(root cid.Cid) *job {
+// running returns the transfer that is under way and will bring what the reader of ctx wants; or else that of all below
+// root, which may bring it, and all is false; nil for none.
+func (s *Service) running(ctx context.Context, root cid.Cid) (j *job, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.jobs[root.KeyString()]
+	if top, ok := trailOf(ctx).wantsAll(); ok {
+		if j := s.jobs[jobKey(root, top)]; j != nil {
+			return j, true
+		}
+	}
+	return s.jobs[jobKey(root, root)], false
 }
 
-// begin starts the transfer of a DAG or joins it. The caller leaves it; it ends when everybody has.
-func (s *Service) begin(root cid.Cid, budget Budget) *job {
-	root = canonical(root)
+func jobKey(root, top cid.Cid) string { return root.KeyString() + top.KeyString() }
+
+// begin starts the transfer of all below top or joins it. The caller leaves it; it ends when everybody has.
+func (s *Service) begin(root, top cid.Cid, budget Budget) *job {
+	root, top = canonical(root), canonical(top)
+	key := jobKey(root, top)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if j := s.jobs[root.KeyString()]; j != nil && j.join() {
+	if j := s.jobs[key]; j != nil && j.join() {
 		return j
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // it is its users', not the first one's
 	j := &job{
-		s: s, root: root, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
+		s: s, root: root, top: top, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
 		counted: map[string]struct{}{}, whole: map[string]struct{}{}, useless: map[string]bool{}, cuts: map[string]int{},
-		pending: map[string]got{}, waiting: map[string][]chan got{},
+		pending: map[string]got{}, waiting: map[string][]chan got{}, arrivals: make(chan arrival),
 	}
-	s.jobs[root.KeyString()] = j
+	s.jobs[key] = j
 	go func() {
 		defer cancel()
 		err := j.guarded(ctx)
 		s.mu.Lock()
-		if s.jobs[root.KeyString()] == j {
-			delete(s.jobs, root.KeyString())
+		if s.jobs[key] == j {
+			delete(s.jobs, key)
 		}
 		s.mu.Unlock()
 		j.err = err
@@ -114,10 +130,11 @@ func (j *job) leave() {
 	}
 }
 
-// Prefetch says that all of the DAG below root is about to be read by the request of ctx. It returns at once.
-func (s *Service) Prefetch(ctx context.Context, root cid.Cid) {
-	trailOf(ctx).wantAll()
-	j := s.begin(root, s.cfg.Budget)
+// Prefetch says that all below top, which is root or lies below it, is about to be read by the request of ctx. It returns
+// at once.
+func (s *Service) Prefetch(ctx context.Context, root, top cid.Cid) {
+	j := s.begin(root, top, s.cfg.Budget)
+	trailOf(ctx).wantAll(j.top)
 	context.AfterFunc(ctx, j.leave)
 }
 
@@ -144,7 +161,7 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 
 // restore is one transfer, or the rest of one. shared: it was under way with other limits.
 func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) (shared bool, _ error) {
-	j := s.begin(root, b)
+	j := s.begin(root, root, b)
 	defer j.leave()
 	shared = j.budget != b
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -250,17 +267,41 @@ func (j *job) arrive(ctx context.Context, c cid.Cid, data []byte, provider strin
 	return j.flush(ctx)
 }
 
+// flush hands the batch to the store, which takes it beside the transfer: it may be one batch behind.
 func (j *job) flush(ctx context.Context) error {
 	if len(j.batch) == 0 {
 		return nil
 	}
-	if err := j.s.put(ctx, j.batch); err != nil {
-		return fmt.Errorf("storing what was fetched of %s: %w", j.root, err)
+	if err := j.settle(); err != nil {
+		return err
+	}
+	batch, result := j.batch, make(chan error, 1)
+	j.batch, j.size, j.storing = nil, 0, result
+	go func() { // what has arrived stays, also when nobody waits for the rest
+		result <- safely(func() error { return j.keep(context.WithoutCancel(ctx), batch) })
+	}()
+	return nil
+}
+
+// settle waits until what was flushed is stored.
+func (j *job) settle() error {
+	if j.storing == nil {
+		return nil
+	}
+	err := <-j.storing
+	j.storing = nil
+	return err
+}
+
+func (j *job) keep(ctx context.Context, batch []blocks.Block) error {
+	if err := j.s.put(ctx, batch); err != nil {
+		return fmt.Errorf("storing what was fetched of %s: %w", j.top, err)
 	}
 	j.mu.Lock()
-	clear(j.pending)
-	j.mu.Unlock()
-	j.batch, j.size = nil, 0
+	defer j.mu.Unlock()
+	for _, b := range batch {
+		delete(j.pending, b.Cid().KeyString())
+	}
 	return nil
 }
 
@@ -286,7 +327,7 @@ func (j *job) count(c cid.Cid, size, depth int) error {
 func (j *job) guarded(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			j.s.log.Error("panic while transferring a dag", "cid", j.root, "panic", p)
+			j.s.log.Error("panic while transferring a dag", "cid", j.top, "panic", p)
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
@@ -296,18 +337,18 @@ func (j *job) guarded(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	err = j.run(ctx)
+	running, cancel := context.WithCancel(ctx)
+	defer j.lanes.Wait()
+	defer cancel()
+	err = j.run(running)
 	// What has arrived stays, also when the rest did not come.
-	if flushErr := j.flush(context.WithoutCancel(ctx)); err == nil {
-		err = flushErr
-	}
-	return err
+	return cmp.Or(err, j.flush(ctx), j.settle())
 }
 
 // run walks the DAG over what is here, and asks for a CAR at each place where something is missing. It ends when the
 // walk has met every block.
 func (j *job) run(ctx context.Context) error {
-	todo := []step{{j.root, 0}}
+	todo := []step{{j.top, 0}}
 	for len(todo) > 0 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -352,13 +393,16 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 			return data, false, j.count(at.cid, len(data), at.depth)
 		}
 		if !errors.Is(err, ErrAbsent) && !errors.Is(err, ErrCorrupt) {
-			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.root, err)
+			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.top, err)
 		}
 		if err := j.s.parts.Codec.Admit(at.cid); err != nil {
 			return nil, false, &RefusedError{Reason: err.Error()}
 		}
-		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.root) {
-			data, err = j.leaves(ctx, at, todo)
+		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.top) {
+			data, again, err := j.leaves(ctx, at, todo)
+			if again {
+				continue // who was slow has brought it
+			}
 			if again, pieceErr := j.byPiece(ctx, err); again || pieceErr != nil {
 				if pieceErr != nil {
 					return nil, false, pieceErr
@@ -367,7 +411,11 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 			}
 			return data, false, err
 		}
-		whole, again, err := j.stream(ctx, at)
+		next, err := j.lanesTo(ctx, at)
+		if err != nil {
+			return nil, false, err
+		}
+		whole, again, err := j.race(ctx, at, next, nil)
 		switch {
 		case err != nil:
 			return nil, false, err
@@ -391,27 +439,15 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 // of the whole DAG in the piece, also where most of it is here. again: something has come of them, so look once more.
 func (j *job) byPiece(ctx context.Context, err error) (again bool, _ error) {
 	var failed *FailedError
-	if !errors.As(err, &failed) || ctx.Err() != nil {
+	if !errors.As(err, &failed) || ctx.Err() != nil || !j.top.Equals(j.root) {
 		return false, nil //nolint:nilerr // the caller has err and returns it
 	}
 	sources, err := j.s.holders(ctx, j.root)
 	if err != nil {
 		return false, fmt.Errorf("looking for copies of %s: %w", j.root, err)
 	}
-	for _, from := range sources {
-		name := from.Provider + " piece"
-		if !from.Piece.Defined() || from.Length <= 0 || j.useless[name] {
-			continue
-		}
-		_, again, err := j.attempt(ctx, from, true, step{j.root, 0})
-		if err != nil {
-			return false, err
-		}
-		if again {
-			return true, nil
-		}
-	}
-	return false, nil
+	whole, again, err := j.race(ctx, step{j.root, 0}, j.piecesOf(sources), nil)
+	return whole || again, err
 }
 
 func (j *job) unstored(key string) (got, bool) {
@@ -423,7 +459,7 @@ func (j *job) unstored(key string) (got, bool) {
 
 // single fetches one block by itself.
 func (j *job) single(ctx context.Context, at step) ([]byte, error) {
-	g, err := j.s.fetchAlone(ctx, j.root, at.cid)
+	g, err := j.s.fetchAlone(ctx, j.root, at.cid, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -434,8 +470,54 @@ func (j *job) single(ctx context.Context, at step) ([]byte, error) {
 }
 
 // leaves fetches a leaf together with those missing ones that come next: a CAR of one block each would cost as many
-// round trips as there are.
-func (j *job) leaves(ctx context.Context, at step, todo []step) ([]byte, error) {
+// round trips as there are. again: a lane that was slow has brought something meanwhile.
+func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, again bool, err error) {
+	list := j.missing(ctx, at, todo)
+	var slow []string
+	for _, l := range j.flying {
+		slow = append(slow, l.from.Provider) // it is asked already
+	}
+	results, failures := make([]got, len(list)), make([]error, len(list))
+	fetching, stop := context.WithCancel(ctx)
+	fetched := make(chan struct{})
+	defer func() {
+		stop()
+		<-fetched
+	}()
+	go func() {
+		defer close(fetched)
+		var group sync.WaitGroup
+		for i, leaf := range list {
+			group.Go(func() { results[i], failures[i] = j.s.fetchAlone(fetching, j.root, leaf.cid, slow) })
+		}
+		group.Wait()
+	}()
+	if _, again, err := j.race(ctx, at, nil, fetched); again || err != nil {
+		return nil, again, err
+	}
+	for i, leaf := range list {
+		if failures[i] != nil {
+			continue // its own turn comes; what has come of the others stays
+		}
+		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
+			return nil, false, err
+		}
+		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
+			return nil, false, err
+		}
+	}
+	if failures[0] == nil {
+		j.callBack(nil)
+		return results[0].data, false, nil
+	}
+	if _, again, err := j.race(ctx, at, nil, nil); again || err != nil {
+		return nil, again, err // nobody else has it, and who was slow does
+	}
+	return nil, false, failures[0]
+}
+
+// missing lists a leaf and those after it that are not here, as far as they are fetched together.
+func (j *job) missing(ctx context.Context, at step, todo []step) []step {
 	list := []step{at}
 	for i := len(todo) - 1; i >= 0 && len(list) < rawAtOnce; i-- {
 		next := todo[i]
@@ -448,130 +530,13 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) ([]byte, error) 
 		if _, inline := j.s.parts.Codec.Inline(next.cid); inline || j.s.parts.Codec.Admit(next.cid) != nil {
 			continue
 		}
+		if _, here := j.unstored(next.cid.KeyString()); here {
+			continue
+		}
 		if _, err := j.s.stored(ctx, next.cid); err == nil {
 			continue
 		}
 		list = append(list, next)
 	}
-	results, failures := make([]got, len(list)), make([]error, len(list))
-	var group sync.WaitGroup
-	for i, leaf := range list {
-		group.Go(func() { results[i], failures[i] = j.s.fetchAlone(ctx, j.root, leaf.cid) })
-	}
-	group.Wait()
-	for i, leaf := range list {
-		if failures[i] != nil {
-			continue // its own turn comes; what has come of the others stays
-		}
-		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
-			return nil, err
-		}
-		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
-			return nil, err
-		}
-	}
-	if failures[0] != nil {
-		return nil, failures[0]
-	}
-	return results[0].data, nil
-}
-
-// stream asks the providers, best first, for the CAR of everything below a block: as a CAR, and from those that index
-// nothing as the root's bytes of the piece. whole: all of it has come. again: a part of it has.
-func (j *job) stream(ctx context.Context, at step) (whole, again bool, err error) {
-	sources, err := j.s.holders(ctx, j.root)
-	if err != nil {
-		return false, false, fmt.Errorf("looking for copies of %s: %w", j.root, err)
-	}
-	for _, from := range sources {
-		for _, piece := range []bool{false, true} {
-			name := from.Provider
-			if piece {
-				name += " piece"
-				if !at.cid.Equals(j.root) || !from.Piece.Defined() || from.Length <= 0 {
-					continue
-				}
-			}
-			if j.useless[name] {
-				continue
-			}
-			if whole, again, err := j.attempt(ctx, from, piece, at); whole || again || err != nil {
-				return whole, again && !whole, err
-			}
-		}
-	}
-	return false, false, nil
-}
-
-// attempt takes what one provider gives, and remembers how that went. whole: all below the block has come. again: some of
-// it has, or all. An error is one that no other provider could mend.
-func (j *job) attempt(ctx context.Context, from Source, piece bool, at step) (whole, again bool, err error) {
-	name := from.Provider
-	if piece {
-		name += " piece"
-	}
-	came, err := j.from(ctx, from, piece, at)
-	if err == nil {
-		if piece {
-			j.useless[name] = true // it has given all that is in it
-		}
-		return true, true, nil
-	}
-	var refused *RefusedError
-	var failed *failure
-	switch {
-	case errors.As(err, &refused):
-		return false, false, err
-	case ctx.Err() != nil:
-		return false, false, context.Cause(ctx)
-	case !errors.As(err, &failed):
-		return false, false, err // the store's
-	}
-	f := j.s.note(from.Provider, err)
-	j.s.log.Debug("a transfer broke off", "cid", j.root, "provider", from.Provider, "blocks", came, "err", err)
-	j.cuts[name]++
-	if came == 0 || f.lie || j.cuts[name] >= cutsMost {
-		j.useless[name] = true
-	}
-	return false, came > 0, nil
-}
-
-// from takes one CAR and tells how many blocks of it were right.
-func (j *job) from(ctx context.Context, from Source, piece bool, at step) (came int, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(j.s.cfg.Idle+j.s.cfg.Header, func() { cancel(errNoProgress) })
-	defer watchdog.Stop()
-	var body io.ReadCloser
-	if piece {
-		body, err = j.s.openPiece(ctx, from)
-	} else {
-		body, err = j.s.openCAR(ctx, from, at.cid)
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer body.Close()
-	var met []string
-	err = follow(streamReader{body}, at.cid, at.depth, j.s.cfg.BlockSize, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
-		watchdog.Stop() // what the store takes is not the provider's
-		defer watchdog.Reset(j.s.cfg.Idle)
-		if err := j.count(c, len(data), depth); err != nil {
-			return err
-		}
-		came++
-		met = append(met, c.KeyString())
-		j.s.meter.bytes.WithLabelValues("provider").Add(float64(len(data)))
-		return j.arrive(ctx, c, data, from.Provider)
-	})
-	if errors.Is(err, errStream) {
-		err = broken(ctx, err)
-	}
-	if err != nil {
-		return came, err
-	}
-	for _, key := range met {
-		j.whole[key] = struct{}{}
-	}
-	return came, nil
+	return list
 }

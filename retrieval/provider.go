@@ -162,7 +162,6 @@ func (s *Service) openCAR(ctx context.Context, from Source, c cid.Cid) (io.ReadC
 		return nil, &failure{class: Refused, err: fmt.Errorf("a CAR in the order of a walk was asked for; the answer is of type %q", res.Header.Get("Content-Type"))}
 	}
 	s.meter.firstByte.WithLabelValues("cold").Observe(s.now().Sub(begun).Seconds())
-	s.ranks.served(from.Provider, s.now().Sub(begun))
 	return buffered(res.Body), nil
 }
 
@@ -187,7 +186,8 @@ func (s *Service) openPiece(ctx context.Context, from Source) (io.ReadCloser, er
 	}{io.LimitReader(bufio.NewReaderSize(res.Body, streamBuffer), from.Length), res.Body}, nil
 }
 
-const streamBuffer = 256 << 10
+// streamBuffer is much less than a usual block: what is larger is read past the buffer, straight to where it stays.
+const streamBuffer = 16 << 10
 
 func buffered(body io.ReadCloser) io.ReadCloser {
 	return struct {

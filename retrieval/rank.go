@@ -20,13 +20,14 @@ type record struct {
 }
 
 const (
-	weight       = 0.2 // of the newest observation
-	guessedFirst = 300 * time.Millisecond
-	streakOpens  = 3 // failures after which a provider gets a pause
-	pauseFirst   = 30 * time.Second
-	pauseMost    = 10 * time.Minute
-	pauseLiar    = time.Hour
-	pauseBusy    = time.Minute // at most, whatever Retry-After says
+	weight        = 0.2 // of the newest observation
+	guessedFirst  = 300 * time.Millisecond
+	patienceTimes = 4
+	streakOpens   = 3 // failures after which a provider gets a pause
+	pauseFirst    = 30 * time.Second
+	pauseMost     = 10 * time.Minute
+	pauseLiar     = time.Hour
+	pauseBusy     = time.Minute // at most, whatever Retry-After says
 )
 
 // pause puts the provider last until a moment, or until a later one that an earlier failure has set: who lies and then
@@ -117,6 +118,26 @@ func (r *ranks) served(provider string, first time.Duration) {
 	if rec.lies == 0 {
 		rec.until = time.Time{}
 	}
+}
+
+// outrun notes that a provider had brought nothing after so long, when another was asked or was there first. That is no
+// failure, but it is known now that it takes longer.
+func (r *ranks) outrun(provider string, waited time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec := r.of(provider)
+	if waited > rec.first {
+		rec.first += time.Duration(weight * float64(waited-rec.first))
+		rec.changed = true
+	}
+}
+
+// patience is how long a provider may take before another is asked beside it: a few times what it usually takes, and
+// never longer than most.
+func (r *ranks) patience(provider string, most time.Duration) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return min(max(patienceTimes*r.of(provider).first, most/patienceTimes), most)
 }
 
 // failed notes what else an answer was.

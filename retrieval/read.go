@@ -39,7 +39,7 @@ const (
 type Trail struct {
 	mu        sync.Mutex
 	providers []string
-	whole     bool // all of the DAG is wanted
+	whole     cid.Cid // all below it is wanted; undefined: nothing whole
 }
 
 // WithTrail begins to record.
@@ -81,22 +81,22 @@ func (t *Trail) add(provider string) {
 	}
 }
 
-func (t *Trail) wantsAll() bool {
+func (t *Trail) wantsAll() (top cid.Cid, ok bool) {
 	if t == nil {
-		return false
+		return cid.Undef, false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.whole
+	return t.whole, t.whole.Defined()
 }
 
-func (t *Trail) wantAll() {
+func (t *Trail) wantAll(top cid.Cid) {
 	if t == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.whole = true
+	t.whole = top
 }
 
 // Blocks reads hot and then, below a root that WithRoot has put into the context, from afar. What came from afar is

@@ -220,7 +220,7 @@ func TestReadsAreRightOrFailCleanly(t *testing.T) {
 							c := d.order[rand.IntN(len(d.order))]
 							if i%50 == 0 { // a whole DAG
 								inner, cancel := context.WithCancel(ctx)
-								f.Prefetch(inner, d.root)
+								f.Prefetch(inner, d.root, d.root)
 								t.Cleanup(cancel)
 							}
 							b, err := f.Blocks().GetBlock(ctx, c)
@@ -294,7 +294,7 @@ func TestCutTransferKeepsItsBlocksAndGoesOnElsewhere(t *testing.T) {
 	first.spoil = func(w http.ResponseWriter, r *http.Request, body []byte) bool {
 		return r.URL.Query().Get("format") == "car" && cut(len(body)/2)(w, r, body)
 	}
-	f := newFixture(t, nil, d, first)
+	f := newFixture(t, func(c *retrieval.Config) { c.Hedge = time.Minute }, d, first)
 	f.dir.sources[d.root.KeyString()] = append(f.dir.sources[d.root.KeyString()], second.source(d))
 	if err := f.Restore(t.Context(), d.root, retrieval.Budget{}, nil); err != nil {
 		t.Fatal(err)
@@ -348,7 +348,7 @@ func TestHundredReadersFetchEachBlockOnce(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			ctx, _ = retrieval.WithTrail(retrieval.WithRoot(ctx, d.root))
-			f.Prefetch(ctx, d.root)
+			f.Prefetch(ctx, d.root, d.root)
 			if err := f.whole(ctx, d); err != nil {
 				t.Error(err)
 			}
@@ -362,6 +362,42 @@ func TestHundredReadersFetchEachBlockOnce(t *testing.T) {
 	}
 	if n := p.requests.Load(); n != 1 {
 		t.Errorf("%d requests; want one CAR", n)
+	}
+}
+
+// Readers of all of a file below a root share one CAR: of that file, and of nothing else.
+func TestWholeFileBelowARootIsOneTransfer(t *testing.T) {
+	d := newDAG(16, 100, 3_000)
+	file := &dag{blocks: d.blocks}
+	file.walk(d.order[1], map[string]bool{})
+	for name, pieces := range map[string]bool{"indexed": false, "pieces only": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newProvider(t, "f01000", d)
+			p.delay, p.pieces = 20*time.Millisecond, pieces
+			f := newFixture(t, nil, d, p)
+			var group sync.WaitGroup
+			for range 20 {
+				group.Go(func() {
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					ctx, _ = retrieval.WithTrail(retrieval.WithRoot(ctx, d.root))
+					f.Prefetch(ctx, d.root, file.order[0])
+					if err := f.whole(ctx, file); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			group.Wait()
+			if pieces {
+				return // all of the DAG comes, for there is no other way
+			}
+			if n := p.requests.Load(); n != 1 || p.sent["car"+file.order[0].KeyString()] != 1 {
+				t.Errorf("%d requests; want one CAR", n)
+			}
+			if f.shelf.len() != len(file.order) {
+				t.Errorf("%d blocks were stored of %d", f.shelf.len(), len(file.order))
+			}
+		})
 	}
 }
 
@@ -575,7 +611,7 @@ func TestJoinedTransferKeepsToOwnLimits(t *testing.T) {
 			p := newProvider(t, "f01000", d)
 			p.delay = 100 * time.Millisecond // both have begun before anything comes
 			f := newFixture(t, func(c *retrieval.Config) { c.Budget = test.reader }, d, p)
-			f.Prefetch(t.Context(), d.root)
+			f.Prefetch(t.Context(), d.root, d.root)
 			err := f.Restore(t.Context(), d.root, test.own, nil)
 			var refused *retrieval.RefusedError
 			if errors.As(err, &refused) != test.refused || !test.refused && (err != nil || f.shelf.len() != len(d.blocks)) {

@@ -34,9 +34,9 @@ type Blocks interface {
 	WithRoot(ctx context.Context, root cid.Cid) context.Context
 	// WithTrail begins to record who answers the reads of a request.
 	WithTrail(ctx context.Context) (context.Context, Trail)
-	// Prefetch says that all of the DAG below root is about to be read and that not all of it is hot. It returns at
+	// Prefetch says that all of the DAG below top is about to be read and that not all of it is hot. It returns at
 	// once. ctx has the root and the trail.
-	Prefetch(ctx context.Context, root cid.Cid)
+	Prefetch(ctx context.Context, root, top cid.Cid)
 	// Fault tells what the error of a read means. What is not known is FaultNone.
 	Fault(err error) Fault
 }
@@ -344,24 +344,24 @@ func begins(r *http.Request) bool {
 	return r.Method == http.MethodGet && (ranges == "" || strings.HasPrefix(ranges, "bytes=0-"))
 }
 
-// expectAll finds out whether all of the DAG is wanted. For a CAR or tar of it that is plain, and one look at the root
-// tells whether it is hot; for a file it shows when its root has been read.
+// expectAll finds out whether all of a DAG is wanted. For a CAR or tar of the root's that is plain, and one look at the
+// root tells whether it is hot. For a file it shows when its own root has been read, which may lie below that of the
+// path. What a CAR or tar of a path is to hold is not known before the path has been walked, and blocks do not tell
+// where that ends: those are read block by block.
 func (g *gatewayHandler) expectAll(ctx context.Context, r *http.Request, st *reading, a admission, format string) {
-	if a.below != "" {
-		return
-	}
-	st.prefetch = func() { g.cfg.Blocks.Prefetch(ctx, a.root) }
 	q := r.URL.Query()
 	switch {
+	case format == formatFile && r.Header.Get("Range") == "":
+		st.prefetch = func(top cid.Cid) { g.cfg.Blocks.Prefetch(ctx, a.root, top) }
+	case a.below != "":
 	case format == formatTAR, format == formatCAR && (q.Get("dag-scope") == "" || q.Get("dag-scope") == "all"):
-		st.wanted.Store(true)
+		st.prefetch = func(top cid.Cid) { g.cfg.Blocks.Prefetch(ctx, a.root, top) }
+		st.whole(a.root)
 		look, done := context.WithTimeout(ctx, hotLook)
 		defer done()
 		if _, err := g.cfg.Blocks.HotBlocks().GetBlock(look, a.root); err != nil {
-			st.asked.Do(st.prefetch)
+			st.announce()
 		}
-	case format != formatFile || r.Header.Get("Range") != "":
-		st.prefetch = nil
 	}
 }
 

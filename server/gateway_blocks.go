@@ -62,9 +62,9 @@ const (
 type reading struct {
 	root  cid.Cid // of the path; undefined when the path makes no sense
 	trail Trail
-	// prefetch is called once, when all of the DAG below root is wanted and something of it turned out not to be hot.
-	prefetch func()
-	wanted   atomic.Bool // all of the DAG below root
+	// prefetch is called once, when all below top is wanted and something of it turned out not to be hot.
+	prefetch func(top cid.Cid)
+	top      atomic.Pointer[cid.Cid] // all below it is wanted; nil: nothing whole, as far as is known
 	asked    sync.Once
 
 	mu      sync.Mutex
@@ -84,12 +84,20 @@ func (r *reading) got(b blocks.Block) {
 	if r.prefetch == nil {
 		return
 	}
-	if !r.wanted.Load() && b.Cid().Equals(r.root) && isLongFile(b) {
-		r.wanted.Store(true)
+	if r.top.Load() == nil && isLongFile(b) { // no path leads through a file: the first one that is read is the one that is wanted
+		r.whole(b.Cid())
 	}
-	if r.wanted.Load() && r.trail.Tier() != TierHot {
-		r.asked.Do(r.prefetch)
+	if r.top.Load() != nil && r.trail.Tier() != TierHot {
+		r.announce()
 	}
+}
+
+// whole remembers that all below a block is wanted. The first block counts.
+func (r *reading) whole(top cid.Cid) { r.top.CompareAndSwap(nil, &top) }
+
+// announce says so to whom it is read from, once.
+func (r *reading) announce() {
+	r.asked.Do(func() { r.prefetch(*r.top.Load()) })
 }
 
 // isLongFile reports whether a block is the root of a file that has others.

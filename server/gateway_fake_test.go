@@ -111,10 +111,10 @@ func (w *world) WithTrail(ctx context.Context) (context.Context, server.Trail) {
 	return context.WithValue(ctx, trailKey{}, t), t
 }
 
-func (w *world) Prefetch(_ context.Context, root cid.Cid) {
+func (w *world) Prefetch(_ context.Context, _, top cid.Cid) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.prefetch = append(w.prefetch, root)
+	w.prefetch = append(w.prefetch, top)
 }
 
 func (w *world) Fault(err error) server.Fault {
