@@ -419,3 +419,5 @@ func TestTimeOfEntriesNeverGoesBack(t *testing.T) {
 		}
 	})
 }
+
+func isFunds(err error) bool { return errors.Is(err, ledger.ErrFunds) }
