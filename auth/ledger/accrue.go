@@ -139,11 +139,12 @@ func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holdin
 			}
 		}
 	}
-	for more := len(batch) > 0; more; {
-		var err error
-		if more, err = s.insertAccruals(ctx, batch, plans, now); err != nil {
-			return fmt.Errorf("accruing the storage of %d holdings: %w", len(batch), err)
-		}
+	more, err := s.anyDue(ctx, batch, now)
+	for more && err == nil {
+		more, err = s.insertAccruals(ctx, batch, plans, now)
+	}
+	if err != nil {
+		return fmt.Errorf("accruing the storage of %d holdings: %w", len(batch), err)
 	}
 	if len(ended) == 0 {
 		return nil
@@ -152,7 +153,7 @@ func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holdin
 		return fmt.Errorf("forgetting %d holdings that have ended: %w", len(ended), err)
 	}
 	// Only now: until its source has forgotten it, the row is what keeps a removed pin from being accrued again.
-	if err := s.deleteAccruals(ctx, removed); err != nil {
+	if err := s.retireAccruals(ctx, removed); err != nil {
 		return fmt.Errorf("forgetting %d pins that were removed: %w", len(removed), err)
 	}
 	return nil

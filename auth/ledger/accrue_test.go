@@ -113,6 +113,21 @@ func TestStorageIsAccruedOncePerSecond(t *testing.T) {
 	}
 }
 
+// Another process has asked the source before the pin was forgotten, and books after.
+func TestForgottenPinIsNotAccruedAgain(t *testing.T) {
+	each(t, plans{}, func(t *testing.T, s *ledger.Service, c *clock, _ *database.DB) {
+		ended := ledger.Holding{Pin: "a", Account: 1, Bytes: 1, Hot: true, Since: moment.Truncate(time.Hour).Add(-time.Hour), Until: moment.Truncate(time.Hour), Removed: true}
+		late := &memory{held: []ledger.Holding{ended}}
+		accrue(t, s, &memory{held: []ledger.Holding{ended}})
+		accrue(t, s, &memory{held: []ledger.Holding{{Pin: "b", Account: 1, Since: ended.Since, Until: ended.Until, Removed: true}}})
+		c.set(moment.Add(time.Minute))
+		accrue(t, s, late)
+		if got := used(t, s, 1)[ledger.StorageHot]; got != 3600 {
+			t.Errorf("%d byte-seconds, want 3600", got)
+		}
+	})
+}
+
 func TestHoldingsOfAPinFollowEachOther(t *testing.T) {
 	each(t, plans{}, func(t *testing.T, s *ledger.Service, c *clock, _ *database.DB) {
 		day := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)

@@ -29,7 +29,7 @@
 // # Crashes
 //
 //	storage     the intervals of a pin begin where its row in accruals ends; both change with the entries; key: kind,
-//	            pin, start. A removed pin's row goes only after its source has forgotten it.
+//	            pin, start. A removed pin's row goes a week after its source has forgotten it.
 //	egress      counted in memory, booked every ten seconds under the number of the flush, which changes with the
 //	            entries. A crash loses what was counted since, which nobody pays.
 //	the rest    has the key of the event: a deal's message, a payment's id.

@@ -286,6 +286,28 @@ func Test64WritersCannotOverdrawOneAccount(t *testing.T) {
 	})
 }
 
+// Different accounts wait for different rows: only the key itself keeps them apart.
+func TestKeyIsBookedForOneOf64Accounts(t *testing.T) {
+	each(t, perByte, func(t *testing.T, s *ledger.Service, _ *clock, _ *database.DB) {
+		var won atomic.Int64
+		var all sync.WaitGroup
+		for account := range int64(64) {
+			all.Go(func() {
+				_, fresh, err := s.Credit(t.Context(), account, 5, "the key", "")
+				if fresh {
+					won.Add(1)
+				} else if !errors.Is(err, ledger.ErrKeyReused) {
+					t.Errorf("account %d: %v", account, err)
+				}
+			})
+		}
+		all.Wait()
+		if won.Load() != 1 {
+			t.Errorf("%d accounts were credited", won.Load())
+		}
+	})
+}
+
 func TestEntriesCannotBeChangedOrRemoved(t *testing.T) {
 	each(t, perByte, func(t *testing.T, s *ledger.Service, _ *clock, db *database.DB) {
 		credit(t, s, 1, 100, "in")

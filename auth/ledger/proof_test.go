@@ -69,6 +69,7 @@ func proofCharge(i int) (c ledger.Charge, ok bool) {
 		qty.Mul(qty, big.NewInt(86_413*1009))
 	case ledger.DealCost:
 		qty.Mul(qty, big.NewInt(999_999_937))
+	default: // bytes
 	}
 	return ledger.Charge{
 		Account: int64(i % proofAccounts), Kind: kind, Qty: qty, At: moment.AddDate(0, i%3, i%17), Key: fmt.Sprint("event/", i), Ref: fmt.Sprint("pin", i%100),

@@ -14,7 +14,8 @@ type Plan struct {
 	Prices Prices
 }
 
-// Plans tells the plan of an account. It may be called concurrently, also inside a transaction that travels in ctx.
+// Plans tells the plan of an account. An account that it does not know is not billed: an error means that it cannot tell
+// now, and nothing is booked before it can. It may be called concurrently, also inside a transaction that travels in ctx.
 type Plans interface {
 	Plan(ctx context.Context, account int64) (Plan, error)
 }

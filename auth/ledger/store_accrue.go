@@ -9,6 +9,16 @@ import (
 	"gorm.io/gorm"
 )
 
+// anyDue tells whether there is anything to book. Between two midnights there seldom is, and asking keeps nobody from writing.
+func (s *Service) anyDue(ctx context.Context, batch []Holding, now time.Time) (due bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		accrued, err := accruedUntil(tx, batch)
+		due = slices.ContainsFunc(batch, func(h Holding) bool { return len(plan(h, accrued[h.Pin], now, 1)) > 0 })
+		return err
+	})
+	return due, err
+}
+
 // insertAccruals books as many intervals as one transaction should; more says that there are others.
 func (s *Service) insertAccruals(ctx context.Context, batch []Holding, plans map[int64]Plan, now time.Time) (more bool, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
@@ -40,7 +50,7 @@ func (s *Service) insertAccruals(ctx context.Context, batch []Holding, plans map
 			return err
 		}
 		for pin, until := range moved {
-			err := tx.Exec(`INSERT INTO accruals (pin, until_s) VALUES (?, ?)
+			err := tx.Exec(`INSERT INTO accruals (pin, until_s, removed_ms) VALUES (?, ?, 0)
 				ON CONFLICT (pin) DO UPDATE SET until_s = excluded.until_s`, pin, until).Error
 			if err != nil {
 				return err
@@ -58,6 +68,9 @@ func accruedUntil(tx *gorm.DB, batch []Holding) (map[string]int64, error) {
 		pins[i] = h.Pin
 	}
 	accrued := make(map[string]int64, len(pins))
+	if len(pins) == 0 {
+		return accrued, nil
+	}
 	err := query(tx, func(r row) error {
 		var pin string
 		var until int64
@@ -68,9 +81,17 @@ func accruedUntil(tx *gorm.DB, batch []Holding) (map[string]int64, error) {
 	return accrued, err
 }
 
-func (s *Service) deleteAccruals(ctx context.Context, pins []string) error {
+// retireAccruals lets go of pins that were removed and forgotten, a week later: another process may have asked the source
+// before it forgot them.
+func (s *Service) retireAccruals(ctx context.Context, pins []string) error {
 	if len(pins) == 0 {
 		return nil
 	}
-	return s.db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`DELETE FROM accruals WHERE pin IN ?`, pins).Error })
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		now := s.now()
+		if err := tx.Exec(`UPDATE accruals SET removed_ms = ? WHERE pin IN ?`, now.UnixMilli(), pins).Error; err != nil {
+			return err
+		}
+		return tx.Exec(`DELETE FROM accruals WHERE removed_ms > 0 AND removed_ms < ?`, now.Add(-forgetAfter).UnixMilli()).Error
+	})
 }

@@ -11,8 +11,9 @@ import (
 	"gorm.io/gorm"
 )
 
-// forgetFlushes is after how long the number of a process's last flush is of no use: a flush is repeated within seconds.
-const forgetFlushes = 7 * 24 * time.Hour
+// forgetAfter is how long what a process has booked is remembered for the case that it, or another, tries again: they do
+// so within seconds.
+const forgetAfter = 7 * 24 * time.Hour
 
 // insertEgress books a batch of a process unless it is booked. The number, not the keys, tells: accounts that are not
 // billed have no entries.
@@ -31,7 +32,7 @@ func (s *Service) insertEgress(ctx context.Context, source string, seq int64, ch
 			return nil
 		}
 		if seq == 1 {
-			err := tx.Exec(`DELETE FROM egress_flushes WHERE at_ms < ?`, s.now().Add(-forgetFlushes).UnixMilli()).Error
+			err := tx.Exec(`DELETE FROM egress_flushes WHERE at_ms < ?`, s.now().Add(-forgetAfter).UnixMilli()).Error
 			if err != nil {
 				return err
 			}

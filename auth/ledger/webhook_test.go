@@ -5,6 +5,8 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +111,7 @@ func FuzzVerifySignature(f *testing.F) {
 		if err := ledger.VerifySignature(signed, body, [][]byte{newKey, oldKey}, moment); err != nil {
 			t.Error(err)
 		}
-		if err := ledger.VerifySignature(signed, append(body[:len(body):len(body)], '.'), [][]byte{oldKey}, moment); err == nil {
+		if err := ledger.VerifySignature(signed, append(slices.Clone(body), '.'), [][]byte{oldKey}, moment); err == nil {
 			t.Error("a longer body has the same signature")
 		}
 	})
@@ -153,6 +155,20 @@ func TestCSVHoldsNoFormulas(t *testing.T) {
 		}
 		if rows[i+1][7] != "-0.000000001" {
 			t.Errorf("an amount of -1 is written %s", rows[i+1][7])
+		}
+	}
+}
+
+// The page's example is what an adapter is written from.
+func TestDocumentedSignatureIsRight(t *testing.T) {
+	page, err := os.ReadFile("../../docs/ledger.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := []byte(`{"id":"evt_1","account":"alice","amount":"12.50","currency":"EUR"}`)
+	for _, text := range []string{string(body), ledger.Sign([]byte("0123456789abcdef0123456789abcdef"), body, time.Unix(1_795_867_200, 0))} {
+		if !strings.Contains(string(page), text) {
+			t.Errorf("the page lacks %s", text)
 		}
 	}
 }
