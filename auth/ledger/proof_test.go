@@ -177,7 +177,7 @@ func runChild(t *testing.T, dsn string, from, killAfter int) (done int) {
 			}
 		}
 	}
-	if err := cmd.Wait(); (err != nil) != killed && killAfter == 0 || stderr.Len() > 0 {
+	if err := cmd.Wait(); (err != nil) != killed || stderr.Len() > 0 {
 		t.Fatalf("the process ended with %v: %s", err, stderr.String())
 	}
 	return done
