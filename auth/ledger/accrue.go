@@ -1,0 +1,160 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math/big"
+	"time"
+)
+
+// A Holding is what a pin occupies over a time. When its figures change, another one of the same pin follows, which begins
+// where this one ends.
+type Holding struct {
+	Pin     string
+	Account int64
+	Bytes   int64     // the logical size of its DAG
+	Hot     bool      // held hot
+	Copies  int64     // proven cold copies
+	Since   time.Time // from when these figures hold, never before the pin was held; whole seconds count
+	Until   time.Time // until when they held; zero while they do
+	Removed bool      // the pin was deleted at Until: nothing follows
+}
+
+// A Source tells what accounts hold.
+type Source interface {
+	// Holdings yields what is held and what has ended since it was forgotten, each pin's in the order of Since and
+	// together. It must not be called in a transaction, and holds none open between two of them.
+	Holdings(ctx context.Context) iter.Seq2[Holding, error]
+	// Forget is told that holdings that have ended are accrued up to their end. It may be told so twice. What it has
+	// forgotten is not yielded again.
+	Forget(ctx context.Context, ended []Holding) error
+}
+
+// accrualPeriod is how long a pin is held before its storage is booked. Periods begin at midnight UTC, so that each belongs
+// to one day and one month.
+const accrualPeriod = 24 * time.Hour
+
+const (
+	accrualBatch     = 500  // holdings that share a transaction
+	accrualIntervals = 2000 // intervals that share one: after a long pause a pin has many
+)
+
+// An interval is a piece of a holding, in Unix seconds. Its pin and start are its identity.
+type interval struct{ from, to int64 }
+
+// plan divides what is not accrued yet of a holding into intervals at the ends of periods, at most limit of them. A
+// period that is not over is left for later, unless the holding ended in it. Fractions of a second at both ends are
+// given away.
+func plan(h Holding, accrued int64, now time.Time, limit int) (due []interval) {
+	const period = int64(accrualPeriod / time.Second)
+	from := max(accrued, ceilSeconds(h.Since))
+	end := now.Unix() / period * period
+	if h.ended(now) {
+		end = h.Until.Unix()
+	}
+	for from < end && len(due) < limit {
+		to := min(end, (from/period+1)*period)
+		due = append(due, interval{from, to})
+		from = to
+	}
+	return due
+}
+
+func (h Holding) ended(now time.Time) bool { return !h.Until.IsZero() && !h.Until.After(now) }
+
+func ceilSeconds(t time.Time) int64 {
+	s := t.Unix()
+	if t.Nanosecond() > 0 {
+		s++
+	}
+	return s
+}
+
+// charges are what an interval of a holding costs: nothing, hot storage, cold storage or both.
+func (h Holding) charges(i interval) (charges []Charge) {
+	add := func(kind Kind, copies int64) {
+		qty := new(big.Int).Mul(byteSeconds(h.Bytes, i.to-i.from), big.NewInt(copies))
+		if qty.Sign() > 0 {
+			charges = append(charges, Charge{
+				Account: h.Account, Kind: kind, Qty: qty, At: time.Unix(i.from, 0).UTC(), Ref: h.Pin,
+				Key: fmt.Sprintf("%s/%s/%d", kind, h.Pin, i.from),
+			})
+		}
+	}
+	if h.Hot {
+		add(StorageHot, 1)
+	}
+	add(StorageCold, h.Copies)
+	return charges
+}
+
+func (h Holding) check() error {
+	if h.Bytes < 0 || h.Copies < 0 || h.Since.Unix() <= 0 || (h.Removed && h.Until.IsZero()) {
+		return invalid("the holding of pin %q has %d bytes and %d copies since %s", h.Pin, h.Bytes, h.Copies, h.Since)
+	}
+	return checkTexts(h.Pin, "")
+}
+
+// Accrue books storage up to the last midnight (UTC), and up to its end where it has ended. It is one step of a loop:
+// calling it once an hour is often enough, calling it twice or from two processes books nothing twice, and after a crash
+// it goes on where it was.
+func (s *Service) Accrue(ctx context.Context, source Source) error {
+	batch := make([]Holding, 0, accrualBatch)
+	for h, err := range source.Holdings(ctx) {
+		if err == nil {
+			err = h.check()
+		}
+		if err != nil {
+			return fmt.Errorf("asking what is held: %w", err)
+		}
+		if batch = append(batch, h); len(batch) < accrualBatch {
+			continue
+		}
+		if err := s.accrueBatch(ctx, source, batch); err != nil {
+			return err
+		}
+		batch = batch[:0]
+	}
+	return s.accrueBatch(ctx, source, batch)
+}
+
+func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding) error {
+	now := s.now()
+	plans := make(map[int64]Plan)
+	var ended []Holding
+	var removed []string
+	for _, h := range batch {
+		if _, known := plans[h.Account]; !known {
+			p, err := s.plan(ctx, h.Account)
+			if err != nil {
+				return err
+			}
+			plans[h.Account] = p
+		}
+		if h.ended(now) {
+			ended = append(ended, h)
+			if h.Removed {
+				removed = append(removed, h.Pin)
+			}
+		}
+	}
+	more, err := s.anyDue(ctx, batch, now)
+	for more && err == nil {
+		more, err = s.insertAccruals(ctx, batch, plans, now)
+	}
+	if err != nil {
+		return fmt.Errorf("accruing the storage of %d holdings: %w", len(batch), err)
+	}
+	if len(ended) == 0 {
+		return nil
+	}
+	if err := source.Forget(ctx, ended); err != nil {
+		return fmt.Errorf("forgetting %d holdings that have ended: %w", len(ended), err)
+	}
+	// Only now: until its source has forgotten it, the row is what keeps a removed pin from being accrued again.
+	if err := s.retireAccruals(ctx, removed); err != nil {
+		return fmt.Errorf("forgetting %d pins that were removed: %w", len(removed), err)
+	}
+	return nil
+}

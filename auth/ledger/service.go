@@ -1,0 +1,283 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"time"
+)
+
+// A Plan is how an account pays.
+type Plan struct {
+	Billed bool // false: usage is counted, nothing costs anything, nothing is refused for funds
+	Prices Prices
+}
+
+// Plans tells the plan of an account. An account that it does not know is not billed: an error means that it cannot tell
+// now, and nothing is booked before it can. It may be called concurrently, also inside a transaction that travels in ctx.
+type Plans interface {
+	Plan(ctx context.Context, account int64) (Plan, error)
+}
+
+// A Service keeps the ledger of one database. All methods may be called concurrently, by several processes.
+type Service struct {
+	db    DB
+	plans Plans
+	now   func() time.Time
+	log   *slog.Logger
+}
+
+// New returns a service on a database that has Migrations applied.
+func New(db DB, plans Plans, now func() time.Time, log *slog.Logger) *Service {
+	return &Service{db: db, plans: plans, now: now, log: log}
+}
+
+// A Balance is what an account has.
+type Balance struct {
+	Account int64
+	Balance Amount    // the sum of its entries
+	Holds   Amount    // set aside for pins whose size is not known yet
+	Floor   Amount    // the balance never falls below it; negative is a credit line
+	Empty   time.Time // since when the balance is at its floor; zero while it is not
+}
+
+// Available is what a new pin can be promised. It is negative when usage has taken what was held.
+func (b Balance) Available() Amount { return b.Balance - b.Holds - b.Floor }
+
+// Balance returns what an account has; one that nothing was ever booked for has nothing.
+func (s *Service) Balance(ctx context.Context, account int64) (Balance, error) {
+	b, err := s.selectBalance(ctx, account)
+	if err != nil {
+		return Balance{}, fmt.Errorf("reading the balance of account %d: %w", account, err)
+	}
+	return b, nil
+}
+
+// Credit books money that was paid in, once per key: a repetition returns the first entry, with fresh false. Errors:
+// ErrInvalid, ErrKeyReused.
+func (s *Service) Credit(ctx context.Context, account int64, amount Amount, key, ref string) (e Entry, fresh bool, err error) {
+	if amount <= 0 {
+		return Entry{}, false, invalid("a credit is above zero")
+	}
+	return s.transfer(ctx, Entry{Account: account, Kind: Topup, Amount: amount, Key: key, Ref: ref})
+}
+
+// Adjust books an operator's correction, up or down, once per key like Credit. Errors: ErrFunds when the balance would
+// fall below its floor, ErrInvalid, ErrKeyReused.
+func (s *Service) Adjust(ctx context.Context, account int64, amount Amount, key, ref string) (e Entry, fresh bool, err error) {
+	if amount == 0 {
+		return Entry{}, false, invalid("an adjustment is not zero")
+	}
+	return s.transfer(ctx, Entry{Account: account, Kind: Adjustment, Amount: amount, Key: key, Ref: ref})
+}
+
+func (s *Service) transfer(ctx context.Context, e Entry) (booked Entry, fresh bool, err error) {
+	if e.Amount > MaxAmount || e.Amount < -MaxAmount {
+		return Entry{}, false, invalid("an amount is at most %s credits", MaxAmount)
+	}
+	if err := checkTexts(e.Key, e.Ref); err != nil {
+		return Entry{}, false, err
+	}
+	e.Unit = e.Kind.unit()
+	booked, fresh, err = s.insertTransfer(ctx, e)
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("booking %s credits for account %d: %w", e.Amount, e.Account, err)
+	}
+	return booked, fresh, nil
+}
+
+// SetFloor sets how low the balance of an account may fall: below zero is a credit line. Errors: ErrFunds when the balance
+// is lower already, ErrInvalid.
+func (s *Service) SetFloor(ctx context.Context, account int64, floor Amount) error {
+	if floor > MaxAmount || floor < -MaxAmount {
+		return invalid("a floor is at most %s credits", MaxAmount)
+	}
+	if err := s.updateFloor(ctx, account, floor); err != nil {
+		return fmt.Errorf("setting the floor of account %d: %w", account, err)
+	}
+	return nil
+}
+
+// Charge books what was used, all or nothing, and each key once: what is booked already is passed over. Usage is counted
+// and an entry written whether the account is billed or not. What would take a balance below its floor is waived: a charge
+// is never refused for funds, because what it is for has happened. Errors: ErrInvalid, ErrKeyReused.
+func (s *Service) Charge(ctx context.Context, charges ...Charge) error {
+	for _, c := range charges {
+		if err := c.check(); err != nil {
+			return err
+		}
+	}
+	plans, err := s.plansOf(ctx, charges)
+	if err != nil {
+		return err
+	}
+	if err := s.insertCharges(ctx, charges, plans); err != nil {
+		return fmt.Errorf("booking %d charges: %w", len(charges), err)
+	}
+	return nil
+}
+
+// plansOf asks before the transaction: what answers may read the database, too.
+func (s *Service) plansOf(ctx context.Context, charges []Charge) (map[int64]Plan, error) {
+	plans := make(map[int64]Plan)
+	for _, c := range charges {
+		if _, known := plans[c.Account]; known {
+			continue
+		}
+		plan, err := s.plan(ctx, c.Account)
+		if err != nil {
+			return nil, err
+		}
+		plans[c.Account] = plan
+	}
+	return plans, nil
+}
+
+func (s *Service) plan(ctx context.Context, account int64) (Plan, error) {
+	plan, err := s.plans.Plan(ctx, account)
+	if err != nil {
+		return Plan{}, fmt.Errorf("looking up the plan of account %d: %w", account, err)
+	}
+	return plan, nil
+}
+
+// Hold sets an amount of an account aside under a reference, such as a pin. A hold that exists grows to it, and never
+// shrinks. An account that is not billed needs no hold and gets none. Errors: ErrFunds when less is available, and nothing
+// has changed; ErrKeyReused when the reference is held for another account; ErrInvalid.
+func (s *Service) Hold(ctx context.Context, account int64, ref string, amount Amount) error {
+	if err := checkHold(ref, amount); err != nil {
+		return err
+	}
+	plan, err := s.plan(ctx, account)
+	if err != nil || !plan.Billed {
+		return err
+	}
+	if err := s.writeHold(ctx, account, ref, amount); err != nil {
+		return fmt.Errorf("holding %s credits of account %d: %w", amount, account, err)
+	}
+	return nil
+}
+
+// GrowHold raises a hold to an amount, as more of a DAG becomes known; it never shrinks one. Where there is no hold there
+// is nothing to do: its account was not billed when it began. Errors: ErrFunds, and the hold is as before; ErrInvalid.
+func (s *Service) GrowHold(ctx context.Context, ref string, amount Amount) error {
+	if err := checkHold(ref, amount); err != nil {
+		return err
+	}
+	if err := s.raiseHold(ctx, ref, amount); err != nil {
+		return fmt.Errorf("growing the hold of %q to %s credits: %w", ref, amount, err)
+	}
+	return nil
+}
+
+// ReleaseHold gives back what was held. Releasing what is not held does nothing.
+func (s *Service) ReleaseHold(ctx context.Context, ref string) error {
+	if err := s.deleteHold(ctx, ref); err != nil {
+		return fmt.Errorf("releasing the hold of %q: %w", ref, err)
+	}
+	return nil
+}
+
+func checkHold(ref string, amount Amount) error {
+	if ref == "" || len(ref) > maxText {
+		return invalid("a reference has 1 to %d bytes", maxText)
+	}
+	if amount < 0 || amount > MaxAmount {
+		return invalid("a hold is from zero to %s credits", MaxAmount)
+	}
+	return nil
+}
+
+// A Mismatch is an account whose books are wrong: two figures of a pair differ, or the balance is below the floor.
+type Mismatch struct {
+	Account         int64
+	Balance         Amount
+	Entries, Last   Amount // the sum of the entries; the balance after the last of them
+	Holds, HoldRows Amount
+	Floor           Amount
+}
+
+// Verify compares what is summed up with what it sums up, for every account in one snapshot, and returns those that
+// differ: none, unless somebody has changed the tables. It reads the whole ledger; once a night is often enough.
+func (s *Service) Verify(ctx context.Context) ([]Mismatch, error) {
+	wrong, err := s.selectMismatches(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("verifying the ledger: %w", err)
+	}
+	return wrong, nil
+}
+
+// A Filter selects entries of one account; zero fields select all.
+type Filter struct {
+	Account  int64
+	Kind     Kind
+	Ref      string
+	From, To time.Time // booked at From or later, and before To
+	After    int64     // entries with a larger id: the last one of the page before
+	Limit    int       // at most this many, 1 to MaxPage
+}
+
+// MaxPage is the most entries that one call returns.
+const MaxPage = 1000
+
+// Entries returns entries by id, oldest first. What was booked later has a larger id, so that paging misses nothing.
+func (s *Service) Entries(ctx context.Context, f Filter) ([]Entry, error) {
+	if f.Limit < 1 || f.Limit > MaxPage {
+		return nil, invalid("a page has 1 to %d entries", MaxPage)
+	}
+	entries, err := s.selectEntries(ctx, f)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ledger of account %d: %w", f.Account, err)
+	}
+	return entries, nil
+}
+
+// A Statement is a month of an account. Once the month is over it does not change any more.
+type Statement struct {
+	Account  int64
+	From, To time.Time // the month in UTC; To is the first moment after it
+	Opening  Amount
+	Closing  Amount
+	Lines    []StatementLine // by kind; their amounts are Closing - Opening
+}
+
+// A StatementLine sums up the entries of one kind.
+type StatementLine struct {
+	Kind    Kind
+	Entries int64
+	Qty     *big.Int
+	Free    *big.Int
+	Amount  Amount
+	Waived  Amount
+}
+
+// Statement sums up the month (UTC) that a time lies in, by when entries were booked.
+func (s *Service) Statement(ctx context.Context, account int64, month time.Time) (Statement, error) {
+	year, m, _ := month.UTC().Date()
+	st := Statement{Account: account, From: time.Date(year, m, 1, 0, 0, 0, 0, time.UTC), To: time.Date(year, m+1, 1, 0, 0, 0, 0, time.UTC)}
+	if err := s.selectStatement(ctx, &st); err != nil {
+		return Statement{}, fmt.Errorf("reading the statement of account %d: %w", account, err)
+	}
+	return st, nil
+}
+
+// A UsageDay is what an account used of one kind on one day (UTC).
+type UsageDay struct {
+	Day  string // 2006-01-02
+	Kind Kind
+	Qty  *big.Int
+}
+
+// Usage returns what an account used from one day to another, both included, by day and kind. It is counted for every
+// account.
+func (s *Service) Usage(ctx context.Context, account int64, from, to time.Time) ([]UsageDay, error) {
+	days, err := s.selectUsage(ctx, account, dayOf(from), dayOf(to))
+	if err != nil {
+		return nil, fmt.Errorf("reading the usage of account %d: %w", account, err)
+	}
+	return days, nil
+}
+
+func dayOf(t time.Time) string   { return t.UTC().Format(time.DateOnly) }
+func monthOf(t time.Time) string { return t.UTC().Format("2006-01") }

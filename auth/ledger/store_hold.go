@@ -1,0 +1,90 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"gorm.io/gorm"
+)
+
+// hold reads a hold.
+func hold(tx *gorm.DB, ref string) (account int64, amount Amount, found bool, err error) {
+	err = tx.Raw(`SELECT account, amount FROM holds WHERE ref = ?`, ref).Row().Scan(&account, &amount)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, 0, false, nil
+	}
+	return account, amount, err == nil, err
+}
+
+func (s *Service) writeHold(ctx context.Context, account int64, ref string, amount Amount) error {
+	return s.write(ctx, func(tx *gorm.DB) error {
+		books, err := lock(tx, []int64{account})
+		if err != nil {
+			return err
+		}
+		owner, held, found, err := hold(tx, ref)
+		if err != nil {
+			return err
+		}
+		if found && owner != account {
+			return ErrKeyReused
+		}
+		if !found {
+			if err := tx.Exec(`INSERT INTO holds (ref, account, amount) VALUES (?, ?, 0)`, ref, account).Error; err != nil {
+				return err
+			}
+		}
+		return books[account].reserve(tx, ref, held, amount)
+	})
+}
+
+// raiseHold finds the account first, locks it, and reads the hold again: it may have changed while the lock was waited for.
+func (s *Service) raiseHold(ctx context.Context, ref string, amount Amount) error {
+	return s.withHold(ctx, ref, func(tx *gorm.DB, b *book, held Amount) error { return b.reserve(tx, ref, held, amount) })
+}
+
+func (s *Service) deleteHold(ctx context.Context, ref string) error {
+	return s.withHold(ctx, ref, func(tx *gorm.DB, b *book, held Amount) error {
+		if err := tx.Exec(`DELETE FROM holds WHERE ref = ?`, ref).Error; err != nil {
+			return err
+		}
+		b.Holds -= held
+		return b.save(tx)
+	})
+}
+
+func (s *Service) withHold(ctx context.Context, ref string, use func(tx *gorm.DB, b *book, held Amount) error) error {
+	return s.write(ctx, func(tx *gorm.DB) error {
+		account, _, found, err := hold(tx, ref)
+		if err != nil || !found {
+			return err
+		}
+		books, err := lock(tx, []int64{account})
+		if err != nil {
+			return err
+		}
+		owner, held, found, err := hold(tx, ref)
+		if err != nil || !found || owner != account {
+			return err // released meanwhile
+		}
+		return use(tx, books[account], held)
+	})
+}
+
+// reserve raises a hold to an amount, if that much more is available. Nothing asks nothing of the balance: what an
+// allowance covers can be had at zero.
+func (b *book) reserve(tx *gorm.DB, ref string, held, amount Amount) error {
+	more := amount - held
+	if more <= 0 {
+		return nil
+	}
+	if more > b.Available() {
+		return ErrFunds
+	}
+	b.Holds += more
+	if err := tx.Exec(`UPDATE holds SET amount = ? WHERE ref = ?`, int64(amount), ref).Error; err != nil {
+		return err
+	}
+	return b.save(tx)
+}
