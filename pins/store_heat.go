@@ -249,8 +249,9 @@ func (s *store) touch(ctx context.Context, touches []touch, clock heat.Clock) (a
 
 // A clockRow is how the clock of heat is stored.
 type clockRow struct {
-	At, Step float64
-	PassedMS int64
+	At       float64 `json:"at"`
+	Step     float64 `json:"step"`
+	PassedMS int64   `json:"passed_ms"`
 }
 
 func (s *store) clock(ctx context.Context) (heat.Clock, error) {

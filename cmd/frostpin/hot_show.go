@@ -63,7 +63,7 @@ are read least for the room they take. They are read from Filecoin then, and tho
 					return err
 				}
 				if len(args) == 1 {
-					return p.showResident(c, service, args[0])
+					return p.showResident(ctx, c, service, args[0])
 				}
 				o, err := service.Occupancy(ctx, next)
 				if err != nil {
@@ -96,12 +96,12 @@ func (s *store) residents(ctx context.Context, p *program) (*pins.Service, error
 	return pins.New(config, s.db, nil, log, p.now), reading.Recall(ctx)
 }
 
-func (p *program) showResident(c *cobra.Command, service *pins.Service, text string) error {
+func (p *program) showResident(ctx context.Context, c *cobra.Command, service *pins.Service, text string) error {
 	root, err := cid.Decode(text)
 	if err != nil {
 		return fmt.Errorf("%q is no CID", text)
 	}
-	r, err := service.Resident(c.Context(), root)
+	r, err := service.Resident(ctx, root)
 	if errors.Is(err, pins.ErrNotFound) {
 		return fmt.Errorf("no pin names %s", root)
 	}

@@ -196,14 +196,17 @@ type queue struct {
 
 func (q *queue) Len() int           { return len(q.dags) }
 func (q *queue) Less(i, j int) bool { return q.worth[q.dags[i]] < q.worth[q.dags[j]] }
+
 func (q *queue) Swap(i, j int) {
 	q.dags[i], q.dags[j] = q.dags[j], q.dags[i]
 	q.at[q.dags[i]], q.at[q.dags[j]] = i, j
 }
+
 func (q *queue) Push(x any) {
 	q.at[x.(int32)] = len(q.dags)
 	q.dags = append(q.dags, x.(int32))
 }
+
 func (q *queue) Pop() any {
 	x := q.dags[len(q.dags)-1]
 	q.dags, q.at[x] = q.dags[:len(q.dags)-1], -1
@@ -213,6 +216,7 @@ func (q *queue) Pop() any {
 // TestMoreReadsAreHotThanWithLRU has a tenth of the room that all DAGs would take. The more the reads go to a few DAGs, the less
 // there is to gain over LRU; the others are the best of what is known, without the promise of a least stay.
 func TestMoreReadsAreHotThanWithLRU(t *testing.T) {
+	t.Parallel()
 	reads := 1_000_000
 	if testing.Short() {
 		reads = 200_000
