@@ -19,8 +19,9 @@ import (
 )
 
 // TestHistoriesKeepEveryPromise runs random histories of requests, faults and restarts. At every moment a pinned DAG
-// is really held and no deleted pin exists; once the faults are over, every pin is held, and nothing else is. An archive
-// comes and goes with the restarts; once it is there it knows what is wanted cold.
+// is really held, or proven cold, and no deleted pin exists; once the faults are over, every pin is held, and nothing else
+// is. An archive comes and goes with the restarts; once it is there it knows what is wanted cold, its copies come and go, and
+// everything is let go that may be.
 func TestHistoriesKeepEveryPromise(t *testing.T) {
 	databasetest.Each(t, archiveMigrations(), func(t *testing.T, db *database.DB) {
 		account := pins.Account(0)
@@ -43,7 +44,15 @@ func TestHistoriesKeepEveryPromise(t *testing.T) {
 						t.Fatal(err)
 					}
 				},
-				"": h.check,
+				"copies": func(t *rapid.T) { h.copies(t, rapid.IntRange(0, 2).Draw(t, "active")) },
+				"let go": func(t *rapid.T) {
+					h.copies(t, 2)
+					if _, err := pins.LetGoPass(context.Background(), h.service); h.cold && err != nil {
+						t.Fatal(err)
+					}
+				},
+				"read": h.read,
+				"":     h.check,
 			})
 			h.settle(t)
 		})
@@ -58,6 +67,8 @@ type history struct {
 	live    map[pins.ID]pinstest.DAG
 	gone    []pins.ID
 	archive *archive
+	source  *source // every copy can be read
+	quota   int64
 	cold    bool   // the archive is there
 	rule    string // pinned_when
 	service *pins.Service
@@ -66,10 +77,14 @@ type history struct {
 
 func newHistory(t *rapid.T, db *database.DB, account pins.Account) *history {
 	h := &history{db: db, account: account, tier: pinstest.NewTier(), live: map[pins.ID]pinstest.DAG{}, stop: func() {}}
-	h.archive, h.cold, h.rule = &archive{db: db}, true, "hot"
+	h.archive, h.cold, h.rule, h.quota = &archive{db: db}, true, "hot", 1
+	h.source = &source{tier: h.tier, dags: map[string]pinstest.DAG{}}
 	for i := range 5 {
 		// A DAG of its own per history, and blocks that all DAGs of a history share.
 		h.dags = append(h.dags, pinstest.Tree(fmt.Sprint("history", account, "-", i/2), 2+i))
+	}
+	for _, d := range h.dags {
+		h.source.dags[d.Root.KeyString()] = d
 	}
 	for _, d := range h.dags[:4] {
 		h.tier.AddNetwork(d.Blocks...)
@@ -89,9 +104,13 @@ func (h *history) restart() {
 	}
 	cfg.Cold = pins.ColdPolicy{Terms: deals.Terms{Replicas: 2}}
 	if h.cold {
-		cfg.Archive = h.archive
+		cfg.Archive, cfg.ColdSource, cfg.HotQuota = h.archive, h.source, h.quota
 	}
 	h.service = pins.New(cfg, h.db, h.tier, discard(), time.Now)
+	h.archive.follower = nil
+	if h.cold {
+		h.archive.follower = h.service
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -109,7 +128,7 @@ func (h *history) terms(t *rapid.T) deals.TermsID {
 	if !h.cold {
 		return pins.Undecided
 	}
-	return rapid.SampledFrom([]deals.TermsID{pins.Uncopied, 1, 2}).Draw(t, "terms")
+	return rapid.SampledFrom([]deals.TermsID{1, 2, 1, 2, pins.Uncopied}).Draw(t, "terms")
 }
 
 func (h *history) dag(t *rapid.T) pinstest.DAG { return rapid.SampledFrom(h.dags).Draw(t, "dag") }
@@ -160,6 +179,35 @@ func (h *history) delete(t *rapid.T) {
 	h.gone = append(h.gone, id)
 }
 
+// copies makes so many copies of a DAG proven, or all that are wanted.
+func (h *history) copies(t *rapid.T, most int) {
+	d := h.dag(t)
+	for id, live := range maps.Clone(h.live) {
+		p, err := h.service.Get(context.Background(), h.account, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, wished := p.Wish()
+		if !h.cold || !wished || !live.Root.Equals(d.Root) {
+			continue
+		}
+		st := deals.Standing{Cold: deals.ColdPending, Wanted: int(w.Terms), Active: min(most, int(w.Terms))}
+		if st.Ever = st.Active; st.Active == st.Wanted {
+			st.Cold, st.Kept = deals.ColdStored, true
+		}
+		if err := h.archive.set(context.Background(), w, st); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (h *history) read(t *rapid.T) {
+	h.service.Touched(h.dag(t).Root, rapid.Bool().Draw(t, "cold"))
+	if err := pins.RecordTouches(context.Background(), h.service); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (h *history) fault(t *rapid.T) {
 	switch rapid.SampledFrom([]string{"silence", "noise", "down", "up", "lose", "sessions"}).Draw(t, "fault") {
 	case "silence":
@@ -187,8 +235,8 @@ func (h *history) check(t *rapid.T) {
 		}
 		if p.Status() == spec.Pinned {
 			held, err := h.tier.Held(ctx, d.Root)
-			if !held {
-				t.Fatalf("%s is pinned and not held (%v)", d.Root, err)
+			if !held && !h.coldHolds(t, id) {
+				t.Fatalf("%s is pinned and neither held (%v) nor proven cold\n%s", d.Root, err, pins.Dump(h.service))
 			}
 		}
 	}
@@ -199,9 +247,18 @@ func (h *history) check(t *rapid.T) {
 	}
 }
 
+// coldHolds tells whether a pin that is not held is kept by cold copies, or is not pinned any more.
+func (h *history) coldHolds(t *rapid.T, id pins.ID) bool {
+	p, err := h.service.Get(context.Background(), h.account, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Status() != spec.Pinned || (p.DAG.Hot == pins.HotOffloaded || p.DAG.Hot == pins.HotRestoring) && p.Cold.Active > 0
+}
+
 // settle ends all faults; then everything that is wanted must become held, and nothing else stay so.
 func (h *history) settle(t *rapid.T) {
-	h.cold, h.rule = true, "hot"
+	h.cold, h.rule, h.quota = true, "hot", 0
 	h.restart()
 	h.tier.Silence(false)
 	h.tier.SetDown(false)
