@@ -81,7 +81,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 	case errors.As(err, &large):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, large.Error()}
 	case errors.Is(err, errStalled) && c.Request().Context().Err() == nil:
-		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or nothing of it came for 30 seconds"}
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or too little of it came for 30 seconds"}
 	case errors.Is(err, errTooLarge):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:

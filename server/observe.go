@@ -27,6 +27,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		s.metrics.running.Inc()
 		defer s.metrics.running.Dec()
 
+		c.Response().Writer = newSteadyWriter(c.Response().Writer)
 		h := c.Response().Header()
 		h["X-Request-Id"] = []string{s.ids.of(c.Request())}
 		h["X-Content-Type-Options"] = nosniff

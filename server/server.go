@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -62,14 +63,16 @@ type Config struct {
 	UploadSlots   int                  // uploads at once; 16 when zero
 }
 
-// Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
-// broken one. The idle timeout must be above the 90 s for which Go clients keep a connection, else they lose requests.
+// Limits on one connection. What an answer may take is not limited, only how long nothing of it is taken: see
+// steadyWriter. The time for reading is that of a body of the API; uploads have their own. The idle timeout must be above the 90 s for which Go clients keep a connection, else they lose requests.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
 	idleTimeout       = 120 * time.Second
 	maxHeader         = 16 << 10
 	maxBody           = 1 << 20
+	maxStreams        = 128         // of one HTTP/2 connection
+	pingAfter         = time.Minute // without a frame: is the client there?
 	stopTimeout       = 8 * time.Second
 )
 
@@ -220,7 +223,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:                  func(net.Listener) context.Context { return requests },
-		ConnState:                    liftDeadline,
+		ConnState:                    renewDeadline,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stallTime, SendPingTimeout: pingAfter},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ln) }()
@@ -243,12 +247,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// liftDeadline lets a connection that is used again start without the write deadline of an answer before. net/http does
-// that only for servers with a write timeout.
-func liftDeadline(conn net.Conn, state http.ConnState) {
-	if state == http.StateActive {
-		_ = conn.SetWriteDeadline(time.Time{}) // when the connection is broken, its next write says so
+// renewDeadline lets a connection that is used again start without the write deadline of an answer before. net/http does
+// that only for servers with a write timeout. What it answers itself, before any handler, has a deadline too; over
+// HTTP/2 it sees to that, and a deadline of the connection would be one for all that runs on it.
+func renewDeadline(conn net.Conn, state http.ConnState) {
+	if state != http.StateActive {
+		return
 	}
+	deadline := time.Now().Add(stallTime)
+	if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+		deadline = time.Time{}
+	}
+	_ = conn.SetWriteDeadline(deadline) // when the connection is broken, its next write says so
 }
 
 // basePrefix checks a base path. Kubo refuses an endpoint that ends in /pins, and what stands beside the API must stay
