@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -14,10 +15,17 @@ import (
 	"github.com/frostpin/frostpin/spec"
 )
 
-var (
-	errUnavailable = errors.New("not available now")
-	errTooLarge    = errors.New("the body is too large")
-)
+var errUnavailable = errors.New("not available now")
+
+// A tooLargeError is a body that is longer than the operation takes.
+type tooLargeError struct{ most int64 } // bytes, whole KiB
+
+func (e *tooLargeError) Error() string {
+	if e.most%(1<<20) == 0 {
+		return fmt.Sprintf("body is larger than %d MiB", e.most>>20)
+	}
+	return fmt.Sprintf("body is larger than %d KiB", e.most>>10)
+}
 
 // Reasons that the Pinning Service API has no answers with.
 const (
@@ -48,6 +56,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 			Status() int // 410 or 451
 		}
 		large *ingest.LargeError
+		body  *tooLargeError
 	)
 	switch {
 	case errors.As(err, &bad):
@@ -82,8 +91,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, large.Error()}
 	case errors.Is(err, errStalled) && c.Request().Context().Err() == nil:
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or too little of it came for 30 seconds"}
-	case errors.Is(err, errTooLarge):
-		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
+	case errors.As(err, &body):
+		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, body.Error()}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
 	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):

@@ -61,7 +61,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			slog.Int64("bytes", c.Response().Size),
 			slog.Duration("took", took),
 			slog.Int64("account", account),
-			slog.String("peer", c.Request().RemoteAddr),
+			slog.String("client", clientAddress(c).String()),
 		)
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -61,6 +62,7 @@ type Config struct {
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
+	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
 }
 
 // Limits on one connection. What an answer may take is not limited, only how long nothing of it is taken: see
@@ -125,13 +127,21 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 	return s, s.route()
 }
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+// ServeHTTP answers one request. Once it is known who the proxies are, nobody else may say which host and scheme a
+// client has asked for.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(s.cfg.Proxies) > 0 && !within(s.cfg.Proxies, addressOf(r.RemoteAddr)) {
+		r.Header.Del("X-Forwarded-Host")
+		r.Header.Del("X-Forwarded-Proto")
+	}
+	s.echo.ServeHTTP(w, r)
+}
 
 func (s *Server) route() error {
 	e := s.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
+	e.IPExtractor = extractor(s.cfg.Proxies)
 	if err := s.routeGateway(); err != nil {
 		return err
 	}

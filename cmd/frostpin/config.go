@@ -36,10 +36,13 @@ type Config struct {
 	DataDir  string `setting:"data-dir" everywhere:"true" derived:"$XDG_DATA_HOME/frostpin or ~/.local/share/frostpin" help:"Where everything is kept: database, blocks, identity."`
 	Database DSN    `setting:"database" everywhere:"true" derived:"frostpin.db in data-dir" help:"The database: path of a SQLite file, or postgres://user:password@host/name."`
 
-	Listen        string `setting:"listen" help:"Address and port of the HTTP server. Put a TLS proxy in front before you open it to others."`
-	BasePath      string `setting:"base-path" help:"Path of the Pinning Service API on this server."`
-	PublicURL     string `setting:"public-url" derived:"http://<listen><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
-	PublicMetrics bool   `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
+	Listen                   string   `setting:"listen" help:"Address and port of the HTTP server. Put a TLS proxy in front before you open it to others."`
+	BasePath                 string   `setting:"base-path" help:"Path of the Pinning Service API on this server."`
+	PublicURL                string   `setting:"public-url" derived:"http://<listen><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
+	MaxConnections           int      `setting:"max-connections" help:"Connections to the HTTP server at once, and never more than half of the files that may be open. Further clients wait."`
+	MaxConnectionsPerAddress int      `setting:"max-connections-per-address" help:"The same from one address, or one IPv6 network of 64 bits; further ones are hung up on. Neither this machine nor trusted-proxies has this bound."`
+	TrustedProxies           []string `setting:"trusted-proxies" help:"Networks, such as 10.0.0.5/32, of proxies that are believed when they name a client's address (X-Forwarded-For), host and scheme."`
+	PublicMetrics            bool     `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
 
 	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
 	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
@@ -119,6 +122,9 @@ func defaults() Config {
 	return Config{
 		Listen:   "127.0.0.1:7420",
 		BasePath: "/psa",
+
+		MaxConnections:           10_000,
+		MaxConnectionsPerAddress: 256,
 
 		Network:         hot.Public,
 		ConnectionsLow:  100,
@@ -214,6 +220,11 @@ func (c *Config) Validate() error {
 		wrong.check("public-url", strings.HasSuffix(strings.TrimRight(c.PublicURL, "/"), "/pins"),
 			"it must not end in /pins: clients add that themselves")
 	}
+
+	wrong.check("max-connections", c.MaxConnections < 1, "it must be at least 1")
+	wrong.check("max-connections-per-address", c.MaxConnectionsPerAddress < 1, "it must be at least 1")
+	_, err = networks(c.TrustedProxies)
+	wrong.add("trusted-proxies", err)
 
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {

@@ -109,6 +109,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	}
 	defer func() { _ = listener.Close() }() // closed already when the server has ended
 	listening := listener.Addr().String()
+	proxies, err := networks(c.TrustedProxies)
+	if err != nil {
+		return err
+	}
+	listener = c.connections(proxies).Listener(listener)
 
 	cold, err := p.openCold(ctx, c, db, tier, instance, listening, log)
 	if err != nil {
@@ -157,6 +162,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		},
 		Uploads:     ingest.New(tier, service, config.Limits),
 		UploadSlots: c.UploadSlots,
+		Proxies:     proxies,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {
