@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -41,6 +42,14 @@ type verdict struct {
 	status  int
 	reason  string
 	details string
+}
+
+// retryAfter is how many seconds to wait. Room does not come back as fast as other things pass.
+func (v verdict) retryAfter() string {
+	if v.reason == spec.ReasonNoSpace {
+		return "30"
+	}
+	return "5"
 }
 
 // judge is the one table from errors to answers. What is not in it is our fault and nobody's business but ours: the
@@ -95,7 +104,14 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, body.Error()}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
-	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, pins.ErrNoSpace), isOneOf(err, s.cfg.Full):
+		return verdict{
+			http.StatusServiceUnavailable, spec.ReasonNoSpace,
+			"there is no room on this server's disk; what is pinned is served as before; try again later",
+		}
+	case isOneOf(err, s.cfg.Unavailable):
+		return verdict{http.StatusServiceUnavailable, spec.ReasonDatabaseBusy, "the database is busy; try again in a few seconds"}
+	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, errUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return verdict{
 			http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
 			"the service is busy or starting; try again in a few seconds",
@@ -144,19 +160,23 @@ func (s *Server) fail(err error, c echo.Context) {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "5")
+		h.Set("Retry-After", v.retryAfter())
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
 		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)
 	}
 }
 
-// passing reports whether an error is one of those that go away by themselves.
-func (s *Server) passing(err error) bool {
-	for _, u := range s.cfg.Unavailable {
-		if errors.Is(err, u) {
-			return true
+func isOneOf(err error, list []error) bool {
+	return slices.ContainsFunc(list, func(one error) bool { return errors.Is(err, one) })
+}
+
+// roomy refuses what would store more while there is no room, before anything is decided or read.
+func (s *Server) roomy(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if s.cfg.NoSpace != nil && s.cfg.NoSpace() {
+			return pins.ErrNoSpace
 		}
+		return next(c)
 	}
-	return false
 }

@@ -99,7 +99,7 @@ func TestDatabaseThatDoesNotAnswerIsNeitherYesNorNo(t *testing.T) {
 	r := newReads(t, func(c *server.Config) { c.Unavailable = []error{errSecret} })
 	r.err = errSecret
 	w := r.get("/ipfs/" + r.file.String())
-	wantFailure(t, w, 503, "SERVICE_UNAVAILABLE", "try again")
+	wantFailure(t, w, 503, "DATABASE_BUSY", "try again")
 }
 
 func TestGatewayCanBeOff(t *testing.T) {

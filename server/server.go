@@ -54,6 +54,8 @@ type Config struct {
 	Checks        []Check              // what /readyz asks
 	Metrics       *prometheus.Registry // served at /metrics, our own metrics are added to it; a new one when nil
 	Unavailable   []error              // what the database says when it cannot answer now: 503 instead of 500
+	Full          []error              // what it says when it has no room to write: the same, with a reason of its own
+	NoSpace       func() bool          // tells whether what would store more is refused; never when nil
 	PublicMetrics bool                 // show /metrics and details of /readyz to everyone
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
 	Pieces        Pieces               // served to storage providers at /piece; nil for none
@@ -66,7 +68,8 @@ type Config struct {
 }
 
 // Limits on one connection. What an answer may take is not limited, only how long nothing of it is taken: see
-// steadyWriter. The time for reading is that of a body of the API; uploads have their own. The idle timeout must be above the 90 s for which Go clients keep a connection, else they lose requests.
+// steadyWriter. The time for reading is that of a body of the API; uploads have their own. The idle timeout must be
+// above the 90 s for which Go clients keep a connection, else they lose requests.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
@@ -203,9 +206,9 @@ func (s *Server) routePins(base string, all ...echo.MiddlewareFunc) {
 		BaseURL: base,
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
 			"getPins":               append(slices.Clone(all), canonicalQuery),
-			"addPin":                all,
+			"addPin":                append(slices.Clone(all), s.roomy),
 			"getPinByRequestId":     all,
-			"replacePinByRequestId": all,
+			"replacePinByRequestId": append(slices.Clone(all), s.roomy),
 			"deletePinByRequestId":  all,
 		},
 	})

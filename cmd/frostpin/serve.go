@@ -155,6 +155,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Metrics:       metrics,
 		PublicMetrics: c.PublicMetrics,
 		Unavailable:   []error{database.ErrUnavailable, database.ErrClosed},
+		Full:          []error{database.ErrFull},
 		StopTimeout:   c.ShutdownTimeout / 2, // the rest is for the hot tier
 		Checks: []server.Check{
 			{Name: "database", Run: db.Ping, Critical: true},
