@@ -29,6 +29,8 @@ type Config struct {
 
 	ColdSource ColdSource // reads cold copies back; nil: nothing is restored or let go
 	VerifyRate int64      // bytes of held DAGs that are read and hashed in a second; 0: none
+
+	Room func() Room // how much may still be stored, cheap to ask; nil: there is always plenty
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
@@ -65,6 +67,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 		now:   now,
 	}
 	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
+	s.store.room = s.room
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s
