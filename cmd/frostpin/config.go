@@ -70,6 +70,9 @@ type Config struct {
 	RetryFirst    time.Duration `setting:"retry-first" help:"Pause after the first fruitless try; it doubles with each further one."`
 	RetryMax      time.Duration `setting:"retry-max" help:"Longest pause between two tries."`
 
+	DiskReserve   Size `setting:"disk-reserve" derived:"5GiB, or a twentieth of a smaller disk" help:"Free space of a disk below which nothing more is stored: new pins and uploads are refused until there is more. Reads and removals go on."`
+	DiskWatermark int  `setting:"disk-watermark" derived:"90, or what leaves 50GiB free on a large disk" help:"Percent of a disk in use from which nothing new is fetched: new pins wait."`
+
 	RetainReplaced time.Duration `setting:"retain-replaced" help:"How long the DAG of a replaced pin waits for its successor."`
 	GCInterval     time.Duration `setting:"gc-interval" help:"Least time between two removals of blocks that nobody pins; 0 means never."`
 
@@ -255,6 +258,8 @@ func (c *Config) Validate() error {
 	wrong.check("hot-authorization", strings.ContainsAny(c.HotAuthorization.Reveal(), "\r\n"), "it is more than one line")
 
 	c.validateFetching(wrong)
+	wrong.check("disk-reserve", c.DiskReserve < 0, "it must not be negative")
+	wrong.check("disk-watermark", c.DiskWatermark < 0 || c.DiskWatermark > 100, "it must be from 1 to 100")
 	c.validateCold(wrong)
 	wrong.oneOf("log-format", c.LogFormat, "text", "json")
 	wrong.check("shutdown-timeout", c.ShutdownTimeout <= 0, "it must be longer than 0")

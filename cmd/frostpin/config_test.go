@@ -144,6 +144,8 @@ func TestEachOfTheseSettingsIsRefusedByName(t *testing.T) {
 		{"--ipni-url=cid.contact"},
 		{"--probe-pace=-1s"},
 		{"--max-connections=0"},
+		{"--disk-watermark=101"},
+		{"--disk-reserve=-1"},
 		{"--max-connections-per-address=0"},
 		{"--trusted-proxies=10.0.0.1"},
 		{"--base-path=/docs"},

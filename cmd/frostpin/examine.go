@@ -16,6 +16,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins/hot"
 )
 
@@ -68,12 +69,10 @@ func (d *doctor) checkDataDir() {
 	if d.config.file != "" && (d.config.HotAuthorization != "" || d.config.Database.redacted() != string(d.config.Database)) {
 		d.checkPrivate("settings", d.config.file)
 	}
-	switch free := freeSpace(dir); {
-	case free < 0:
-	case free < leastFree:
-		d.warn("disk", "free some space: fetching needs it, and a full disk refuses new pins", "%s free", readable(free))
-	default:
-		d.ok("disk", "%s free", readable(free))
+	if err := disk.New(d.config.disk(), d.log).Check(context.Background()); err != nil {
+		d.warn("disk", "free some space, or change disk-watermark and disk-reserve", "%v", err)
+	} else if space, err := disk.Statfs(dir); err == nil {
+		d.ok("disk", "%s free", readable(space.Free))
 	}
 }
 

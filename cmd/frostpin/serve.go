@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/retrieval/deny"
@@ -87,6 +89,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 
+	guard := disk.New(c.disk(), log)
 	db, err := database.Open(ctx, string(c.Database), log)
 	if err != nil {
 		return err
@@ -102,6 +105,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	defer closing(&err, func() error { return during(log, "closing the hot tier", tier.Close) })
+	tier = roomyTier{tier, guard}
 
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
@@ -128,6 +132,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
+	config.Room = func() pins.Room { return rooms[guard.Level()] }
 	if cold != nil {
 		config.Archive = cold
 	}
@@ -140,7 +145,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		config.ColdSource = coldReader{reading}
 	}
 	service = pins.New(config, db, tier, log, p.now)
-	collect := append(service.Collectors(), reading.Collectors()...)
+	collect := slices.Concat(service.Collectors(), reading.Collectors(), guard.Collectors())
 	if cold != nil {
 		cold.Follow(service)
 		collect = append(collect, cold.Collectors()...)
@@ -156,10 +161,12 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		PublicMetrics: c.PublicMetrics,
 		Unavailable:   []error{database.ErrUnavailable, database.ErrClosed},
 		Full:          []error{database.ErrFull},
+		NoSpace:       func() bool { return guard.Level() == disk.Full },
 		StopTimeout:   c.ShutdownTimeout / 2, // the rest is for the hot tier
 		Checks: []server.Check{
 			{Name: "database", Run: db.Ping, Critical: true},
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
+			{Name: "disk", Run: guard.Check},
 		},
 		Uploads:     ingest.New(tier, service, config.Limits),
 		UploadSlots: c.UploadSlots,
@@ -189,6 +196,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	log.Info("serving", "listen", listening, "endpoint", c.Endpoint(listening), "network", c.Network, "hot", c.Hot)
 
 	running, ctx := errgroup.WithContext(ctx)
+	running.Go(func() error { return guard.Run(ctx) })
 	running.Go(func() error { return service.Run(ctx) })
 	running.Go(func() error { return reading.Run(ctx) })
 	running.Go(func() error { return denied.Run(ctx) })
