@@ -144,6 +144,15 @@ func TestEachOfTheseSettingsIsRefusedByName(t *testing.T) {
 		{"--ipni-url=cid.contact"},
 		{"--probe-pace=-1s"},
 		{"--max-connections=0"},
+		{"--tls-key=", "--tls-cert=x"},
+		{"--tls-domains=a.example", "--tls-cert=x", "--tls-key=y"},
+		{"--tls-domains=localhost"},
+		{"--tls-domains=192.0.2.1"},
+		{"--tls-domains=*.example.org"},
+		{"--acme-directory=x"},
+		{"--acme-email=x"},
+		{"--listen-http=:80"},
+		{"--listen-http=80", "--tls-domains=a.example"},
 		{"--disk-watermark=101"},
 		{"--disk-reserve=-1"},
 		{"--max-connections-per-address=0"},
@@ -280,6 +289,9 @@ func TestEndpointIsWhatClientsCanPaste(t *testing.T) {
 		{"--listen=0.0.0.0:0", "0.0.0.0:4567", "http://127.0.0.1:4567/psa"},
 		{"--base-path=/", "127.0.0.1:1", "http://127.0.0.1:1"},
 		{"--public-url=https://pins.example.org/a/", "127.0.0.1:1", "https://pins.example.org/a"},
+		{"--tls-domains=pins.example.org,www.example.org", "0.0.0.0:443", "https://pins.example.org/psa"},
+		{"--tls-domains=pins.example.org", "0.0.0.0:8443", "https://pins.example.org:8443/psa"},
+		{"--tls-cert=a --tls-key=b", "127.0.0.1:1", "https://127.0.0.1:1/psa"},
 	} {
 		l, err := loadWith(t, "", nil, strings.Fields(test.args)...)
 		if err != nil {

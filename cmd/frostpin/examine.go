@@ -29,7 +29,7 @@ func (d *doctor) checkServer(ctx context.Context) {
 		d.ok("server", "not running")
 		return
 	}
-	answer, err := askReady(ctx, d.config.origin(d.server.Listening))
+	answer, err := askReady(ctx, &d.config.Config, d.server.Listening)
 	if err != nil {
 		d.fail("server", "look at its log; stop it and start it again", "pid %d holds the data directory but does not answer: %v", d.server.PID, err)
 		return
@@ -266,10 +266,14 @@ func (d *doctor) checkEndpoint() {
 		d.warn("endpoint", "give the proxy a certificate and public-url https://", "tokens travel unencrypted to %s", endpoint)
 	case c.PublicURL != "":
 		d.ok("endpoint", "%s", endpoint)
+	case len(c.TLSDomains) > 0:
+		d.ok("endpoint", "%s, with a certificate by ACME", endpoint)
+	case c.secure():
+		d.warn("endpoint", "set public-url to the name in the certificate", "clients are told %s", endpoint)
 	case onlyHere:
 		d.ok("endpoint", "%s, for programs on this machine; behind a proxy, set public-url", endpoint)
 	default:
-		d.warn("endpoint", "put a TLS proxy in front, listen on 127.0.0.1 and set public-url",
+		d.warn("endpoint", "set tls-domains or tls-cert; or put a TLS proxy in front, listen on 127.0.0.1 and set public-url",
 			"listening on %s without encryption, and clients elsewhere are not told how to reach it", listening)
 	}
 }

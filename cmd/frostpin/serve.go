@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -118,6 +119,21 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	listener = c.connections(proxies).Listener(listener)
+	certificates, err := c.certifier(ctx, log)
+	if err != nil {
+		return err
+	}
+	var plain net.Listener
+	if certificates != nil {
+		defer certificates.close()
+		listener = tls.NewListener(listener, certificates.tls)
+		if plain, err = c.listenHTTP(ctx, proxies); err != nil {
+			return err
+		}
+	}
+	if plain != nil {
+		defer func() { _ = plain.Close() }()
+	}
 
 	cold, err := p.openCold(ctx, c, db, tier, instance, listening, log)
 	if err != nil {
@@ -211,6 +227,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		}
 		return web.Serve(ctx, listener)
 	})
+	if plain != nil {
+		running.Go(func() error {
+			return serveRedirects(ctx, plain, certificates.challenge(redirected(portOf(listening))), log)
+		})
+	}
 	running.Go(func() error {
 		keepPresence(ctx, c.DataDir, presence{
 			PID: os.Getpid(), Started: p.now().UTC(), Listening: listening, Endpoint: c.Endpoint(listening),
