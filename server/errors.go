@@ -16,7 +16,10 @@ import (
 	"github.com/frostpin/frostpin/spec"
 )
 
-var errUnavailable = errors.New("not available now")
+var (
+	errUnavailable = errors.New("not available now")
+	errNoRoom      = fmt.Errorf("refused: %w", pins.ErrNoSpace) // told to the operator once, when it began
+)
 
 // A tooLargeError is a body that is longer than the operation takes.
 type tooLargeError struct{ most int64 } // bytes, whole KiB
@@ -139,7 +142,7 @@ func (s *Server) judgeRouted(code int) verdict {
 // fail answers an error. It is echo's error handler, and only observe and echo call it.
 func (s *Server) fail(err error, c echo.Context) {
 	v := s.judge(c, err)
-	if v.status >= http.StatusInternalServerError {
+	if v.status >= http.StatusInternalServerError && !errors.Is(err, errNoRoom) {
 		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
 			slog.String("request", requestID(c)),
 			slog.String("method", c.Request().Method),
@@ -175,7 +178,7 @@ func isOneOf(err error, list []error) bool {
 func (s *Server) roomy(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if s.cfg.NoSpace != nil && s.cfg.NoSpace() {
-			return pins.ErrNoSpace
+			return errNoRoom
 		}
 		return next(c)
 	}

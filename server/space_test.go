@@ -44,6 +44,9 @@ func TestWithoutRoomWhatStoresMoreIsRefusedAndEverythingElseGoesOn(t *testing.T)
 			t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
 		}
 	}
+	if strings.Contains(f.log.String(), `"level":"ERROR"`) {
+		t.Errorf("every refusal is an error in the log: %s", f.log)
+	}
 	noSpace = false
 	id = f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
 	stores[2].path = "/psa/pins/" + id
