@@ -58,7 +58,7 @@ const (
 	reserveShare     = 20 // of a file system is the most that is reserved by default
 )
 
-const lookEvery = time.Second
+const lookEvery = 250 * time.Millisecond
 
 // A Guard watches. Its methods may be called concurrently.
 type Guard struct {
@@ -87,7 +87,7 @@ func New(cfg Config, log *slog.Logger) *Guard {
 	return g
 }
 
-// Run looks every second until ctx ends.
+// Run looks again and again until ctx ends.
 func (g *Guard) Run(ctx context.Context) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
@@ -158,13 +158,16 @@ func (g *Guard) judge(s Space, before Level) Level {
 	watermark, stop := g.marks(s.Total)
 	level := Roomy
 	switch {
-	case s.Free < stop, before == Full && s.Free < stop+stop/20:
+	case s.Free < stop, before == Full && s.Free < stop+slack(stop):
 		level = Full
-	case s.Free <= watermark, before != Roomy && s.Free < watermark+watermark/20:
+	case s.Free <= watermark, before != Roomy && s.Free < watermark+slack(watermark):
 		level = Scarce
 	}
 	return level
 }
+
+// slack is how much more than a mark must be free for its level to be left.
+func slack(mark int64) int64 { return min(mark/20, 256<<20) }
 
 // marks are the bytes that are free at the watermark and at the stop mark, the former never less.
 func (g *Guard) marks(total int64) (watermark, stop int64) {

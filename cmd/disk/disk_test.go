@@ -102,7 +102,7 @@ func TestTheFullestFileSystemCountsAndRoomIsNoticedByItself(t *testing.T) {
 			{4 * gib, disk.Full},
 			{5*gib + 1, disk.Full}, // a little more than the mark is not enough to go on
 			{6 * gib, disk.Scarce},
-			{51 * gib, disk.Scarce},
+			{50*gib + 1, disk.Scarce},
 			{60 * gib, disk.Roomy},
 		} {
 			d.free("/data", step.free)

@@ -13,7 +13,6 @@
 // Decisions:
 //
 //   - Above the stop mark something is kept free for what must go on then: removals, the log of the database, and the
-//     node's own housekeeping. Kubo's pebble store ends the process when it cannot write its log, so a disk that is
-//     really full is not something that could be waited for.
-//   - statfs is asked every second. It reads what the kernel has in memory.
+//     node's own housekeeping.
+//   - statfs is asked four times a second. It reads what the kernel has in memory.
 package disk

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/disk"
@@ -52,5 +54,44 @@ func (i roomyImport) Put(ctx context.Context, list []blocks.Block) error {
 	if i.guard.Level() == disk.Full {
 		return pins.ErrNoSpace
 	}
-	return i.Import.Put(ctx, list)
+	return unlessFull(i.guard, func() error { return i.Import.Put(ctx, list) })
+}
+
+// Hold is what a request may wait for when everything is here already.
+func (t roomyTier) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *pins.Progress) error {
+	if !lim.Offline {
+		return t.hotTier.Hold(ctx, root, lim, p)
+	}
+	return unlessFull(t.guard, func() error { return t.hotTier.Hold(ctx, root, lim, p) })
+}
+
+// How long a write that was begun before the disk was full is waited for, and how often it is looked whether it is.
+const (
+	fullPatience = 2 * time.Second
+	fullLook     = 250 * time.Millisecond
+)
+
+// unlessFull does what writes to the node's store. The store waits for room when there is none, and cannot be told to
+// stop: the caller is told so instead, and what was begun goes on by itself when it can, which harms nothing.
+func unlessFull(guard *disk.Guard, write func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- write() }()
+	tick := time.NewTicker(fullLook)
+	defer tick.Stop()
+	var since time.Time
+	for {
+		select {
+		case err := <-done:
+			return err
+		case now := <-tick.C:
+			switch {
+			case guard.Level() != disk.Full:
+				since = time.Time{}
+			case since.IsZero():
+				since = now
+			case now.Sub(since) > fullPatience:
+				return pins.ErrNoSpace
+			}
+		}
+	}
 }
