@@ -44,6 +44,7 @@ var packageRules = []rule{
 	{"retrieval", nil, []string{"cmd/database"}, "where bytes come from does not depend on who pinned them"},
 	{"server", []string{"auth", "auth/ledger", "deals", "pins", "pins/ingest", "retrieval", "spec"}, []string{"cmd/database", "deals/dealstest", "deals/piece", "pins/pinstest", "retrieval/deny"}, "HTTP and nothing else; it does not know what stores or keeps"},
 	{"cmd/database", nil, nil, "it opens databases and does not know what is in them"},
+	{"cmd/disk", nil, nil, "it looks at file systems and does not know what is in them"},
 	{"cmd/bench", []string{"*"}, nil, "it measures the program beside the libraries it stands on"},
 	{"cmd/frostpin", []string{"*"}, nil, "it wires everything and is the only one that knows every concrete type"},
 	{"e2e", nil, nil, "a stranger has the binary and the contract, nothing else"},

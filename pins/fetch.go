@@ -38,7 +38,7 @@ func (d *scheduler) find(ctx context.Context, batch []Root, retry bool) {
 	d.jobs.mu.Lock()
 	for _, r := range batch {
 		j := &job{root: r, retry: retry, release: func() {}}
-		j.ctx, j.cancel = context.WithDeadline(ctx, r.WantedAt.Add(d.s.cfg.Policy.Deadline)) //nolint:fatcontext // one for each job
+		j.ctx, j.cancel = context.WithDeadline(ctx, d.wantedAt(r).Add(d.s.cfg.Policy.Deadline)) //nolint:fatcontext // one for each job
 		d.jobs.byRoot[r.id] = j
 		waiting[r.CID.KeyString()] = j
 		keys = append(keys, r.CID)
@@ -91,15 +91,15 @@ func (d *scheduler) giveUpSlice(ctx context.Context, waiting map[string]*job, er
 	}
 	d.jobs.mu.Unlock()
 	moveErr := d.s.store.moveAll(ctx, missed, func(r Root) Root {
-		return After(r, err, 0, 0, d.s.cfg.Policy, d.s.now())
+		return d.after(r, err, 0, 0)
 	})
 	if moveErr != nil && ctx.Err() == nil {
 		d.log.Error("recording roots that were not found", "err", moveErr)
-		if err := d.s.store.unclaim(ctx, missed); err != nil {
-			d.log.Error("giving claims back", "err", err)
-		}
+		d.offerAgain(missed)
 	}
-	d.s.meter.misses.Add(float64(len(missed)))
+	if !errors.Is(err, ErrNoSpace) {
+		d.s.meter.misses.Add(float64(len(missed)))
+	}
 	d.jobs.mu.Lock()
 	for _, j := range waiting {
 		j.cancel()
@@ -152,7 +152,7 @@ func (d *scheduler) walks(ctx context.Context) {
 			return
 		case <-d.slots:
 		}
-		for j := d.jobs.nextReady(); j != nil; j = d.jobs.nextReady() {
+		for j := d.nextWalk(); j != nil; j = d.nextWalk() {
 			d.workers.Go(func() {
 				d.walk(ctx, j)
 				d.jobs.walked(j)
@@ -181,9 +181,12 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 	if ctx.Err() != nil && err != nil {
 		return // stopping: Run gives the claim back
 	}
+	if err = d.blame(err); errors.Is(err, ErrNoSpace) {
+		d.log.Warn("fetching a dag was stopped: there is no room", "cid", j.root.CID)
+	}
 	blocks, bytes := j.progress.Totals()
 	after, orphans, moveErr := d.s.store.move(ctx, j.root.id, false, func(r Root) Root {
-		return After(r, err, blocks, bytes, d.s.cfg.Policy, d.s.now())
+		return d.after(r, err, blocks, bytes)
 	})
 	d.orphaned(orphans)
 	if moveErr != nil {
@@ -224,9 +227,7 @@ func (d *scheduler) recordFailed(ctx context.Context, j *job, err error) {
 	}
 	if !errors.Is(err, errStale) {
 		d.log.Error("recording the state of a dag", "cid", j.root.CID, "err", err)
-		if err := d.s.store.unclaim(ctx, []int64{j.root.id}); err != nil {
-			d.log.Error("giving a claim back", "cid", j.root.CID, "err", err)
-		}
+		d.offerAgain([]int64{j.root.id}) // the next pass gives the claim back, as soon as the database takes it
 	}
 }
 

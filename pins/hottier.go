@@ -21,7 +21,7 @@ type HotTier interface {
 	// restarted with a fresh session; one without a new block for lim.Stall returns ErrStalled and keeps its blocks.
 	//
 	// Errors: ErrAbsent (lim.Offline and a block is not here), ErrStalled, ErrUnavailable (the node does not answer),
-	// *Refused (the DAG can never be held under these limits).
+	// ErrNoSpace, *Refused (the DAG can never be held under these limits).
 	Hold(ctx context.Context, root cid.Cid, lim Limits, p *Progress) error
 
 	// Lacks reports whether the root block is certainly not here, so that an offline Hold would return ErrAbsent. It
@@ -86,7 +86,8 @@ type HotTier interface {
 // after that it stays if a held DAG, or one that is being fetched, needs it. Its methods may be called concurrently.
 type Import interface {
 	// Put stores blocks under their CIDs, also over wrong bytes that are here. Each is verified first: *Refused for one
-	// that is not what its CID names, or of a kind that is not held. Nothing of the list is stored then.
+	// that is not what its CID names, or of a kind that is not held. Nothing of the list is stored then. ErrNoSpace: some
+	// may be stored.
 	Put(ctx context.Context, blocks []blocks.Block) error
 
 	// Close ends the import. It may be called more than once.
@@ -134,6 +135,7 @@ var (
 	ErrStalled     = errors.New("no new block arrived in time")
 	ErrCorrupt     = errors.New("the bytes of a block are not those that its CID names")
 	ErrUnavailable = errors.New("the hot tier does not answer")
+	ErrNoSpace     = errors.New("there is no room on the disk")
 )
 
 // Refused says that a DAG can never be held, with the reason in words for the user.

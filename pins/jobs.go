@@ -10,6 +10,7 @@ import (
 type job struct {
 	root     Root
 	retry    bool
+	walking  bool // it has a slot
 	progress Progress
 	ctx      context.Context //nolint:containedctx // a job lives longer than the call that starts it
 	cancel   context.CancelFunc
@@ -104,6 +105,7 @@ func (j *jobs) nextReady() *job {
 	}
 	j.finding.give(a)
 	j.walking.take(a, 1)
+	best.walking = true
 	if best.retry {
 		j.retries++
 	}

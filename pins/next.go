@@ -85,6 +85,12 @@ var errNotFound = errors.New("nobody offered the root block")
 func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root {
 	var refused *Refused
 	switch {
+	case errors.Is(err, ErrNoSpace):
+		// Nothing is known about the content, and the time without room is none in which it was tried.
+		r.Reason = "there was no room on the disk"
+		r.NextAt, r.Attempts = now.Add(spaceRetry), max(1, r.Attempts)
+		r.WantedAt = r.NextAt
+		return r
 	case err == nil:
 		r.Hot, r.Attempts, r.Reason = HotHeld, 0, ""
 		r.Blocks, r.Bytes = blocks, bytes
@@ -134,6 +140,9 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 	r.NextAt = now.Add(backoff(r.Attempts, p.RetryFirst, limit))
 	return r
 }
+
+// spaceRetry is how long a root waits that found no room. What shows that there is some again may be slower.
+const spaceRetry = 10 * time.Second
 
 // nodeRetry bounds the back-off while the hot tier does not answer.
 const nodeRetry = 30 * time.Second

@@ -24,6 +24,7 @@ type Pin struct {
 	Terms     deals.TermsID  // what is wanted cold: Undecided, Uncopied, or recorded terms
 	Cold      deals.Standing // what is known of its cold copies
 	Rule      PinnedWhen     // the service's
+	Waits     bool           // what is not here is not fetched now: the disk is nearly full
 }
 
 // Wish names the pin's cold copies; ok is false when it has none.

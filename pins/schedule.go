@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -44,6 +45,7 @@ type scheduler struct {
 	doubting             sync.Mutex
 	doubts               map[string]cid.Cid // roots to be verified out of turn, by their key
 	turn                 int                // which account is first: each pass begins with another
+	scarce               atomic.Int64       // when there was little room last, in Unix milliseconds; 0: never
 }
 
 func newScheduler(s *Service) *scheduler {
@@ -95,7 +97,7 @@ func (d *scheduler) ticket(a Account, root cid.Cid) ticket {
 	look := !d.s.hot.Lacks(root)
 	d.jobs.mu.Lock()
 	defer d.jobs.mu.Unlock()
-	place := d.jobs.finding.room(a) > 0
+	place := d.jobs.finding.room(a) > 0 && d.room() == RoomPlenty
 	if place {
 		d.jobs.finding.take(a, 1)
 	}
@@ -152,7 +154,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}
@@ -208,13 +210,21 @@ func (d *scheduler) passes(ctx context.Context) {
 // of the places are used.
 func (d *scheduler) pass(ctx context.Context) error {
 	offered, returned := d.takeOffered()
-	d.startFinds(ctx, offered, false)
+	plenty := d.room() == RoomPlenty
+	if plenty {
+		d.startFinds(ctx, offered, false)
+	} else {
+		returned = append(returned, d.giveOffered(offered)...)
+	}
 	if err := d.s.store.unclaim(ctx, returned); err != nil {
 		d.offerAgain(returned)
 		return err
 	}
 	if err := d.startReleases(ctx); err != nil {
 		return err
+	}
+	if !plenty {
+		return nil
 	}
 	if err := d.claimInTurn(ctx, freshRoots, d.s.store.claimFresh, false); err != nil {
 		return err

@@ -31,6 +31,8 @@ type Config struct {
 
 	HotQuota int64         // bytes of held DAGs; what is over it is let go where cold copies are proven. 0: no bound
 	HotStay  time.Duration // how long a DAG stays after it came or was read
+
+	Room func() Room // how much may still be stored, cheap to ask; nil: there is always plenty
 }
 
 // lookBlocks and lookTime bound the look for blocks that are already here which a request waits for.
@@ -67,6 +69,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 		now:   now,
 	}
 	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
+	s.store.room = s.room
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s

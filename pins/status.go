@@ -40,13 +40,17 @@ func StatusOf(hot Hot, cold deals.Standing, rule PinnedWhen) spec.Status {
 func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot, p.Cold, p.Rule) }
 
 // Info is what the API tells about the pin beyond its status: `status_details`, `hot_status`, `dag_size` and
-// `dag_blocks` once known, `origins_dropped`, and what is known of its cold copies. Never nil.
+// `dag_blocks` once known, `waiting_for` while the disk is nearly full, `origins_dropped`, and what is known of its cold copies. Never nil.
 func (p Pin) Info() map[string]string {
 	d := p.DAG
 	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details(p.Cold)}
 	if d.Hot == HotHeld || d.Hot == HotOffloaded {
 		info["dag_size"] = strconv.FormatInt(d.Bytes, 10)
 		info["dag_blocks"] = strconv.FormatInt(d.Blocks, 10)
+	}
+	if p.Waits && d.Hot.waits() {
+		info["waiting_for"] = "disk space"
+		info["status_details"] = "waiting for disk space on this server, and going on by itself then; " + info["status_details"]
 	}
 	if p.Dropped > 0 {
 		info["origins_dropped"] = strconv.Itoa(p.Dropped)

@@ -43,13 +43,18 @@ type store struct {
 	rule    PinnedWhen  // asks for nothing where there is no archive
 	owing   atomic.Bool // there was an archive once, which has to be told later what happens now
 
+	room func() Room // as of now
+
 	counter counter
 
 	owedUploads owedClaims
 }
 
 func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {
-	s := &store{db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}}}
+	s := &store{
+		db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}},
+		room: func() Room { return RoomPlenty },
+	}
 	s.owing.Store(true) // until begin has looked
 	if archive != nil {
 		s.rule = rule

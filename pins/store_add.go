@@ -195,7 +195,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		ms := a.pin.Created.UnixMilli()
 		a.pin = Pin{
 			ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG,
-			Terms: a.terms, Residence: a.residence, Cold: a.cold, Rule: s.rule,
+			Terms: a.terms, Residence: a.residence, Cold: a.cold, Rule: s.rule, Waits: s.room() != RoomPlenty,
 		}
 		pins = append(pins, []any{
 			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,

@@ -140,9 +140,10 @@ func (s *store) addStandings(tx *gorm.DB, list []Pin) error {
 			return err
 		}
 	}
+	scarce := s.room() != RoomPlenty
 	for i := range list {
 		w, _ := list[i].Wish()
-		list[i].Cold, list[i].Rule = s.coldOf(list[i].Terms, found, w), s.rule
+		list[i].Cold, list[i].Rule, list[i].Waits = s.coldOf(list[i].Terms, found, w), s.rule, scarce
 	}
 	return nil
 }

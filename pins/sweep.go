@@ -126,20 +126,30 @@ func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
 	return nil
 }
 
-// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released.
+// scarceGC is how often blocks are collected while there is little room.
+const scarceGC = time.Minute
+
+// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released. With
+// little room it does not wait so long.
 func (d *scheduler) collections(ctx context.Context) {
 	if d.s.cfg.GCEvery == 0 {
 		return
 	}
 	// What was released before a crash is still there: the first collection needs no reason.
 	signal(d.garbage)
-	ticker := time.NewTicker(d.s.cfg.GCEvery)
+	ticker := time.NewTicker(min(d.s.cfg.GCEvery, scarceGC))
 	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
+	for last := time.Now(); ; last = time.Now() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			// A tick comes a little early or late.
+			if time.Since(last) > d.s.cfg.GCEvery-scarceGC/2 || d.room() != RoomPlenty {
+				break
+			}
 		}
 		select {
 		case <-ctx.Done():

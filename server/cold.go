@@ -47,7 +47,7 @@ func (s *Server) routeOwn() {
 	all := []echo.MiddlewareFunc{s.authenticated}
 	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{
 		BaseURL:              apiV1,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"getPinDeals": all, "getPinReceipt": all, "getReceiptKey": all, "createLink": all, "upload": all},
+		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"getPinDeals": all, "getPinReceipt": all, "getReceiptKey": all, "createLink": all, "upload": append(slices.Clone(all), s.roomy)},
 	})
 	for _, path := range []string{"/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute} {
 		s.echo.OPTIONS(apiV1+path, preflight)

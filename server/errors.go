@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -16,8 +18,18 @@ import (
 
 var (
 	errUnavailable = errors.New("not available now")
-	errTooLarge    = errors.New("the body is too large")
+	errNoRoom      = fmt.Errorf("refused: %w", pins.ErrNoSpace) // told to the operator once, when it began
 )
+
+// A tooLargeError is a body that is longer than the operation takes.
+type tooLargeError struct{ most int64 } // bytes, whole KiB
+
+func (e *tooLargeError) Error() string {
+	if e.most%(1<<20) == 0 {
+		return fmt.Sprintf("body is larger than %d MiB", e.most>>20)
+	}
+	return fmt.Sprintf("body is larger than %d KiB", e.most>>10)
+}
 
 // Reasons that the Pinning Service API has no answers with.
 const (
@@ -35,6 +47,14 @@ type verdict struct {
 	details string
 }
 
+// retryAfter is how many seconds to wait. Room does not come back as fast as other things pass.
+func (v verdict) retryAfter() string {
+	if v.reason == spec.ReasonNoSpace {
+		return "30"
+	}
+	return "5"
+}
+
 // judge is the one table from errors to answers. What is not in it is our fault and nobody's business but ours: the
 // caller gets an id that finds the cause in the log.
 func (s *Server) judge(c echo.Context, err error) verdict {
@@ -48,6 +68,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 			Status() int // 410 or 451
 		}
 		large *ingest.LargeError
+		body  *tooLargeError
 	)
 	switch {
 	case errors.As(err, &bad):
@@ -81,12 +102,19 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 	case errors.As(err, &large):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, large.Error()}
 	case errors.Is(err, errStalled) && c.Request().Context().Err() == nil:
-		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or nothing of it came for 30 seconds"}
-	case errors.Is(err, errTooLarge):
-		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, "body is larger than 1 MiB"}
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or too little of it came for 30 seconds"}
+	case errors.As(err, &body):
+		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, body.Error()}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
-	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, pins.ErrOvertaken), errors.Is(err, errUnavailable), s.passing(err), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, pins.ErrNoSpace), isOneOf(err, s.cfg.Full):
+		return verdict{
+			http.StatusServiceUnavailable, spec.ReasonNoSpace,
+			"there is no room on this server's disk; what is pinned is served as before; try again later",
+		}
+	case isOneOf(err, s.cfg.Unavailable):
+		return verdict{http.StatusServiceUnavailable, spec.ReasonDatabaseBusy, "the database is busy; try again in a few seconds"}
+	case errors.Is(err, pins.ErrUnavailable), errors.Is(err, pins.ErrOvertaken), errors.Is(err, errUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return verdict{
 			http.StatusServiceUnavailable, spec.ReasonServiceUnavailable,
 			"the service is busy or starting; try again in a few seconds",
@@ -114,7 +142,7 @@ func (s *Server) judgeRouted(code int) verdict {
 // fail answers an error. It is echo's error handler, and only observe and echo call it.
 func (s *Server) fail(err error, c echo.Context) {
 	v := s.judge(c, err)
-	if v.status >= http.StatusInternalServerError {
+	if v.status >= http.StatusInternalServerError && !errors.Is(err, errNoRoom) {
 		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
 			slog.String("request", requestID(c)),
 			slog.String("method", c.Request().Method),
@@ -135,19 +163,23 @@ func (s *Server) fail(err error, c echo.Context) {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", "5")
+		h.Set("Retry-After", v.retryAfter())
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
 		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)
 	}
 }
 
-// passing reports whether an error is one of those that go away by themselves.
-func (s *Server) passing(err error) bool {
-	for _, u := range s.cfg.Unavailable {
-		if errors.Is(err, u) {
-			return true
+func isOneOf(err error, list []error) bool {
+	return slices.ContainsFunc(list, func(one error) bool { return errors.Is(err, one) })
+}
+
+// roomy refuses what would store more while there is no room, before anything is decided or read.
+func (s *Server) roomy(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if s.cfg.NoSpace != nil && s.cfg.NoSpace() {
+			return errNoRoom
 		}
+		return next(c)
 	}
-	return false
 }

@@ -15,8 +15,8 @@ func (s *Server) Routes() []*echo.Route { return s.echo.Routes() }
 var ErrStalled = errStalled
 
 // PatientBody is the body of an upload.
-func PatientBody(w http.ResponseWriter, body io.Reader, idle time.Duration) io.Reader {
-	return newPatient(w, body, idle)
+func PatientBody(w http.ResponseWriter, body io.Reader, idle time.Duration, least int) io.Reader {
+	return newPatient(w, body, idle, least)
 }
 
 // Uploading tells how many uploads run.

@@ -99,7 +99,7 @@ func TestDatabaseThatDoesNotAnswerIsNeitherYesNorNo(t *testing.T) {
 	r := newReads(t, func(c *server.Config) { c.Unavailable = []error{errSecret} })
 	r.err = errSecret
 	w := r.get("/ipfs/" + r.file.String())
-	wantFailure(t, w, 503, "SERVICE_UNAVAILABLE", "try again")
+	wantFailure(t, w, 503, "DATABASE_BUSY", "try again")
 }
 
 func TestGatewayCanBeOff(t *testing.T) {
@@ -283,20 +283,22 @@ func TestLinksAreMadeByWhoPins(t *testing.T) {
 	wantFailure(t, r.do(bob, "POST", "/api/v1/links", `{"cid":"`+c+`"}`), 404, "NOT_FOUND", "no pin of this account")
 	wantFailure(t, r.do("", "POST", "/api/v1/links", `{"cid":"`+c+`"}`), 401, "UNAUTHORIZED", "access denied")
 	for body, want := range map[string]string{
-		``:                                     "body is not",
+		``:                                     "body is empty",
 		`{}`:                                   "cid is not",
 		`{"cid":"x"}`:                          "cid is not",
 		`{"cid":"` + c + `"}{}`:                "body has something",
 		`{"cid":"` + c + `","x":1}`:            "body is not",
 		`{"cid":"` + c + `","expires_in":0}`:   "expires_in must be",
 		`{"cid":"` + c + `","expires_in":1e9}`: "body is not",
-		`{"cid":"` + c + `","expires_in":99999999999}`:                    "expires_in must be",
-		`{"cid":"` + c + `","path":"../` + r.dir.String() + `"}`:          "path is not",
-		`{"cid":"` + c + `","path":"` + strings.Repeat("a", 5000) + `"}`:  "path is too long",
-		`{"cid":"` + c + `","path":"` + strings.Repeat("a", 50000) + `"}`: "body is not",
+		`{"cid":"` + c + `","expires_in":99999999999}`:                   "expires_in must be",
+		`{"cid":"` + c + `","path":"../` + r.dir.String() + `"}`:         "path is not",
+		`{"cid":"` + c + `","path":"` + strings.Repeat("a", 5000) + `"}`: "path is too long",
+		`{"cid":"` + c + `","path":"` + strings.Repeat("[", 5000) + `"}`: "path is too long",
+		strings.Repeat("[", 5000):                                        "nested more than 32",
 	} {
 		wantFailure(t, r.do(alice, "POST", "/api/v1/links", body), 400, "BAD_REQUEST", want)
 	}
+	wantFailure(t, r.do(alice, "POST", "/api/v1/links", strings.Repeat(" ", 50000)), 413, "PAYLOAD_TOO_LARGE", "larger than 16 KiB")
 }
 
 func TestSettingsThatCannotWorkAreRefused(t *testing.T) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -132,7 +133,14 @@ func readLink(c echo.Context) (root cid.Cid, below string, life int64, err error
 		return cid.Undef, "", 0, &spec.InvalidError{Field: field, Problem: problem}
 	}
 	var req v1.LinkRequest
-	dec := json.NewDecoder(http.MaxBytesReader(c.Response().Writer, c.Request().Body, maxLinkBody))
+	body, err := readBody(c, maxLinkBody)
+	if err == nil {
+		err = spec.CheckJSON(body)
+	}
+	if err != nil {
+		return cid.Undef, "", 0, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&req); err != nil {
 		return bad("body", "is not a JSON object with cid, and maybe path and expires_in")

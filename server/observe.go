@@ -27,6 +27,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		s.metrics.running.Inc()
 		defer s.metrics.running.Dec()
 
+		c.Response().Writer = newSteadyWriter(c.Response().Writer)
 		h := c.Response().Header()
 		h["X-Request-Id"] = []string{s.ids.of(c.Request())}
 		h["X-Content-Type-Options"] = nosniff
@@ -60,7 +61,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			slog.Int64("bytes", c.Response().Size),
 			slog.Duration("took", took),
 			slog.Int64("account", account),
-			slog.String("peer", c.Request().RemoteAddr),
+			slog.String("client", clientAddress(c).String()),
 		)
 		return nil
 	}

@@ -149,19 +149,28 @@ func (s api) request(c echo.Context) (spec.Request, pins.Decision, error) {
 }
 
 func readRequest(c echo.Context) (spec.Request, error) {
-	r := c.Request()
-	if r.ContentLength > maxBody {
-		return spec.Request{}, errTooLarge
+	body, err := readBody(c, maxBody)
+	if err != nil {
+		return spec.Request{}, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.Response().Writer, r.Body, maxBody))
+	return spec.DecodePin(body)
+}
+
+// readBody reads a body of at most so many bytes.
+func readBody(c echo.Context, most int64) ([]byte, error) {
+	r := c.Request()
+	if r.ContentLength > most {
+		return nil, &tooLargeError{most}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.Response().Writer, r.Body, most))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return spec.Request{}, errTooLarge
+		return nil, &tooLargeError{most}
 	case err != nil:
-		return spec.Request{}, &spec.InvalidError{Field: "body", Problem: "could not be read to its end"}
+		return nil, &spec.InvalidError{Field: "body", Problem: "could not be read to its end"}
 	}
-	return spec.DecodePin(body)
+	return body, nil
 }
 
 func (s api) delegates(c echo.Context) ([]string, error) {

@@ -3,10 +3,12 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +53,8 @@ type Config struct {
 	Checks        []Check              // what /readyz asks
 	Metrics       *prometheus.Registry // served at /metrics, our own metrics are added to it; a new one when nil
 	Unavailable   []error              // what the database says when it cannot answer now: 503 instead of 500
+	Full          []error              // what it says when it has no room to write: the same, with a reason of its own
+	NoSpace       func() bool          // tells whether what would store more is refused; never when nil
 	PublicMetrics bool                 // show /metrics and details of /readyz to everyone
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero
 	Pieces        Pieces               // served to storage providers at /piece; nil for none
@@ -59,16 +63,20 @@ type Config struct {
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
+	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
 }
 
-// Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
-// broken one. The idle timeout must be above the 90 s for which Go clients keep a connection, else they lose requests.
+// Limits on one connection. What an answer may take is not limited, only how long nothing of it is taken: see
+// steadyWriter. The time for reading is that of a body of the API; uploads have their own. The idle timeout must be
+// above the 90 s for which Go clients keep a connection, else they lose requests.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
 	idleTimeout       = 120 * time.Second
 	maxHeader         = 16 << 10
 	maxBody           = 1 << 20
+	maxStreams        = 128         // of one HTTP/2 connection
+	pingAfter         = time.Minute // without a frame: is the client there?
 	stopTimeout       = 8 * time.Second
 )
 
@@ -121,13 +129,21 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 	return s, s.route()
 }
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+// ServeHTTP answers one request. Once it is known who the proxies are, nobody else may say which host and scheme a
+// client has asked for.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(s.cfg.Proxies) > 0 && !within(s.cfg.Proxies, addressOf(r.RemoteAddr)) {
+		r.Header.Del("X-Forwarded-Host")
+		r.Header.Del("X-Forwarded-Proto")
+	}
+	s.echo.ServeHTTP(w, r)
+}
 
 func (s *Server) route() error {
 	e := s.echo
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.fail
+	e.IPExtractor = extractor(s.cfg.Proxies)
 	if err := s.routeGateway(); err != nil {
 		return err
 	}
@@ -189,9 +205,9 @@ func (s *Server) routePins(base string, all ...echo.MiddlewareFunc) {
 		BaseURL: base,
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
 			"getPins":               append(slices.Clone(all), canonicalQuery),
-			"addPin":                all,
+			"addPin":                append(slices.Clone(all), s.roomy),
 			"getPinByRequestId":     all,
-			"replacePinByRequestId": all,
+			"replacePinByRequestId": append(slices.Clone(all), s.roomy),
 			"deletePinByRequestId":  all,
 		},
 	})
@@ -219,7 +235,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:                  func(net.Listener) context.Context { return requests },
-		ConnState:                    liftDeadline,
+		ConnState:                    renewDeadline,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stallTime, SendPingTimeout: pingAfter},
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ln) }()
@@ -242,12 +259,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// liftDeadline lets a connection that is used again start without the write deadline of an answer before. net/http does
-// that only for servers with a write timeout.
-func liftDeadline(conn net.Conn, state http.ConnState) {
-	if state == http.StateActive {
-		_ = conn.SetWriteDeadline(time.Time{}) // when the connection is broken, its next write says so
+// renewDeadline lets a connection that is used again start without the write deadline of an answer before. net/http does
+// that only for servers with a write timeout. What it answers itself, before any handler, has a deadline too; over
+// HTTP/2 it sees to that, and a deadline of the connection would be one for all that runs on it.
+func renewDeadline(conn net.Conn, state http.ConnState) {
+	if state != http.StateActive {
+		return
 	}
+	deadline := time.Now().Add(stallTime)
+	if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+		deadline = time.Time{}
+	}
+	_ = conn.SetWriteDeadline(deadline) // when the connection is broken, its next write says so
 }
 
 // basePrefix checks a base path. Kubo refuses an endpoint that ends in /pins, and what stands beside the API must stay

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -25,8 +23,7 @@ type Uploads interface {
 }
 
 const (
-	uploadSlots = 16               // where Config says nothing
-	uploadIdle  = 30 * time.Second // without a byte: the client is gone
+	uploadSlots = 16 // where Config says nothing
 	uploadRoute = "/upload"
 	maxKey      = 255
 )
@@ -56,7 +53,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	default:
 		return errBusy
 	}
-	u.Body = newPatient(c.Response().Writer, c.Request().Body, uploadIdle)
+	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
 	made, fresh, err := s.cfg.Uploads.Upload(c.Request().Context(), u)
 	if err != nil {
 		// What the client goes on to send is nobody's business any more.
@@ -145,31 +142,4 @@ func metaPairs(raw string) (map[string]string, error) {
 		}
 	}
 	return meta, nil
-}
-
-// A patient body may take as long as it likes, but not be silent for longer than idle.
-type patient struct {
-	body    io.Reader
-	control *http.ResponseController
-	idle    time.Duration
-	renewed time.Time
-}
-
-func newPatient(w http.ResponseWriter, body io.Reader, idle time.Duration) *patient {
-	return &patient{body: body, control: http.NewResponseController(w), idle: idle}
-}
-
-// Read implements io.Reader. Errors of the connection are the client's doing.
-func (p *patient) Read(b []byte) (int, error) {
-	if now := time.Now(); now.Sub(p.renewed) > p.idle/10 { // not for each read: it is a system call
-		p.renewed = now
-		if err := p.control.SetReadDeadline(now.Add(p.idle)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return 0, fmt.Errorf("waiting for an upload: %w", err)
-		}
-	}
-	n, err := p.body.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return n, fmt.Errorf("%w: %w", errStalled, err)
-	}
-	return n, err
 }

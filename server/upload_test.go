@@ -219,7 +219,7 @@ func TestStalledUploadEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, err := io.Copy(io.Discard, server.PatientBody(w, r.Body, 100*time.Millisecond))
+		_, err := io.Copy(io.Discard, server.PatientBody(w, r.Body, 100*time.Millisecond, 1))
 		ended <- err
 	})}
 	done := make(chan struct{})

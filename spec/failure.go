@@ -15,6 +15,8 @@ const (
 	ReasonRateLimited        = "RATE_LIMITED"
 	ReasonInternal           = "INTERNAL_SERVER_ERROR"
 	ReasonServiceUnavailable = "SERVICE_UNAVAILABLE"
+	ReasonDatabaseBusy       = "DATABASE_BUSY"        // locked, or away: passes by itself
+	ReasonNoSpace            = "INSUFFICIENT_STORAGE" // no room for more; what is here is served
 )
 
 // NewFailure returns the body of an error answer. Empty details are left out, because an empty string fails the

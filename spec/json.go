@@ -106,6 +106,10 @@ func walkObject(field string, data []byte, fn func(name string, value json.RawMe
 	return nil
 }
 
+// CheckJSON refuses a body that no decoder should be given: one that is not UTF-8, is nested too deeply, or holds what
+// decoders silently change. Every error is an *InvalidError. That it is JSON at all, the decoder finds out.
+func CheckJSON(body []byte) error { return lint("body", body) }
+
 // lint refuses what the decoder would accept and silently change, or spend a deep stack on.
 func lint(field string, data []byte) error {
 	switch {

@@ -20,6 +20,9 @@ var (
 	// PostgreSQL broke during the commit.
 	ErrUnavailable = errors.New("the database is not available")
 
+	// ErrFull is an ErrUnavailable: there is no room for the database to write. Reads go on.
+	ErrFull = fmt.Errorf("%w: its disk is full", ErrUnavailable)
+
 	// ErrClosed is returned by every method after Close.
 	ErrClosed = errors.New("the database is closed")
 
@@ -42,10 +45,22 @@ func translate(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
 		return err
 	}
+	if full(err) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
 	if unavailable(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return err
+}
+
+// full tells whether a write found no room. SQLite calls what its file system refuses in the log an I/O error.
+func full(err error) bool {
+	if onSQLite, ok := errors.AsType[sqlite3.Error](err); ok {
+		return onSQLite.Code == sqlite3.ErrFull || onSQLite.SystemErrno == syscall.ENOSPC
+	}
+	onPostgres, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && onPostgres.Code == "53100" // disk_full
 }
 
 func unavailable(err error) bool {

@@ -37,8 +37,8 @@ func TestFullDiskIsUnavailableForAllAndOverWhenThereIsRoom(t *testing.T) {
 	var wg sync.WaitGroup
 	for id := range int64(16) {
 		wg.Go(func() {
-			if err := big(id); !errors.Is(err, database.ErrUnavailable) {
-				t.Errorf("writer %d on a full disk: got %v, want %v", id, err, database.ErrUnavailable)
+			if err := big(id); !errors.Is(err, database.ErrUnavailable) || !errors.Is(err, database.ErrFull) {
+				t.Errorf("writer %d on a full disk: got %v, want %v", id, err, database.ErrFull)
 			}
 		})
 	}

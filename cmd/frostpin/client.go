@@ -86,15 +86,11 @@ func (p *program) connect(c *cobra.Command, f serverFlags) (*api, error) {
 	if here == nil {
 		return nil, fmt.Errorf("no server runs on %s: start one, or name one with --server", config.DataDir)
 	}
-	host, port, err := net.SplitHostPort(here.Listening)
+	origin, expect, err := config.itself(here.Listening)
 	if err != nil {
-		return nil, fmt.Errorf("finding the server: %w", err)
+		return nil, err
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	origin := "http://" + net.JoinHostPort(host, port)
-	a, err := newAPI(origin, f.token, operatorsClient)
+	a, err := newAPI(origin, f.token, func(*url.URL) *http.Client { return plainClient(expect) })
 	if err == nil {
 		a.endpoint = origin + "/" + strings.Trim(config.BasePath, "/")
 		a.endpoint = strings.TrimRight(a.endpoint, "/")

@@ -22,26 +22,30 @@ const (
 
 // operatorsClient reaches a server of the operator's own: he named it, wherever it is. It follows no redirect, because
 // the token goes where the operator said and nowhere else, and asks no proxy.
-func operatorsClient(*url.URL) *http.Client { return plainClient() }
+func operatorsClient(*url.URL) *http.Client { return plainClient(nil) }
 
 // strangersClient reaches somebody else's service. Whatever its name is made to resolve to, it is not a way into the
 // network that this program runs in, unless the operator has written such an address himself.
 func strangersClient(base *url.URL) *http.Client {
 	if written(base.Hostname()) {
-		return plainClient()
+		return plainClient(nil)
 	}
 	return guard.NewClient(guard.Config{Dial: dialPatience, Header: answerPatience, Redirects: -1, PerHost: parallel})
 }
 
-// plainClient has no patience of its own beyond dialing: each request ends with its context.
-func plainClient() *http.Client {
+// plainClient is without a guard, and has no patience of its own beyond dialing: each request ends with its context.
+// expect says who must answer over TLS; nil: whom the address names.
+func plainClient(expect *tls.Config) *http.Client {
+	if expect == nil {
+		expect = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
 	dialer := &net.Dialer{Timeout: dialPatience}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext:            dialer.DialContext,
 			TLSHandshakeTimeout:    dialPatience,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSClientConfig:        expect,
 			ExpectContinueTimeout:  continuePatience,
 			MaxResponseHeaderBytes: 64 << 10,
 			MaxIdleConnsPerHost:    parallel,

@@ -36,10 +36,19 @@ type Config struct {
 	DataDir  string `setting:"data-dir" everywhere:"true" derived:"$XDG_DATA_HOME/frostpin or ~/.local/share/frostpin" help:"Where everything is kept: database, blocks, identity."`
 	Database DSN    `setting:"database" everywhere:"true" derived:"frostpin.db in data-dir" help:"The database: path of a SQLite file, or postgres://user:password@host/name."`
 
-	Listen        string `setting:"listen" help:"Address and port of the HTTP server. Put a TLS proxy in front before you open it to others."`
-	BasePath      string `setting:"base-path" help:"Path of the Pinning Service API on this server."`
-	PublicURL     string `setting:"public-url" derived:"http://<listen><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
-	PublicMetrics bool   `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
+	Listen                   string   `setting:"listen" help:"Address and port of the HTTP server. Use TLS, or put a TLS proxy in front, before you open it to others."`
+	TLSCert                  string   `setting:"tls-cert" help:"File with the certificate of the HTTP server and those that signed it, in PEM. Changed files are loaded again."`
+	TLSKey                   string   `setting:"tls-key" help:"File with the key of tls-cert."`
+	TLSDomains               []string `setting:"tls-domains" help:"Host names for which certificates are got and renewed by ACME. The names must lead here, to port 443 or, with listen-http, to port 80."`
+	ACMEEmail                string   `setting:"acme-email" help:"Address that the certificate authority may write to."`
+	ACMEDirectory            string   `setting:"acme-directory" help:"Directory of the certificate authority. To use it is to agree to its terms."`
+	ListenHTTP               string   `setting:"listen-http" help:"Address and port that send browsers from http to https, and answer the certificate authority."`
+	BasePath                 string   `setting:"base-path" help:"Path of the Pinning Service API on this server."`
+	PublicURL                string   `setting:"public-url" derived:"http(s)://<listen><base-path>; https://<tls-domains><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
+	MaxConnections           int      `setting:"max-connections" help:"Connections to the HTTP server at once, and never more than half of the files that may be open. Further clients wait."`
+	MaxConnectionsPerAddress int      `setting:"max-connections-per-address" help:"The same from one address, or one IPv6 network of 64 bits; further ones are hung up on. Neither this machine nor trusted-proxies has this bound."`
+	TrustedProxies           []string `setting:"trusted-proxies" help:"Networks, such as 10.0.0.5/32, of proxies that are believed when they name a client's address (X-Forwarded-For), host and scheme."`
+	PublicMetrics            bool     `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
 
 	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
 	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
@@ -67,6 +76,9 @@ type Config struct {
 	RetryFirst    time.Duration `setting:"retry-first" help:"Pause after the first fruitless try; it doubles with each further one."`
 	RetryMax      time.Duration `setting:"retry-max" help:"Longest pause between two tries."`
 
+	DiskReserve   Size `setting:"disk-reserve" derived:"5GiB, or a twentieth of a smaller disk" help:"Free space of a disk below which nothing more is stored: new pins and uploads are refused until there is more. Reads and removals go on."`
+	DiskWatermark int  `setting:"disk-watermark" derived:"90, or what leaves 50GiB free on a large disk" help:"Percent of a disk in use from which nothing new is fetched: new pins wait."`
+
 	RetainReplaced time.Duration `setting:"retain-replaced" help:"How long the DAG of a replaced pin waits for its successor."`
 	GCInterval     time.Duration `setting:"gc-interval" help:"Least time between two removals of blocks that nobody pins; 0 means never."`
 
@@ -75,7 +87,7 @@ type Config struct {
 	LotusToken       auth.Secret `setting:"lotus-token" help:"Token of the Lotus node with the permissions read, write and sign."`
 	FilecoinNetwork  string      `setting:"filecoin-network" help:"Network that the Lotus node must belong to."`
 	Wallet           string      `setting:"wallet" help:"Address (f1 or f3) in the Lotus node's wallet that proposes and pays."`
-	PieceURL         string      `setting:"piece-url" derived:"http://<listen>/piece" help:"Address under which storage providers reach /piece on this server: public and https, except on a devnet."`
+	PieceURL         string      `setting:"piece-url" derived:"http(s)://<listen>/piece; https://<tls-domains>/piece" help:"Address under which storage providers reach /piece on this server: public and https, except on a devnet."`
 	PieceTransfers   int         `setting:"piece-transfers" help:"Transfers to storage providers at once."`
 	PieceRate        Size        `setting:"piece-rate" help:"Bytes a second for all transfers to storage providers; 0B means no bound."`
 	LayoutSpace      Size        `setting:"layout-space" help:"Disk space for the tables of contents of pieces, which can always be made anew."`
@@ -121,6 +133,11 @@ func defaults() Config {
 	return Config{
 		Listen:   "127.0.0.1:7420",
 		BasePath: "/psa",
+
+		ACMEDirectory: "https://acme-v02.api.letsencrypt.org/directory",
+
+		MaxConnections:           10_000,
+		MaxConnectionsPerAddress: 256,
 
 		Network:         hot.Public,
 		ConnectionsLow:  100,
@@ -190,16 +207,26 @@ func (c *Config) Endpoint(listening string) string {
 	return c.origin(listening) + strings.TrimRight(c.BasePath, "/")
 }
 
-// origin is the server's own address as this machine reaches it.
+// origin is the server's own address: by name where it has one, else as this machine reaches it.
 func (c *Config) origin(listening string) string {
+	scheme := "http"
+	if c.secure() {
+		scheme = "https"
+	}
 	host, port, err := net.SplitHostPort(cmp.Or(listening, c.Listen))
 	if err != nil {
-		return "http://" + listening
+		return scheme + "://" + listening
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	if len(c.TLSDomains) > 0 {
+		host = c.TLSDomains[0]
+		if port == "443" {
+			return scheme + "://" + host
+		}
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
 // Validate names everything that is wrong, each problem beginning with the setting's name.
@@ -217,6 +244,12 @@ func (c *Config) Validate() error {
 		wrong.check("public-url", strings.HasSuffix(strings.TrimRight(c.PublicURL, "/"), "/pins"),
 			"it must not end in /pins: clients add that themselves")
 	}
+
+	c.validateTLS(wrong)
+	wrong.check("max-connections", c.MaxConnections < 1, "it must be at least 1")
+	wrong.check("max-connections-per-address", c.MaxConnectionsPerAddress < 1, "it must be at least 1")
+	_, err = networks(c.TrustedProxies)
+	wrong.add("trusted-proxies", err)
 
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {
@@ -247,6 +280,8 @@ func (c *Config) Validate() error {
 	wrong.check("hot-authorization", strings.ContainsAny(c.HotAuthorization.Reveal(), "\r\n"), "it is more than one line")
 
 	c.validateFetching(wrong)
+	wrong.check("disk-reserve", c.DiskReserve < 0, "it must not be negative")
+	wrong.check("disk-watermark", c.DiskWatermark < 0 || c.DiskWatermark > 100, "it must be from 1 to 100")
 	c.validateCold(wrong)
 	wrong.oneOf("log-format", c.LogFormat, "text", "json")
 	wrong.check("shutdown-timeout", c.ShutdownTimeout <= 0, "it must be longer than 0")

@@ -16,6 +16,7 @@ import (
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins/hot"
 )
 
@@ -28,7 +29,7 @@ func (d *doctor) checkServer(ctx context.Context) {
 		d.ok("server", "not running")
 		return
 	}
-	answer, err := askReady(ctx, d.config.origin(d.server.Listening))
+	answer, err := askReady(ctx, &d.config.Config, d.server.Listening)
 	if err != nil {
 		d.fail("server", "look at its log; stop it and start it again", "pid %d holds the data directory but does not answer: %v", d.server.PID, err)
 		return
@@ -68,12 +69,10 @@ func (d *doctor) checkDataDir() {
 	if d.config.file != "" && (d.config.HotAuthorization != "" || d.config.Database.redacted() != string(d.config.Database)) {
 		d.checkPrivate("settings", d.config.file)
 	}
-	switch free := freeSpace(dir); {
-	case free < 0:
-	case free < leastFree:
-		d.warn("disk", "free some space: fetching needs it, and a full disk refuses new pins", "%s free", readable(free))
-	default:
-		d.ok("disk", "%s free", readable(free))
+	if err := disk.New(d.config.disk(), d.log).Check(context.Background()); err != nil {
+		d.warn("disk", "free some space, or change disk-watermark and disk-reserve", "%v", err)
+	} else if space, err := disk.Statfs(dir); err == nil {
+		d.ok("disk", "%s free", readable(space.Free))
 	}
 }
 
@@ -267,10 +266,14 @@ func (d *doctor) checkEndpoint() {
 		d.warn("endpoint", "give the proxy a certificate and public-url https://", "tokens travel unencrypted to %s", endpoint)
 	case c.PublicURL != "":
 		d.ok("endpoint", "%s", endpoint)
+	case len(c.TLSDomains) > 0:
+		d.ok("endpoint", "%s, with a certificate by ACME", endpoint)
+	case c.secure():
+		d.warn("endpoint", "set public-url to the name in the certificate", "clients are told %s", endpoint)
 	case onlyHere:
 		d.ok("endpoint", "%s, for programs on this machine; behind a proxy, set public-url", endpoint)
 	default:
-		d.warn("endpoint", "put a TLS proxy in front, listen on 127.0.0.1 and set public-url",
+		d.warn("endpoint", "set tls-domains or tls-cert; or put a TLS proxy in front, listen on 127.0.0.1 and set public-url",
 			"listening on %s without encryption, and clients elsewhere are not told how to reach it", listening)
 	}
 }

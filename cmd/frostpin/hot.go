@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -58,18 +57,6 @@ func openHot(ctx context.Context, c *Config, log *slog.Logger) (hotTier, error) 
 
 // checkHot is what /readyz and doctor ask of a hot tier.
 func checkHot(ctx context.Context, tier hotTier) error {
-	if _, err := tier.ID(ctx); err != nil {
-		return err
-	}
-	usage, err := tier.Usage(ctx)
-	if err != nil {
-		return err
-	}
-	if usage.Free >= 0 && usage.Free < leastFree {
-		return errors.New("less than " + readable(leastFree) + " of disk is free")
-	}
-	return nil
+	_, err := tier.ID(ctx)
+	return err
 }
-
-// leastFree is the free space below which an operator should act.
-const leastFree = 5 << 30

@@ -9,16 +9,22 @@ import (
 
 // privateNetworks are those in which storage providers may be although they are not public.
 func (c *Config) privateNetworks() ([]netip.Prefix, error) {
+	out, err := networks(c.RetrievalPrivate)
+	if c.FilecoinNetwork == devnetName {
+		out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	}
+	return out, err
+}
+
+// networks reads networks as settings name them.
+func networks(texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, text := range c.RetrievalPrivate {
+	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a network such as 10.1.0.0/16", text)
 		}
 		out = append(out, p.Masked())
-	}
-	if c.FilecoinNetwork == devnetName {
-		out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/retrieval/deny"
@@ -87,6 +90,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 
+	guard := disk.New(c.disk(), log)
 	db, err := database.Open(ctx, string(c.Database), log)
 	if err != nil {
 		return err
@@ -102,6 +106,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	defer closing(&err, func() error { return during(log, "closing the hot tier", tier.Close) })
+	tier = roomyTier{tier, guard}
 
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
@@ -109,6 +114,26 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	}
 	defer func() { _ = listener.Close() }() // closed already when the server has ended
 	listening := listener.Addr().String()
+	proxies, err := networks(c.TrustedProxies)
+	if err != nil {
+		return err
+	}
+	listener = c.connections(proxies).Listener(listener)
+	certificates, err := c.certifier(ctx, log)
+	if err != nil {
+		return err
+	}
+	var plain net.Listener
+	if certificates != nil {
+		defer certificates.close()
+		listener = tls.NewListener(listener, certificates.tls)
+		if plain, err = c.listenHTTP(ctx, proxies); err != nil {
+			return err
+		}
+	}
+	if plain != nil {
+		defer func() { _ = plain.Close() }()
+	}
 
 	cold, err := p.openCold(ctx, c, db, tier, instance, listening, log)
 	if err != nil {
@@ -123,6 +148,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
+	config.Room = func() pins.Room { return rooms[guard.Level()] }
 	if cold != nil {
 		config.Archive = cold
 	}
@@ -135,7 +161,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		config.ColdSource = coldReader{reading}
 	}
 	service = pins.New(config, db, tier, log, p.now)
-	collect := append(service.Collectors(), reading.Collectors()...)
+	collect := slices.Concat(service.Collectors(), reading.Collectors(), guard.Collectors())
 	if cold != nil {
 		cold.Follow(service)
 		collect = append(collect, cold.Collectors()...)
@@ -150,13 +176,17 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Metrics:       metrics,
 		PublicMetrics: c.PublicMetrics,
 		Unavailable:   []error{database.ErrUnavailable, database.ErrClosed},
+		Full:          []error{database.ErrFull},
+		NoSpace:       func() bool { return guard.Level() == disk.Full },
 		StopTimeout:   c.ShutdownTimeout / 2, // the rest is for the hot tier
 		Checks: []server.Check{
 			{Name: "database", Run: db.Ping, Critical: true},
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
+			{Name: "disk", Run: guard.Check},
 		},
 		Uploads:     ingest.New(tier, service, config.Limits),
 		UploadSlots: c.UploadSlots,
+		Proxies:     proxies,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {
@@ -182,6 +212,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	log.Info("serving", "listen", listening, "endpoint", c.Endpoint(listening), "network", c.Network, "hot", c.Hot)
 
 	running, ctx := errgroup.WithContext(ctx)
+	running.Go(func() error { return guard.Run(ctx) })
 	running.Go(func() error { return service.Run(ctx) })
 	running.Go(func() error { return reading.Run(ctx) })
 	running.Go(func() error { return denied.Run(ctx) })
@@ -196,6 +227,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		}
 		return web.Serve(ctx, listener)
 	})
+	if plain != nil {
+		running.Go(func() error {
+			return serveRedirects(ctx, plain, certificates.challenge(redirected(portOf(listening))), log)
+		})
+	}
 	running.Go(func() error {
 		keepPresence(ctx, c.DataDir, presence{
 			PID: os.Getpid(), Started: p.now().UTC(), Listening: listening, Endpoint: c.Endpoint(listening),

@@ -89,7 +89,7 @@ func (p *program) status(ctx context.Context, s *store) (*statusReport, error) {
 		r.Health = err.Error()
 	case here != nil:
 		r.Running, r.PID, r.Started, r.Endpoint = true, here.PID, &here.Started, here.Endpoint
-		answer, err := askReady(ctx, s.config.origin(here.Listening))
+		answer, err := askReady(ctx, s.config, here.Listening)
 		if err != nil {
 			r.Health = "it does not answer: " + err.Error()
 			break
@@ -168,7 +168,11 @@ func (r *readiness) summary() map[string]string {
 }
 
 // askReady asks a server how it is.
-func askReady(ctx context.Context, origin string) (*readiness, error) {
+func askReady(ctx context.Context, c *Config, listening string) (*readiness, error) {
+	origin, expect, err := c.itself(listening)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, origin+"/readyz", nil)
@@ -176,7 +180,7 @@ func askReady(ctx context.Context, origin string) (*readiness, error) {
 		return nil, err
 	}
 	// Not the shared client: a proxy from the environment has no business with this machine's own server.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: expect}}
 	response, err := client.Do(request)
 	if err != nil {
 		return nil, err

@@ -142,7 +142,7 @@ func (e *Embedded) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *p
 		return err
 	}
 	defer done()
-	return e.holder.Hold(ctx, root, lim, p)
+	return spaced(e.holder.Hold(ctx, root, lim, p))
 }
 
 // Lacks implements pins.HotTier.

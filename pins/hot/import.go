@@ -84,7 +84,7 @@ func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
 		}
 	}
 	if err := store.PutMany(ctx, list); err != nil {
-		return fmt.Errorf("storing %d blocks: %w", len(list), err)
+		return spaced(fmt.Errorf("storing %d blocks: %w", len(list), err))
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (i *remoteImport) Put(ctx context.Context, list []blocks.Block) error {
 			return i.r.daemon.quick(ctx, func(ctx context.Context) error { return putBlock(ctx, i.r.local, b) })
 		})
 	}
-	return group.Wait()
+	return spaced(group.Wait())
 }
 
 // putBlock stores a block and, where the daemon had wrong bytes of it, makes it take the right ones.

@@ -153,7 +153,7 @@ func (r *Remote) Hold(ctx context.Context, root cid.Cid, lim pins.Limits, p *pin
 		return err
 	}
 	defer done()
-	return r.holder.Hold(ctx, root, lim, p)
+	return spaced(r.holder.Hold(ctx, root, lim, p))
 }
 
 // remoteNode is what a Holder needs of the daemon.

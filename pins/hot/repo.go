@@ -15,7 +15,6 @@ import (
 	"github.com/ipfs/kubo/plugin"
 	"github.com/ipfs/kubo/plugin/plugins/flatfs"
 	"github.com/ipfs/kubo/plugin/plugins/levelds"
-	"github.com/ipfs/kubo/plugin/plugins/pebbleds"
 	"github.com/ipfs/kubo/repo"
 	"github.com/ipfs/kubo/repo/fsrepo"
 	"github.com/libp2p/go-libp2p/gologshim"
@@ -31,7 +30,10 @@ const lockName = "frostpin.lock"
 var prepareKubo = sync.OnceValue(func() error {
 	quiet()
 	fewArenas()
-	for _, p := range []plugin.Plugin{pebbleds.Plugins[0], flatfs.Plugins[0], levelds.Plugins[0]} {
+	if err := fsrepo.AddDatastoreConfigHandler(Pebble, parsePebble); err != nil {
+		return fmt.Errorf("registering the datastore %s: %w", Pebble, err)
+	}
+	for _, p := range []plugin.Plugin{flatfs.Plugins[0], levelds.Plugins[0]} {
 		store, ok := p.(plugin.PluginDatastore)
 		if !ok {
 			return fmt.Errorf("kubo's plugin %s is no datastore", p.Name())

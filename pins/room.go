@@ -1,0 +1,135 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A Room tells how much may still be stored.
+type Room int
+
+const (
+	RoomPlenty Room = iota // everything goes on
+	RoomScarce             // nothing new is fetched; what is being fetched goes on
+	RoomNone               // nothing is fetched
+)
+
+// roomEvery is how often the scheduler looks whether there is room.
+const roomEvery = time.Second
+
+func (s *Service) room() Room {
+	if s.cfg.Room == nil {
+		return RoomPlenty
+	}
+	return s.cfg.Room()
+}
+
+// room is how much there is now, and remembers when there was little.
+func (d *scheduler) room() Room {
+	now := d.s.room()
+	if now != RoomPlenty {
+		d.scarce.Store(d.s.now().UnixMilli())
+	}
+	return now
+}
+
+// rooms follows how much room there is: what cannot go on gives its claim back, and goes on once there is room.
+func (d *scheduler) rooms(ctx context.Context) {
+	if d.s.cfg.Room == nil {
+		return
+	}
+	before := RoomPlenty
+	every(ctx, roomEvery, func(ctx context.Context) {
+		now := d.room()
+		switch {
+		case now == RoomPlenty && before != RoomPlenty:
+			signal(d.slots)
+			d.poke()
+		case now == RoomPlenty:
+		default:
+			d.putOff(ctx)
+			if now == RoomNone {
+				d.jobs.stop()
+			}
+		}
+		before = now
+	})
+}
+
+// nextWalk is the job that should be walked next, if any may.
+func (d *scheduler) nextWalk() *job {
+	if d.room() != RoomPlenty {
+		return nil
+	}
+	return d.jobs.nextReady()
+}
+
+// putOff gives roots back that wait for a slot.
+func (d *scheduler) putOff(ctx context.Context) {
+	waiting := d.jobs.takeReady()
+	if len(waiting) > 0 {
+		d.giveUpSlice(ctx, waiting, ErrNoSpace)
+	}
+}
+
+// giveOffered gives back the places of roots that are not looked for, and returns the roots.
+func (d *scheduler) giveOffered(offered []Root) (returned []int64) {
+	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
+	for _, r := range offered {
+		d.jobs.finding.give(r.Account)
+		returned = append(returned, r.id)
+	}
+	return returned
+}
+
+// takeReady takes the jobs that wait for a slot, by the key of their roots.
+func (j *jobs) takeReady() map[string]*job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	taken := make(map[string]*job)
+	for account, list := range j.ready {
+		for _, waiting := range list {
+			taken[waiting.root.CID.KeyString()] = waiting
+		}
+		delete(j.ready, account)
+	}
+	return taken
+}
+
+// stop cancels every walk. Looking for root blocks ends by itself.
+func (j *jobs) stop() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, running := range j.byRoot {
+		if running.walking {
+			running.cancel()
+		}
+	}
+}
+
+// blame makes what a walk failed with the want of room where there was none: what was cancelled for it, and whatever
+// else a node says that cannot write.
+func (d *scheduler) blame(err error) error {
+	var refused *Refused
+	if err == nil || errors.Is(err, ErrNoSpace) || errors.As(err, &refused) || d.room() != RoomNone {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoSpace, err)
+}
+
+// wantedAt is from when the deadline of a root runs: while there was no room nobody tried.
+func (d *scheduler) wantedAt(r Root) time.Time {
+	if since := time.UnixMilli(d.scarce.Load()); since.After(r.WantedAt) {
+		return since
+	}
+	return r.WantedAt
+}
+
+// after is After, with the deadline as it is for this process.
+func (d *scheduler) after(r Root, err error, blocks, bytes int64) Root {
+	r.WantedAt = d.wantedAt(r)
+	return After(r, err, blocks, bytes, d.s.cfg.Policy, d.s.now())
+}
