@@ -44,11 +44,7 @@ var _ v1.ServerInterface = ownAPI{}
 
 // routeOwn adds the routes of our own API.
 func (s *Server) routeOwn() {
-	all := []echo.MiddlewareFunc{s.authenticated}
-	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{
-		BaseURL:              apiV1,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"getPinDeals": all, "getPinReceipt": all, "getReceiptKey": all, "createLink": all, "upload": all},
-	})
+	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{BaseURL: apiV1, OperationMiddlewares: s.guarded()})
 	for _, path := range []string{"/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute} {
 		s.echo.OPTIONS(apiV1+path, preflight)
 	}

@@ -41,6 +41,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 	var (
 		bad    *spec.InvalidError
 		access *denied
+		scoped *refused
 		routed *echo.HTTPError
 		link   *refusedLink
 		listed interface {
@@ -54,6 +55,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, bad.Error()}
 	case errors.As(err, &access):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
+	case errors.As(err, &scoped):
+		return verdict{http.StatusForbidden, scoped.reason, scoped.why}
 	case errors.Is(err, deals.ErrUnauthorized):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
 	case errors.As(err, &listed):

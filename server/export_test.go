@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/auth"
 )
 
 // Routes is the route table.
@@ -21,3 +23,12 @@ func PatientBody(w http.ResponseWriter, body io.Reader, idle time.Duration) io.R
 
 // Uploading tells how many uploads run.
 func (s *Server) Uploading() int { return len(s.uploading) }
+
+// Needs are what the operations of both documents ask of their callers.
+func Needs() map[string]auth.Scopes {
+	scopes := make(map[string]auth.Scopes, len(needs))
+	for operation, n := range needs {
+		scopes[operation] = n.scope
+	}
+	return scopes
+}

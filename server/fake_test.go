@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -32,7 +33,7 @@ const (
 type tokens struct {
 	err    error
 	asked  []string
-	caller auth.Caller // whose policies alice has
+	caller auth.Caller // what alice has beside her account; all scopes when it says none
 }
 
 func (a *tokens) Authenticate(_ context.Context, token string) (auth.Caller, error) {
@@ -44,10 +45,11 @@ func (a *tokens) Authenticate(_ context.Context, token string) (auth.Caller, err
 		return auth.Caller{}, a.err
 	case token == alice:
 		caller := a.caller
-		caller.Account = 1
+		caller.Account, caller.State = 1, cmp.Or(caller.State, auth.Active)
+		caller.Scopes = cmp.Or(caller.Scopes, auth.AllScopes)
 		return caller, nil
 	case token == bob:
-		return auth.Caller{Account: 2}, nil
+		return auth.Caller{Account: 2, Scopes: auth.OwnScopes, State: auth.Active}, nil
 	}
 	return auth.Caller{}, auth.ErrUnauthorized
 }

@@ -51,7 +51,6 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if !s.log.Enabled(ctx, slog.LevelDebug) {
 			return nil
 		}
-		account, _ := c.Get(accountKey).(int64)
 		s.log.LogAttrs(ctx, slog.LevelDebug, "request",
 			slog.String("request", requestID(c)),
 			slog.String("method", c.Request().Method),
@@ -59,7 +58,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			slog.Int("status", status),
 			slog.Int64("bytes", c.Response().Size),
 			slog.Duration("took", took),
-			slog.Int64("account", account),
+			slog.Int64("account", caller(c).Account),
 			slog.String("peer", c.Request().RemoteAddr),
 		)
 		return nil

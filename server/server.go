@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,7 +77,7 @@ type Server struct {
 	cfg     Config
 	base    string // Config.BasePath as a prefix: "" for the root
 	pins    Pins
-	tokens  Authenticator
+	gate    *gate
 	log     *slog.Logger
 	echo    *echo.Echo
 	health  *health
@@ -110,7 +109,7 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, base: base, pins: p, tokens: tokens, log: log,
+		cfg: cfg, base: base, pins: p, gate: &gate{tokens: tokens}, log: log,
 		echo:    echo.New(),
 		health:  newHealth(cfg.Checks),
 		metrics: m,
@@ -135,8 +134,8 @@ func (s *Server) route() error {
 	e.Pre(normalise)
 	e.Use(s.observe, recovered)
 
-	s.routePins(s.base, s.authenticated)
-	s.routePins(s.base+policyPath, s.authenticated, s.named)
+	s.routePins(s.base)
+	s.routePins(s.base+policyPath, s.named)
 	s.routeOwn()
 
 	pages, err := s.docs()
@@ -170,7 +169,7 @@ func (s *Server) routeGateway() error {
 	if s.cfg.Gateway == nil || s.cfg.Gateway.Access == AccessOff {
 		return nil
 	}
-	g, err := newGateway(*s.cfg.Gateway, s.cfg.Denylist, s.tokens, s.log, s.cfg.Metrics)
+	g, err := newGateway(*s.cfg.Gateway, s.cfg.Denylist, s.gate, s.log, s.cfg.Metrics)
 	if err != nil {
 		return err
 	}
@@ -185,17 +184,10 @@ func (s *Server) routeGateway() error {
 }
 
 // routePins adds the routes of the Pinning Service API below a base.
-func (s *Server) routePins(base string, all ...echo.MiddlewareFunc) {
-	RegisterHandlersWithOptions(s.echo, api{s}, RegisterHandlersOptions{
-		BaseURL: base,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
-			"getPins":               append(slices.Clone(all), canonicalQuery),
-			"addPin":                all,
-			"getPinByRequestId":     all,
-			"replacePinByRequestId": all,
-			"deletePinByRequestId":  all,
-		},
-	})
+func (s *Server) routePins(base string, others ...echo.MiddlewareFunc) {
+	middlewares := s.guarded(others...)
+	middlewares["getPins"] = append(middlewares["getPins"], canonicalQuery)
+	RegisterHandlersWithOptions(s.echo, api{s}, RegisterHandlersOptions{BaseURL: base, OperationMiddlewares: middlewares})
 	s.echo.OPTIONS(base+"/pins", preflight)
 	s.echo.OPTIONS(base+"/pins/:requestid", preflight)
 }

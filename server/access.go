@@ -1,0 +1,119 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A need is what an operation asks of its caller.
+type need struct {
+	scope auth.Scopes
+	kind  auth.Kind // whose rate it counts for
+	adds  bool      // it makes something, which suspended accounts may not
+}
+
+// needs decides about every operation of both documents, by its id. What is not here has no route.
+var needs = map[string]need{
+	"getPins":               {scope: auth.PinsRead, kind: auth.KindList},
+	"getPinByRequestId":     {scope: auth.PinsRead, kind: auth.KindStatus},
+	"addPin":                {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true},
+	"replacePinByRequestId": {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true},
+	"deletePinByRequestId":  {scope: auth.PinsWrite, kind: auth.KindWrite},
+
+	"upload":        {scope: auth.Upload, kind: auth.KindUpload, adds: true},
+	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
+	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
+}
+
+// readNeed is what reading at /ipfs asks, where it asks for a token at all.
+var readNeed = need{scope: auth.Retrieve, kind: auth.KindRead}
+
+// A gate lets callers pass who may do what they want to. API and gateway share one.
+type gate struct {
+	tokens Authenticator
+}
+
+// pass finds out who calls and whether they may. It looks at nothing else of the request, so strangers learn nothing
+// about ids or limits. Errors: *denied, *refused, errUnavailable.
+func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
+	token, err := bearer(r.Header)
+	if err != nil {
+		return auth.Caller{}, err
+	}
+	caller, err := g.authenticate(r.Context(), token)
+	if err != nil {
+		return auth.Caller{}, err
+	}
+	switch {
+	case !caller.Scopes.Has(n.scope):
+		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
+	case n.adds && caller.State != auth.Active:
+		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
+	}
+	return caller, nil
+}
+
+// authenticate asks whom a token belongs to.
+func (g *gate) authenticate(ctx context.Context, token string) (auth.Caller, error) {
+	caller, err := g.tokens.Authenticate(ctx, token)
+	switch {
+	case errors.Is(err, auth.ErrUnauthorized):
+		return auth.Caller{}, &denied{"the token is unknown, has expired or was revoked"}
+	case errors.Is(err, context.Canceled):
+		return auth.Caller{}, err
+	case err != nil: // no verdict, so neither a yes nor a no
+		return auth.Caller{}, fmt.Errorf("%w: authenticating: %w", errUnavailable, err)
+	}
+	return caller, nil
+}
+
+// A refused request came from somebody whom we know and who may not do that.
+type refused struct{ reason, why string }
+
+func (r *refused) Error() string { return r.why }
+
+// allowed lets a request pass whose caller may do what an operation does. It runs before anything else.
+func (s *Server) allowed(n need) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			caller, err := s.gate.pass(c.Request(), n)
+			c.Set(callerKey, &caller) // for the log too
+			if err != nil {
+				return err
+			}
+			if caller.AccountPolicy != "" || caller.TokenPolicy != "" {
+				c.Set(choiceKey, pins.Choice{Account: caller.AccountPolicy, Token: caller.TokenPolicy})
+			}
+			return next(c)
+		}
+	}
+}
+
+// guarded are the middlewares of all operations: first the one that decides who may, then others.
+func (s *Server) guarded(others ...echo.MiddlewareFunc) map[string][]echo.MiddlewareFunc {
+	all := make(map[string][]echo.MiddlewareFunc, len(needs))
+	for operation, n := range needs {
+		all[operation] = append([]echo.MiddlewareFunc{s.allowed(n)}, others...)
+	}
+	return all
+}
+
+// caller is who calls.
+func caller(c echo.Context) *auth.Caller {
+	if caller, ok := c.Get(callerKey).(*auth.Caller); ok {
+		return caller
+	}
+	return &auth.Caller{}
+}
+
+func account(c echo.Context) pins.Account { return pins.Account(caller(c).Account) }
