@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
@@ -40,17 +42,27 @@ var readNeed = need{scope: auth.Retrieve, kind: auth.KindRead}
 
 // A gate lets callers pass who may do what they want to. API and gateway share one.
 type gate struct {
-	tokens Authenticator
+	tokens  Authenticator
+	buckets buckets
+	logins  tries // with wrong tokens
+}
+
+func newGate(tokens Authenticator) *gate {
+	return &gate{
+		tokens:  tokens,
+		buckets: buckets{newLRU[bucket, *rate.Limiter](knownBudgets)},
+		logins:  tries{"wrong tokens", newLRU[netip.Prefix, *rate.Limiter](knownAddresses)},
+	}
 }
 
 // pass finds out who calls and whether they may. It looks at nothing else of the request, so strangers learn nothing
-// about ids or limits. Errors: *denied, *refused, errUnavailable.
+// about ids or limits. Errors: *denied, *refused, *limited, errUnavailable.
 func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	token, err := bearer(r.Header)
 	if err != nil {
 		return auth.Caller{}, err
 	}
-	caller, err := g.authenticate(r.Context(), token)
+	caller, err := g.authenticate(r, token)
 	if err != nil {
 		return auth.Caller{}, err
 	}
@@ -60,14 +72,19 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	case n.adds && caller.State != auth.Active:
 		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
 	}
-	return caller, nil
+	return caller, g.buckets.spend(&caller, n.kind)
 }
 
-// authenticate asks whom a token belongs to.
-func (g *gate) authenticate(ctx context.Context, token string) (auth.Caller, error) {
-	caller, err := g.tokens.Authenticate(ctx, token)
+// authenticate asks whom a token belongs to. From an address that has shown too many wrong ones only those are looked up
+// that were right here before: guessing costs no database, and others behind the same proxy go on.
+func (g *gate) authenticate(r *http.Request, token string) (auth.Caller, error) {
+	if err := g.logins.exhausted(r); err != nil && !g.tokens.Plausible(token) {
+		return auth.Caller{}, err
+	}
+	caller, err := g.tokens.Authenticate(r.Context(), token)
 	switch {
 	case errors.Is(err, auth.ErrUnauthorized):
+		_ = g.logins.spend(r) // this one is answered; the next will not be looked up
 		return auth.Caller{}, &denied{"the token is unknown, has expired or was revoked"}
 	case errors.Is(err, context.Canceled):
 		return auth.Caller{}, err

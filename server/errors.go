@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -42,6 +43,7 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		bad    *spec.InvalidError
 		access *denied
 		scoped *refused
+		often  *limited
 		routed *echo.HTTPError
 		link   *refusedLink
 		listed interface {
@@ -57,6 +59,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
 	case errors.As(err, &scoped):
 		return verdict{http.StatusForbidden, scoped.reason, scoped.why}
+	case errors.As(err, &often):
+		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("%s; try again in %d seconds", often.why, often.seconds())}
 	case errors.Is(err, deals.ErrUnauthorized):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
 	case errors.As(err, &listed):
@@ -139,6 +143,9 @@ func (s *Server) fail(err error, c echo.Context) {
 		h.Set("WWW-Authenticate", "Bearer")
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", "5")
+		if often := (*limited)(nil); errors.As(err, &often) {
+			often.tell(h)
+		}
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
 		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)

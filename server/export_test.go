@@ -32,3 +32,12 @@ func Needs() map[string]auth.Scopes {
 	}
 	return scopes
 }
+
+// Address is where a request comes from.
+func Address(remote, forwarded string) string {
+	r := &http.Request{RemoteAddr: remote, Header: http.Header{}}
+	if forwarded != "" {
+		r.Header.Set("X-Forwarded-For", forwarded)
+	}
+	return address(r).String()
+}
