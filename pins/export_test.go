@@ -115,3 +115,8 @@ func (r *recorder) QueryRowContext(ctx context.Context, query string, args ...an
 	*r.out = append(*r.out, Statement{query, args})
 	return r.ConnPool.QueryRowContext(ctx, query, args...)
 }
+
+// HeldBytes remembers the sums that ask comes to.
+func HeldBytes(ask func(context.Context, Account) (int64, error)) func(context.Context, Account) (int64, error) {
+	return newHeldBytes(ask).of
+}
