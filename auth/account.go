@@ -25,6 +25,16 @@ var (
 	ErrTooMany      = errors.New("the account has too many tokens")
 )
 
+// An InvalidError is an ErrInvalid with what is wrong, in words for whoever asked.
+type InvalidError struct{ Problem string }
+
+func (e *InvalidError) Error() string { return e.Problem }
+
+// Is makes errors.Is(err, ErrInvalid) true.
+func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(format string, args ...any) error { return &InvalidError{fmt.Sprintf(format, args...)} }
+
 // FirstAccount is the name of the account that Bootstrap creates.
 const FirstAccount = "default"
 
@@ -159,18 +169,18 @@ var accountName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
 
 func checkName(name string) error {
 	if !accountName.MatchString(name) {
-		return fmt.Errorf("%w: an account name has 1 to 64 letters, digits or . _ @ - and begins with a letter or digit", ErrInvalid)
+		return invalid("an account name has 1 to 64 letters, digits or . _ @ - and begins with a letter or digit")
 	}
 	return nil
 }
 
 func checkLabel(label string) error {
 	if !utf8.ValidString(label) || utf8.RuneCountInString(label) > maxLabel {
-		return fmt.Errorf("%w: a label has at most %d characters", ErrInvalid, maxLabel)
+		return invalid("a label has at most %d characters", maxLabel)
 	}
 	for _, r := range label {
 		if !unicode.IsPrint(r) {
-			return fmt.Errorf("%w: a label is one line of printable characters", ErrInvalid)
+			return invalid("a label is one line of printable characters")
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ func (s *Service) CreateInvite(ctx context.Context, by Actor, invite Invite) (Se
 		return "", Invite{}, err
 	}
 	if invite.Left < 1 || invite.Left > maxInviteUses {
-		return "", Invite{}, fmt.Errorf("%w: an invite code makes 1 to %d accounts", ErrInvalid, maxInviteUses)
+		return "", Invite{}, invalid("an invite code makes 1 to %d accounts", maxInviteUses)
 	}
 	now := s.now()
 	if err := checkExpiry(invite.Expires, now); err != nil {

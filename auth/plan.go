@@ -102,16 +102,16 @@ func (s *Service) SetAccountPlan(ctx context.Context, by Actor, account, plan st
 func (l Limits) check() error {
 	for name, n := range map[string]int64{"pins": l.Pins, "pins_in_flight": l.PinsInFlight, "bytes": l.Bytes, "upload_bytes": l.UploadBytes} {
 		if n < 0 {
-			return fmt.Errorf("%w: %s must not be negative", ErrInvalid, name)
+			return invalid("%s must not be negative", name)
 		}
 	}
 	for _, kind := range slices.Sorted(maps.Keys(l.Rates)) {
 		rate := l.Rates[kind]
 		switch {
 		case !slices.Contains(kinds, kind):
-			return fmt.Errorf("%w: %q is no kind of request; there are %v", ErrInvalid, kind, kinds)
+			return invalid("%q is no kind of request; there are %v", kind, kinds)
 		case !(rate.PerSecond > 0) || math.IsInf(rate.PerSecond, 1) || rate.Burst < 1:
-			return fmt.Errorf("%w: the rate of %s must be more than 0 a second with a burst of at least 1", ErrInvalid, kind)
+			return invalid("the rate of %s must be more than 0 a second with a burst of at least 1", kind)
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 )
 
@@ -38,7 +37,7 @@ func ParseScopes(names []string) (s Scopes, err error) {
 			}
 		}
 		if !found {
-			return 0, fmt.Errorf("%w: %q is no scope; there are %s", ErrInvalid, name, strings.Join(scopeNames[:], ", "))
+			return 0, invalid("%q is no scope; there are %s", name, strings.Join(scopeNames[:], ", "))
 		}
 	}
 	return s, nil

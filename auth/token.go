@@ -56,7 +56,7 @@ func (s *Service) CreateToken(ctx context.Context, by Actor, want NewToken) (Sec
 	}
 	switch {
 	case want.Scopes == 0:
-		return "", Token{}, fmt.Errorf("%w: a token needs at least one scope", ErrInvalid)
+		return "", Token{}, invalid("a token needs at least one scope")
 	case !by.Scopes.Has(want.Scopes):
 		return "", Token{}, ErrScope
 	}
@@ -76,7 +76,7 @@ const MaxGrace = 30 * 24 * time.Hour
 // ErrInvalid, ErrTooMany.
 func (s *Service) RotateToken(ctx context.Context, by Actor, id string, grace time.Duration) (Secret, Token, error) {
 	if grace < 0 || grace > MaxGrace {
-		return "", Token{}, fmt.Errorf("%w: a rotated token stays valid for at most %d days", ErrInvalid, MaxGrace/(24*time.Hour))
+		return "", Token{}, invalid("a rotated token stays valid for at most %d days", MaxGrace/(24*time.Hour))
 	}
 	id = publicPart(id)
 	text, token := newToken(NewToken{}, s.now())
@@ -247,7 +247,7 @@ func newToken(want NewToken, now time.Time) (Secret, Token) {
 
 func checkExpiry(expires, now time.Time) error {
 	if !expires.IsZero() && !expires.After(now) {
-		return fmt.Errorf("%w: it would have expired already", ErrInvalid)
+		return invalid("it would have expired already")
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 
 	"github.com/labstack/echo/v4"
 	"golang.org/x/time/rate"
@@ -19,7 +18,8 @@ import (
 type need struct {
 	scope auth.Scopes
 	kind  auth.Kind // whose rate it counts for
-	adds  bool      // it makes something, which suspended accounts may not
+	adds  bool      // it makes or changes something, which suspended accounts may not
+	open  bool      // to everyone, without a token
 }
 
 // needs decides about every operation of both documents, by its id. What is not here has no route.
@@ -35,6 +35,21 @@ var needs = map[string]need{
 	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
+
+	"signUp":      {open: true}, // who signs up has no token yet; SignUp bounds what an address may try
+	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
+	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},
+	"createToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"rotateToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"revokeToken": {scope: auth.AccountUse, kind: auth.KindAccount},
+
+	"listAccounts":   {scope: auth.Admin, kind: auth.KindAccount},
+	"showAccount":    {scope: auth.Admin, kind: auth.KindAccount},
+	"createAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"setAccountPlan": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"suspendAccount": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"resumeAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"closeAccount":   {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 }
 
 // readNeed is what reading at /ipfs asks, where it asks for a token at all.
@@ -48,11 +63,7 @@ type gate struct {
 }
 
 func newGate(tokens Authenticator) *gate {
-	return &gate{
-		tokens:  tokens,
-		buckets: buckets{newLRU[bucket, *rate.Limiter](knownBudgets)},
-		logins:  tries{"wrong tokens", newLRU[netip.Prefix, *rate.Limiter](knownAddresses)},
-	}
+	return &gate{tokens: tokens, buckets: buckets{newLRU[bucket, *rate.Limiter](knownBudgets)}, logins: newTries("wrong tokens")}
 }
 
 // pass finds out who calls and whether they may. It looks at nothing else of the request, so strangers learn nothing
@@ -102,6 +113,9 @@ func (r *refused) Error() string { return r.why }
 // allowed lets a request pass whose caller may do what an operation does. It runs before anything else.
 func (s *Server) allowed(n need) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		if n.open {
+			return next
+		}
 		return func(c echo.Context) error {
 			caller, err := s.gate.pass(c.Request(), n)
 			c.Set(callerKey, &caller) // for the log too

@@ -110,6 +110,10 @@ type tries struct {
 	from *lru.Cache[netip.Prefix, *rate.Limiter]
 }
 
+func newTries(what string) tries {
+	return tries{what, newLRU[netip.Prefix, *rate.Limiter](knownAddresses)}
+}
+
 func (t *tries) limiter(address netip.Prefix) *rate.Limiter {
 	return remembered(t.from, address, rate.Limit(triesPerMinute)/60, triesBurst)
 }

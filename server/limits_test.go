@@ -13,7 +13,9 @@ import (
 )
 
 // of gives alice a plan.
-func (f *fixture) of(rates map[auth.Kind]auth.Rate) { f.tokens.caller.Limits = &auth.Limits{Rates: rates} }
+func (f *fixture) of(rates map[auth.Kind]auth.Rate) {
+	f.tokens.caller.Limits = &auth.Limits{Rates: rates}
+}
 
 func TestRequestsAreBoundedByThePlanForEachKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

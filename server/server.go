@@ -33,6 +33,10 @@ type Pins interface {
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
 	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, terms deals.TermsID) (pins.Pin, error)
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
+	// Admit tells whether an account may have so many pins more, that bring so many bytes: *pins.QuotaError if not.
+	Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error
+	// Usage returns what an account has here now.
+	Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error)
 	// Delegates returns 1 to 20 addresses of our node.
 	Delegates(ctx context.Context) ([]string, error)
 }
@@ -61,6 +65,7 @@ type Config struct {
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
+	SignUp        bool                 // strangers with an invite code may make accounts
 }
 
 // Limits on one connection. There is no write timeout: Go clients set none either, and a slow list is better than a
@@ -76,23 +81,25 @@ const (
 
 // A Server answers HTTP requests. It is an http.Handler; Serve adds connections and their limits.
 type Server struct {
-	cfg     Config
-	base    string // Config.BasePath as a prefix: "" for the root
-	pins    Pins
-	gate    *gate
-	log     *slog.Logger
-	echo    *echo.Echo
-	health  *health
-	metrics *metrics
-	ids     *requestIDs
-	buffers sync.Pool // of *[]byte
-	gateway *gatewayHandler
+	cfg      Config
+	base     string // Config.BasePath as a prefix: "" for the root
+	pins     Pins
+	accounts Accounts
+	gate     *gate
+	signUps  tries
+	log      *slog.Logger
+	echo     *echo.Echo
+	health   *health
+	metrics  *metrics
+	ids      *requestIDs
+	buffers  sync.Pool // of *[]byte
+	gateway  *gatewayHandler
 
 	uploading chan struct{} // one for each upload that runs
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
-func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, error) {
+func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, error) {
 	base, err := basePrefix(cfg.BasePath)
 	if err != nil {
 		return nil, err
@@ -111,7 +118,7 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, base: base, pins: p, gate: newGate(tokens), log: log,
+		cfg: cfg, base: base, pins: p, accounts: accounts, gate: newGate(accounts), signUps: newTries("tries to sign up"), log: log,
 		echo:    echo.New(),
 		health:  newHealth(cfg.Checks),
 		metrics: m,

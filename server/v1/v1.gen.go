@@ -20,6 +20,27 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AccountState.
+const (
+	AccountStateActive    AccountState = "active"
+	AccountStateClosed    AccountState = "closed"
+	AccountStateSuspended AccountState = "suspended"
+)
+
+// Valid indicates whether the value is a known member of the AccountState enum.
+func (e AccountState) Valid() bool {
+	switch e {
+	case AccountStateActive:
+		return true
+	case AccountStateClosed:
+		return true
+	case AccountStateSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DealState.
 const (
 	DealStateAccepted     DealState = "accepted"
@@ -108,6 +129,83 @@ func (e ReceiptVersion) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Defines values for Scope.
+const (
+	ScopeAccount   Scope = "account"
+	ScopeAdmin     Scope = "admin"
+	ScopePinsRead  Scope = "pins:read"
+	ScopePinsWrite Scope = "pins:write"
+	ScopeRetrieve  Scope = "retrieve"
+	ScopeUpload    Scope = "upload"
+)
+
+// Valid indicates whether the value is a known member of the Scope enum.
+func (e Scope) Valid() bool {
+	switch e {
+	case ScopeAccount:
+		return true
+	case ScopeAdmin:
+		return true
+	case ScopePinsRead:
+		return true
+	case ScopePinsWrite:
+		return true
+	case ScopeRetrieve:
+		return true
+	case ScopeUpload:
+		return true
+	default:
+		return false
+	}
+}
+
+// Account defines model for Account.
+type Account struct {
+	Created time.Time `json:"created"`
+
+	// Limits What the plan allows. What is not there has no bound but the server's own.
+	Limits Limits `json:"limits"`
+	Name   string `json:"name"`
+
+	// Plan Example: public
+	Plan string `json:"plan"`
+
+	// Since When it came into its state.
+	Since time.Time `json:"since"`
+
+	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+	State AccountState `json:"state"`
+	Usage Usage        `json:"usage"`
+}
+
+// AccountList defines model for AccountList.
+type AccountList struct {
+	Accounts []AccountSummary `json:"accounts"`
+
+	// Next Give it as after for the next page. Nothing means that this is the last.
+	Next *int64 `json:"next,omitempty"`
+}
+
+// AccountRequest defines model for AccountRequest.
+type AccountRequest struct {
+	Name string  `json:"name"`
+	Plan *string `json:"plan,omitempty"`
+}
+
+// AccountState active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+type AccountState string
+
+// AccountSummary defines model for AccountSummary.
+type AccountSummary struct {
+	Created time.Time `json:"created"`
+	Name    string    `json:"name"`
+	Plan    string    `json:"plan"`
+	Since   time.Time `json:"since"`
+
+	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+	State AccountState `json:"state"`
 }
 
 // Deal defines model for Deal.
@@ -209,6 +307,24 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// Limits What the plan allows. What is not there has no bound but the server's own.
+type Limits struct {
+	// Bytes Bytes held, each DAG counted once.
+	Bytes *int64 `json:"bytes,omitempty"`
+
+	// Pins Pins at once.
+	Pins *int64 `json:"pins,omitempty"`
+
+	// PinsInFlight Pins that are queued or pinning.
+	PinsInFlight *int64 `json:"pins_in_flight,omitempty"`
+
+	// Rates Requests by kind, which are status, list, write, upload, read and account.
+	Rates *map[string]Rate `json:"rates,omitempty"`
+
+	// UploadBytes Bytes of one upload.
+	UploadBytes *int64 `json:"upload_bytes,omitempty"`
+}
+
 // Link defines model for Link.
 type Link struct {
 	Expires time.Time `json:"expires"`
@@ -231,6 +347,13 @@ type LinkRequest struct {
 	Path *string `json:"path,omitempty"`
 }
 
+// NewToken defines model for NewToken.
+type NewToken struct {
+	// Text What goes into the Authorization header. It is shown only now.
+	Text  string `json:"text"`
+	Token Token  `json:"token"`
+}
+
 // PinStatus A pin as the Pinning Service API describes it.
 type PinStatus struct {
 	Created   time.Time          `json:"created"`
@@ -247,6 +370,17 @@ type PinStatus struct {
 
 // PinStatusStatus defines model for PinStatus.Status.
 type PinStatusStatus string
+
+// PlanRequest defines model for PlanRequest.
+type PlanRequest struct {
+	Plan string `json:"plan"`
+}
+
+// Rate defines model for Rate.
+type Rate struct {
+	Burst     int32   `json:"burst"`
+	PerSecond float64 `json:"per_second"`
+}
 
 // Receipt What was stored where, in canonical JSON (RFC 8785). The signature is over the same document without its
 // signature: keep it as it is, byte for byte.
@@ -334,13 +468,91 @@ type ReceiptPiece struct {
 	Size int64 `json:"size"`
 }
 
+// Registration defines model for Registration.
+type Registration struct {
+	Account AccountSummary `json:"account"`
+
+	// Text What goes into the Authorization header. It is shown only now.
+	Text  string `json:"text"`
+	Token Token  `json:"token"`
+}
+
+// Scope What a token may be used for. pins:read: list and show pins. pins:write: add, replace and remove them. upload:
+// send data. retrieve: read content that is not open to everyone, and sign links. account: see the account, and make
+// and end its tokens. admin: see and change all accounts.
+type Scope string
+
+// SignUpRequest defines model for SignUpRequest.
+type SignUpRequest struct {
+	// Code The invite code.
+	Code string `json:"code"`
+
+	// Name Of the new account, 1 to 64 letters, digits or . _ @ - beginning with a letter or digit.
+	Name string `json:"name"`
+}
+
+// Token defines model for Token.
+type Token struct {
+	Created time.Time  `json:"created"`
+	Expires *time.Time `json:"expires,omitempty"`
+
+	// Id Its public id.
+	//
+	// Example: r2m6qkxw4hzfy3ta
+	Id     string  `json:"id"`
+	Label  string  `json:"label"`
+	Policy *string `json:"policy,omitempty"`
+	Scopes []Scope `json:"scopes"`
+
+	// Used When it was used last, to the minute.
+	Used *time.Time `json:"used,omitempty"`
+}
+
+// TokenList defines model for TokenList.
+type TokenList struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// TokenRequest defines model for TokenRequest.
+type TokenRequest struct {
+	// Expires When it ends. Nothing means never.
+	Expires *time.Time `json:"expires,omitempty"`
+
+	// Label What the token is for, such as the device's name.
+	//
+	// Example: laptop
+	Label *string `json:"label,omitempty"`
+
+	// Policy A policy for the cold copies of pins that are made with it.
+	Policy *string `json:"policy,omitempty"`
+	Scopes []Scope `json:"scopes"`
+}
+
 // Uploaded defines model for Uploaded.
 type Uploaded struct {
 	Pins []PinStatus `json:"pins"`
 }
 
+// Usage defines model for Usage.
+type Usage struct {
+	// Bytes Bytes of the DAGs that are held for the account, each counted once; up to a minute old.
+	Bytes int64 `json:"bytes"`
+	Pins  struct {
+		Failed  int64 `json:"failed"`
+		Pinned  int64 `json:"pinned"`
+		Pinning int64 `json:"pinning"`
+		Queued  int64 `json:"queued"`
+	} `json:"pins"`
+}
+
+// AccountName defines model for accountName.
+type AccountName = string
+
 // Requestid defines model for requestid.
 type Requestid = string
+
+// Tokenid defines model for tokenid.
+type Tokenid = string
 
 // Broken defines model for Broken.
 type Broken = Failure
@@ -348,10 +560,26 @@ type Broken = Failure
 // Refused defines model for Refused.
 type Refused = Failure
 
+// ListAccountsParams defines parameters for ListAccounts.
+type ListAccountsParams struct {
+	// Search Only accounts with this in their name, in upper or lower case.
+	Search *string `form:"search,omitempty" json:"search,omitempty"`
+
+	// After What the page before gave as next.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // GetPinDealsParams defines parameters for GetPinDeals.
 type GetPinDealsParams struct {
 	// Limit How many of the newest to return.
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// RotateTokenParams defines parameters for RotateToken.
+type RotateTokenParams struct {
+	// Grace Seconds for which the old token stays valid.
+	Grace *int64 `form:"grace,omitempty" json:"grace,omitempty"`
 }
 
 // UploadMultipartBody defines parameters for Upload.
@@ -370,14 +598,50 @@ type UploadParams struct {
 	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 }
 
+// CreateAccountJSONRequestBody defines body for CreateAccount for application/json ContentType.
+type CreateAccountJSONRequestBody = AccountRequest
+
+// SetAccountPlanJSONRequestBody defines body for SetAccountPlan for application/json ContentType.
+type SetAccountPlanJSONRequestBody = PlanRequest
+
 // CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
 type CreateLinkJSONRequestBody = LinkRequest
+
+// SignUpJSONRequestBody defines body for SignUp for application/json ContentType.
+type SignUpJSONRequestBody = SignUpRequest
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = TokenRequest
 
 // UploadMultipartRequestBody defines body for Upload for multipart/form-data ContentType.
 type UploadMultipartRequestBody = UploadMultipartBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetAccount Show the account
+	// (GET /account)
+	GetAccount(ctx echo.Context) error
+	// ListAccounts List and search accounts
+	// (GET /admin/accounts)
+	ListAccounts(ctx echo.Context, params ListAccountsParams) error
+	// CreateAccount Create an account with its first token
+	// (POST /admin/accounts)
+	CreateAccount(ctx echo.Context) error
+	// ShowAccount Show an account with what it uses
+	// (GET /admin/accounts/{account})
+	ShowAccount(ctx echo.Context, account AccountName) error
+	// CloseAccount Close an account for good
+	// (POST /admin/accounts/{account}/close)
+	CloseAccount(ctx echo.Context, account AccountName) error
+	// SetAccountPlan Give an account another plan
+	// (POST /admin/accounts/{account}/plan)
+	SetAccountPlan(ctx echo.Context, account AccountName) error
+	// ResumeAccount Resume a suspended account
+	// (POST /admin/accounts/{account}/resume)
+	ResumeAccount(ctx echo.Context, account AccountName) error
+	// SuspendAccount Suspend an account
+	// (POST /admin/accounts/{account}/suspend)
+	SuspendAccount(ctx echo.Context, account AccountName) error
 	// CreateLink Sign a link
 	// (POST /links)
 	CreateLink(ctx echo.Context) error
@@ -390,6 +654,21 @@ type ServerInterface interface {
 	// GetReceiptKey Get the key that signs receipts
 	// (GET /receipt-key)
 	GetReceiptKey(ctx echo.Context) error
+	// SignUp Make an account
+	// (POST /signup)
+	SignUp(ctx echo.Context) error
+	// ListTokens List the tokens of the account
+	// (GET /tokens)
+	ListTokens(ctx echo.Context) error
+	// CreateToken Make a token
+	// (POST /tokens)
+	CreateToken(ctx echo.Context) error
+	// RevokeToken Revoke a token
+	// (DELETE /tokens/{tokenid})
+	RevokeToken(ctx echo.Context, tokenid Tokenid) error
+	// RotateToken Replace a token without a gap
+	// (POST /tokens/{tokenid}/rotate)
+	RotateToken(ctx echo.Context, tokenid Tokenid, params RotateTokenParams) error
 	// Upload Upload data and pin it
 	// (POST /upload)
 	Upload(ctx echo.Context, params UploadParams) error
@@ -398,6 +677,136 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// GetAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) GetAccount(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetAccount(ctx)
+	return err
+}
+
+// ListAccounts converts echo context to params.
+func (w *ServerInterfaceWrapper) ListAccounts(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAccountsParams
+	// ------------- Optional query parameter "search" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "search", ctx.QueryParams(), &params.Search, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter search: %s", err))
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListAccounts(ctx, params)
+	return err
+}
+
+// CreateAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateAccount(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateAccount(ctx)
+	return err
+}
+
+// ShowAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) ShowAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ShowAccount(ctx, account)
+	return err
+}
+
+// CloseAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) CloseAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CloseAccount(ctx, account)
+	return err
+}
+
+// SetAccountPlan converts echo context to params.
+func (w *ServerInterfaceWrapper) SetAccountPlan(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SetAccountPlan(ctx, account)
+	return err
+}
+
+// ResumeAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) ResumeAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ResumeAccount(ctx, account)
+	return err
+}
+
+// SuspendAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) SuspendAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SuspendAccount(ctx, account)
+	return err
 }
 
 // CreateLink converts echo context to params.
@@ -456,6 +865,74 @@ func (w *ServerInterfaceWrapper) GetReceiptKey(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetReceiptKey(ctx)
+	return err
+}
+
+// SignUp converts echo context to params.
+func (w *ServerInterfaceWrapper) SignUp(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SignUp(ctx)
+	return err
+}
+
+// ListTokens converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTokens(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTokens(ctx)
+	return err
+}
+
+// CreateToken converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateToken(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateToken(ctx)
+	return err
+}
+
+// RevokeToken converts echo context to params.
+func (w *ServerInterfaceWrapper) RevokeToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "tokenid" -------------
+	var tokenid Tokenid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "tokenid", ctx.Param("tokenid"), &tokenid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tokenid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RevokeToken(ctx, tokenid)
+	return err
+}
+
+// RotateToken converts echo context to params.
+func (w *ServerInterfaceWrapper) RotateToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "tokenid" -------------
+	var tokenid Tokenid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "tokenid", ctx.Param("tokenid"), &tokenid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tokenid: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateTokenParams
+	// ------------- Optional query parameter "grace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "grace", ctx.QueryParams(), &params.Grace, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter grace: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RotateToken(ctx, tokenid, params)
 	return err
 }
 
@@ -553,6 +1030,19 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
 	router.POST(options.BaseURL+"/links", wrapper.CreateLink, options.OperationMiddlewares["createLink"]...)
+	router.GET(options.BaseURL+"/tokens", wrapper.ListTokens, options.OperationMiddlewares["listTokens"]...)
+	router.POST(options.BaseURL+"/tokens", wrapper.CreateToken, options.OperationMiddlewares["createToken"]...)
+	router.DELETE(options.BaseURL+"/tokens/:tokenid", wrapper.RevokeToken, options.OperationMiddlewares["revokeToken"]...)
+	router.POST(options.BaseURL+"/tokens/:tokenid/rotate", wrapper.RotateToken, options.OperationMiddlewares["rotateToken"]...)
+	router.GET(options.BaseURL+"/account", wrapper.GetAccount, options.OperationMiddlewares["getAccount"]...)
+	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
+	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
+	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
+	router.GET(options.BaseURL+"/admin/accounts/:account", wrapper.ShowAccount, options.OperationMiddlewares["showAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/plan", wrapper.SetAccountPlan, options.OperationMiddlewares["setAccountPlan"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/suspend", wrapper.SuspendAccount, options.OperationMiddlewares["suspendAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/resume", wrapper.ResumeAccount, options.OperationMiddlewares["resumeAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/close", wrapper.CloseAccount, options.OperationMiddlewares["closeAccount"]...)
 
 }
 
@@ -561,69 +1051,105 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"xFv/c9s2lv9X3vBupncztCwpcXarzv7g2E7WF2/ri9O77sUeGyKfJKxIgAVAK2rH//vNewApUiJledtm",
-	"f4pMgg/v+5cPkF+jROeFVqicjSa/RoUwIkeHhv8y+HOJ1smU/kjRJkYWTmoVTaJPCwSZgp6BWyAUUkFY",
-	"HIOw/OxaKiXVHG7QPMoE4fT6EubiEUE60KUbRHEkiVIh3CKKIyVyjCaNLWP+LQ2m0cSZEuPIJgvMBfHi",
-	"1gUtts5INY+enp5osS20ssiMvzV6iYp+JVo5VI5+iqLIZCJIgON/WM2vNyT/3eAsmkT/drxRyLF/a4/f",
-	"CZmVBv1Gu3qwQcJEKKUdCGVXaEDp1SB6iqOPOCstpl+LmaDAipkpBn4wJcNIB9IOIvo00KPtzlFkbH2j",
-	"CzROeiWKJMHCYXovmOOZNjn9ilLh8MjJHKN42xBxJBInH/FlnziHeeF2fWwEM23Yl2bSWAfOrMFpyMWS",
-	"nMhCoot1DON6lVYIYuaQ/hLkiCoFq0Er8rWaF6ncq3EUR7lUMi/zaDKqeZLK4RwNMZUIc2/lL7jL1du1",
-	"Q1s5/tnpR5AqxAAmuL3Tm9dRJ/WFUPNas236N1IlCKsFKrLWQliYIv2mXaQF64Rrb7NXuYnOMuHQeAO3",
-	"dxLO6XeXV6wtL4LRjzJFA5m2aGEl3aIt2g75FEV235cf6OU3FlSZT9GAVpAshFQxaBIwyKYVE8YvIi8y",
-	"oj0av3p98qZrL1Qd+1wUOlmAcLBayMRzS9sCqtQeaAxU6QudnPVxn3TJfabzXLocldvkRkwwhkc0VmoF",
-	"o0E/xW6HuxZpiilMm373EmcrMqHUSyU0MsF+jynQALLmq9hbLXTWYGtjz2E3eV1o2+WTDb+RacMDg2e2",
-	"RC5LLhO91HssdHleadHKucIUqvUbz6Q443eDHvpOJ7qD+7/qFX2+EjYQ9RQ22siXo3EPSZavWyHWaSPm",
-	"bS1saM6Go+FwuI/qfY7WinmHQf93J/StkCl761Q4mXfLX04zaRf9VBsqDmt8jilKt4nQrXzQYoIyAzUE",
-	"KUi3j4WXenWZZS/8xKAI1XlbcWuyNOeOGLSBFQnItqfSNNOmk2+Lyr1of+uEcX1pb7pupL2W8pyGBfVa",
-	"9BBfXp+4yDzXiFDXcMMLn+LoEY2cSUy7NIVugQZS4UQiCijEmvXTNu1U6wyFinwrV/V9nzeBUTHVSB6b",
-	"1qERkw1WWqmvVXTv6n319B+YOJKAxLmS1u02QokulesO9lyoNWnXIAiDMUxxpo135kzmXsL+zmPYpXsK",
-	"Dt5WOsztIUagrwIdYYxY7yjRC1CR7hP+pjL6jv1IOh+00g4gKDUOKU6qeQxVrxiDM0LZGRrDz+s49c0Y",
-	"ioxGggxFSi7qm8U4OLG0wV1vVZUbvvN9HSnYkoJhJpXIBreKEqAiFX6ubFw7BgVOXDev5GENjqJG6iCX",
-	"8gxFVd/KQwfphN/OhMz4Ry6t5R/4pWCdxpFDk0sl/MJEqAQptTR0uwnhqmHf8Ss0Rpvdxyk6ITPbk6xX",
-	"1FqsjCbtUhQVqIusuznrz11ddIyeG5HbDkpb3hTI7rrR1jovXpe3XUm17FAHK9cenhtL01GCPyAWPB38",
-	"XKJZN2ae58QianHNRB/bH/14xfNRmkraVGTXDTlmIrMYb2eQvhb5/PQ9D8yCR2gqebav5AXO7mWw6EyU",
-	"mYsmr94Mh9tz4A0mWqUWZkbnfg7tyPq5+OKz0Pjk2/GQiOyfiHhO3xHiFOg5TDHj1ieGUqFNRIHpAL7X",
-	"bkHhnqNQFkSWVU3B+en7dguT6sQeGyy0cYMinXnurlDNacvXw2/fPGc8UnCXya6lorRW2k7OpdoHVvjl",
-	"09oiWyY1yNF/sLemmOFcOGzn9p1luVSX/uVoO6vHkVQz3e96HdR2FFJ49+l0z11e0Inftp1HdX79J63X",
-	"wp+6WqNg2KoU/Fxi6SuBN2f41Uzmd89ntw0AFXaIa2N7/TVt2cX2R0xQdgEaPvEKyw09pjTkU9MgFSRC",
-	"aSUTkcF/3fzwPfzHx3dn8Oc//fnkPwfwKQwqwpUGqUjqR/QzlxU5QqqTksdNmpV0ST2ovVX1BxNY+oRY",
-	"Z8KYJ0nO+fTDF9Mtfzgc/GhH9AGt5cvam6DKqsvZHxzWli/s7pe47s7LS1zXQ6JPCSFNpzKdLHHdP8Qf",
-	"KNE1ryXf09rtnaCCajtGCeary8s0eF30lZLaOzoGi3R8cjL6tuFxbTW0rEz+00U/YB2N0BzddfTB286x",
-	"FYkVlY2oQVuVphsoXeVXTS/w5m1KuydYKwi0rY0flB9W4xA9HLuICjJhu2pCJrFrUjhNU4O2jhtyLp6H",
-	"A/4Qpjceajrt5en24mycBzbjNGeVgGIslV6p55C7LqTtnuGdViTtQZj+GcdniOm+QLPZqhts6oGYXgAq",
-	"nb39oc5UZ6xLMvd1DfvUMJNX9Dd24/4H+fs24LQXMdqL/RyCtXRkgsRp0/MK1b1w9wuU80XXDMvPK92w",
-	"A7XBVB66N37Po+7hIIJxL/Kjl8MODAE2ifdhgk184nDIoYEqBMIhxDcpqIFGtNygLX8zpnZdv4VZeCXs",
-	"SVUffNFqp57OSnaqoMrnlHO2C1ij//YPJ7+8+dtyIX6av/2/80ftzpdXJ+OTP82E/MXJ9/Js/N/uw9X7",
-	"YqrUxXsnxqn+8OxQRWztEeW6ShxdXQanSBr6fbfUkW73A/DPYe6JTO8fx4dRGDeShBEroKLTPXOL1aGt",
-	"k1A+9f+CRttwcLWLGPWFyrNHBQcR6mjEa8WETRoydVnyxyLTIvWB1TZPIdXhjd5mUNvf5m3HKu3RiURY",
-	"TEoj3fqGNgjjSnUozJtyCkBhONDD9wvnCn+wWk1aPXB517zIoLWGlTYpA5wTXvlOZphoqbiPsDDFhVSp",
-	"n/djMD4Mgq8z+kUf5f7sMpNqaW+V0xAOjv0ySds40AXlYw34iGatFTXyn0hAG9dnwDK1TIiRGA+guYW2",
-	"dU/XIcV3AYrQMxCKgTcQCeOHkGr0O+MXaR1QJbhVKGmNHyKcdJxN3hltHRE5vb6MGt1gNBoMB0MyMPEu",
-	"ChlNoleD4eBV5NEFNtIxS83+o21XLwU/frzaIN9Ckew0P4FBkfIZMCMSJECAV1Qa0HnbwimczBjC97iK",
-	"H7QqWfOSJBSPeKu8PljzHp8JTfl3AeVVSz5s3OQH6g3BlsmCPhzApSOXWIYF7y8+MUN/vTg958mPzQc+",
-	"UOnNraJ+xwg1R+vVSjHFFwUu02gSRlFG0OoB+a1O17/b/YImyvXUjjdnSty+ajEejn7XrfvuNZCi+T7F",
-	"659+6qNTM3ZcXbp4iqOTQ9aHCyOcOMo8F2bNJ/FzBYJ3Ju8Wcxvgz5SS/R0tPqYEdPxrDRo8Hdfz7Ry7",
-	"zm3Y2uEiA9e16v7MN5acyjuJ2Dnxi3mZwhWFNd+GmIRQLlWKBlZiHYcHVdm8VR5Nj0Ohqd8lNC44TaG8",
-	"YJB+U9kY2R1QXqjKr13W/TePGYku5KaM8SNi2y54R7dAaXymG4AH2CpYItFZWn3tM6XCLv+eo7uW6jxM",
-	"c837SJ+7jbhZcrzBbp7i3tOawHrQpdNg0JVG1feRGDfeXEjiY5yoefmohl5Hw2HX6U6Fq46eBVWf7naC",
-	"afi7BVN9ntUTUN5KXzeiiJ/6BNj6HO0RtSq6Gm7SF2FmA691xlgPyhaG7ek63KPxNW8CqHQ5X5AjJAtM",
-	"lqBns0wqrG/FWAxXL6h8+rs+ttLerXqYVcUusAXcyq/h3eXVxYMn6W+5wKmFTKs5+DaBj9Pq2z3VbYFw",
-	"luhLPIPnxBf1VLN1fKvqg7L6ThfH7uvh67qb9DEM3/9wf35xenX/94tP/VFWAZW/Ic7+SA+u2Ou96eYV",
-	"LtiRqut2X8+Z36MLGvd8HOTNYfFRmNc6HZiE47k/2eCQG48dQDji8sc7m+txqVhPQNTsuDoMvOP7yhJ6",
-	"OmqTVuyIzoPFu5HR4zaNIfSPNz3t0mN9nmH/JfZuwXe27uH3mr3kKam/q/2bWFJVNalUwqzJi+oaO9Xp",
-	"Oq7LqFBrekC9acgOM5onpAOtQl1z1G4OoJ5VeL20sT8ZOPPmOfq0Lqh+r+3kVt2qI3hoGutRpQNZZOkg",
-	"EeaBnCpA/fVADdrAOLhUlsE005TmfHeNIuH2WzoLI+JwNByC0drZAXD/c6vAf0GZrEI+BnBB39E6mGKi",
-	"qdPmcBrscPflyDFbM5mhjSGVhgEw6iz4lsE6n2oKHp4k/Od5mTlZCOOOqV4fpcKJioCHRaZGrywasNzL",
-	"+xlMmzZtCx/Kqf7GBpjQQqqZulBrn6sxszjh2CLKA1LsO95iHlwnwPoPsphZEGkKR0eJTI+CWv8yeqCu",
-	"yQlDWxOjXsNEEBU1jXzFyILTRa0j9kR+S/WBllsaKUTm62zgv2p78gGcKvDeCLlY8/1gC5kwc/SKoG4u",
-	"vGCsj+YX+tuJpV8aSph0t0oh0uCzkFlVI/mwKdG5VHMW/yFHJz5/uPj73V/+5/Tqx4uH6rasP5236CzQ",
-	"EgbYqdH045A3+076CVG0U67asfQ9w+H1xXTb19nxP83GrnHmPD456YC2Oo6QydF4fGs2uP64IFy7CsNo",
-	"z7zdx5wnHO279L7LjlqDwy9ciTjwxicnUBipnJhmCKc3Z5eXkCyEEQmprukKFbBgsOCTTu940p8qSgXj",
-	"17DQpbGhWbbc6rfSVLiiLXO+zyMcGZKdldKPNybLuUDhsdUg6GWKeaEdqmR95ItKv0Fyqaq/R7vmuTt0",
-	"HtaJQ3dknUGRt0vSBunnPNwJb/blyd9GiXPay0l05LU2kW1g7IB5/ver4jU22F3DbfAg6mQhFyklERAK",
-	"UJhMoql8sx5Pedqs6v54OP5afHoufT9VsRpX8a0Nzd8hCHyV+7ptiWeer1dy+aNZhCfWqhvxauROpIGL",
-	"cuIMiOjnOwoe6vuqjMpXq6JjUcjjxxF3+YHaDuLMBmRwwVcAqkpNRIEDcrCJ94qb3fTFM7//tAZNt3EQ",
-	"26DU7LJ2qYU+h0rmMZXbQfP/GHkE5+nu6f8DAAD//w==",
+	"7F17bxs5kv8qhO6A3AFt+RE7u6vBAqfJa33xZnxx5mb2xoFDdZckrrrJHpJtRQn83Q9VJPshsWXJmXjm",
+	"gPvPkSg+6sWqX1UxXwapKkolQVozGH0ZlFzzAixo+hdPU1VJ+5YXgP/MwKRalFYoORgN3s+BSV4AU1Nm",
+	"58D84OEgGQj8vuR2PkgGkn4cphokAw2/VkJDNhhZXUEyMOkcCo7z21WJQ43VQs4Gd3duLBgrsvjyIguL",
+	"l0IyPzhh3NBnl0JKIWfsCvStSIGNL8/ZjN8CE5apqm+jzZL7bdWqBci+jZbVJBdpa780OnFb59rix8Ia",
+	"ZuGTZROwSwDpxi0Vq2QG2qRKg+nZc1h7nx0TdU2ppAHi9fcaJ8G/UiUtSEsCUJa5SDme5PCfRtHXzZT/",
+	"qmE6GA3+5bCRoUP3rTl8xUVeaXALbRLEeJ6kXEplGZdmCZpJtRwO7pLBO5hWBrLH2oxnedjMBPx+IENR",
+	"EpYJMyQe+/lwubGXZ9QZrUrQVjg6phq4dXufKl1wOxgNMm7hwIoCBsk6H5JBLgrhlG/bES7cqLvA8y+b",
+	"E5U5J5rAJ16UOX7nxC62qBEyjej0T3OQeOAU9VpIq0gqjeUWUPR2OxANv+88nn5XNPYuGVSGz+790Y80",
+	"KBgGJ+e/OIL449fkDNsIR01qxoS1PtRbV5N/QmpxF35XF8JEOOtNGP0tLBRm1zNWRcH1Cuf3C3KtOf1b",
+	"wie7yYXXwhkpbhifWtBsqjRZAxzOSj6DIXur7ByNWwFcornjltm5MEw425dzYzscE9I+O224JaSFGegN",
+	"WtZn3EKdd05diCRZJnDTPL9skWrKcwPJGvXuFdsMprzKca9WV8ZxKn4jdBi/ZaNXQRC75OWpFbcwYnAL",
+	"ekVUHDJTmRJkBtnIib9EK6CBZ4zLjEFRWgHZkKW5MjhGKgm1zUa7aZijG9IcZFU4WuI6KIFhcpRCmqG1",
+	"64YQa+Ly9ZblXpL3m4VvpulbdbdPZWM8fgE8j+oolBayG253P4Zj1H4/sRaFYlO4jmtlnQptLLN6xaxi",
+	"BV8ASUuqylXCTupRKEhOyVGHExI3o5iS69r79GSQDAohRYHSdbypyckg5frGiM8Rkf9+ZcEE3+P5+B0T",
+	"0rtNkMJOdiIZpHMuZzVlu/NfIcPY0t8ec27YBD0YWkXsfYGkKs+5Be0YvKa81qpX5xfB4gErtboVGWiG",
+	"imXYUth592gb02fA85s+Tw2/fGKYrIoJaKYkS+dcyIQpPKA/m5I0cXPPHp88PT17FlsLZGSdl6VK54xb",
+	"tpyL1O0Wl2UgM7MjM8ic7CWxRI+bNHbu56oohC1A2sadhhQSdgvaCCXZ8bB/xrjAXfIsg4xN2nK3j7Ch",
+	"QZD7nlCLmE8TJKYEzYAoH3RvOVd5a1sNP4/i06tSmZhMtuRGZC0J9JLZOXJViWzb7D0cOn8RqGjETELG",
+	"wvhGMlHP6Lthz/xWpSqy+7+pJf58yY2f1M3QUKNYHJ/0TEnnixPEWKX5rEuFZs7p0fHR0dG2WW8KMMEn",
+	"XHdS11XfcJGRtE64FUX8/OgKm3n/rC0S+zHOxpSVbTR0zR50NoGWAa+zjAm7bQv7SnWV53v+RAP34dE6",
+	"4VbIabIdCVOaLfGAxHu8mqZKR/dtQNq91jeWa9tn9iarltnrEM8qNsfwHD+E/e+nnZwR9BrqmOMWtJgK",
+	"yKJxkJ2DZhm3POUlK/mK6NNl7USpHLjccGpqxWg8mtp4NK5DSydbW+mYvs6l2+cExYOVOjrdVPaCyxVS",
+	"VwPjGhI2ganSTpgpeNrueRzFaI/KsXtcRK7bRjS0RsQAF7mp+w7f4+L/5E7nlFaYIfNETbyJE3KWsOAr",
+	"JsxqLs0UtKbPaz11zhjwHAOtHIMBq5hzFhMvxMJ4cb2WwTZ85/w6JLBBArOpkDwfXstWaOC3UwsGKk5S",
+	"O68oYa0dDVqmA0XKbWiQNAGGBqQJfTvlIqc/CmEM/QGfSqJpMrCgCyF9EJxymQKalmgsEhCTDbkCrZXe",
+	"/DgDy0Vueoz1El2LpVZIXdSiElSZx52zftsVm0ermeaFGd4bKvppN8VobZw7XkzaLmqYpu82yrlkPM/V",
+	"0gwZfSoMk8p6VaPrQbGJqmTGJv5SMaBvQT8xTC3J4e8SlbynPmd+DnmWMODpnL0Yv3bhJ2R0L+3qYwkZ",
+	"mf1SSIO+6Z4T3Qh5M83FbG57pqTLFNXh1woq3KhmpQNod1xFc0+NOOiw3eS88ya/uzGPZBi8lBZCZkGr",
+	"cZtouSuTsFwYm7ClFhYSVpW54lnSIAMt0HtDYtzgm61cVFOKAN3QXQGbiGzKRURVSfHN7vd2pSPu4RuA",
+	"kiLXXyvQqxYgep/K4WxJvYkPPdt+GJiU9oVvL8avCf/nlBFAd8z0uWN+Zzeiiz49fXZ0tC4nV5AqmRk2",
+	"1apwIHWEUQX/5G7Ik7O/nBzhJNujdYLwNw4xZvg5m0BObnnCKgkm5SVk65gfz/PgsL4Yv+6615lKzaGG",
+	"Umk7LLOp290FyBkueXr0l2f3MQ8JHGPZW1i+D3mCLktsFMokOzhTyAVpFW12XNm50uIzAflsDhyDA3bu",
+	"Api5WkqmZL4KZN5gmw3Lb1N3t8f1Q7mfJm6rsdNdCnlFah/li5DbMktu+KSWt6/E7jLIYRYsXu1VbQwr",
+	"hDx3Xx5vostCTtU2g7lJ23WClCLCaa98m3sBy79uuR7AckfZ7CQLo1ilY2xwwtxFNKBTSu9nCe+WeTfq",
+	"w/1+RZMt9Cu0Mw1IvzYvo0KXc/kwK9gD465HIzgqtvA77zqvOR2VNt1YL4QAERMG+saQbewKtqomeUuq",
+	"HZi2ubHm14lfNrpNSEGUfbZlyQ1BDZCxJfpZCROSpVwqKVKes/+8+uEt+7d3r56zP//pz2f/PmTvPYTC",
+	"baUBTY66BYcGGV4Ay1RaERC2FHauKoyOzbWsfzBiC3cd1vdgQhgXeaP4h3Pz1/Rld1i2a893cIr2C7w8",
+	"KUP8td14GFPtiTssYBW/lRewquErZzL9JZ2JbLSAVT+8uOOJLmksypdSdiu240kbATloXzEpU8zRos+R",
+	"qKUjAnlkJ2dnx39pSVyXDB0uo/zE5vcobMt0HX9I7lfPNW0LszRH9dQKlG7lD4JctaXAsbd92i3KGpIz",
+	"XWr8IB2MlnjtId0FkHW2ck1vcgExDGOcZRpMrTcoXBRceGTU40oEt0T55ebtzQCQHWiAPrIqHl9dSB+n",
+	"bcspxHIANwQ8r1vV3nDqAYJP4PcNmtR6qTgM3gN+7wF3P//+h9pSPSdaIrsva0C6BsAdoZ+YRvx3kvd1",
+	"KHwrlr0Vld4FBY5YgtQq3fMVyBtub+YQD3T/Rp8H2pAAddM8BAc2ck/IwO7wprZ7ydH+gCglJ9qT92Ur",
+	"2sjp7mBoC+/0E3sVb0xQCyftiEH3/G2d2hT9DprqiLDFVL2BSKo9epONJQv2HG3O+gXWir7ch6PPz/6+",
+	"mPOfZ9//z4tbZV8sLs5Ozv405eKzFa/F85P/sm8uXpcTKV++tvwkU2/uDalxW1uOchkMR8zLqPEX5y1F",
+	"zO321OB92cBUZDe3J7vNcNIyEpovGV46cTSQL3d1nbh0pv8zaBXqZoTdVbnuTWI+pJjGCa4njF+kdaY4",
+	"J2fCWM2tv/CjFUgPqDv64wfnTYHovWH6VarKvrwgd/U4rOArNgFWGcgosYXhuxlp4NmIID2H7c/Vkr7w",
+	"XxPKN2I8I4ivzHkKNE5DoW4pQ1IMPVY3upYGZEYZoiHTYLWAWxg5ZNAXLTqd8yiwKtHgK1d1pCT4Ug8x",
+	"kywXcmGGAUsc4d3Qrqh1Iwu+gGtJ1UgyaxUeDRnPCiHdr/BrlzIieChUc60lHwIlXIDqjz0IgCXlE9xx",
+	"XE7Cs4WWiSYLrsRM/lg+EMlTWU9tsZC3wgLDAcNt1U1rPubUV8otG/IdI92fnbIcrAVtEpaJGRJQaTZk",
+	"N+w/2AGbwMxjOmSYuB+LQ2jwcLditMSdJya0PbDZ3sDQ3qhuzKyfW9PUJHcvL31SPPt18Wl5Ov88XT21",
+	"PFqyyifQ432pXKSruPOEWrt7rOqUPFIzGSqD45Wr6FuR0mNMkTBv1gohq90rkNY4S1bcHbk+xfbaNOJ1",
+	"PC/rlHZnKnhbeU+u1E/au5WHqWZL0uK0pnqlNVRaon3bvdSrlqSepJoz5oKS7wkzVToPGGwGGMQ+cTUX",
+	"XRHOeWlV2QW9j4+Okm3iuoH20jd1tJSqHM16KZzTUXYyWgXPwNmNPoTggaK/BaBZkwC/QkwCfiSr7nRm",
+	"DT8Ue0hig43vtTFaI7qtEIDtkfNsMJwW9eeQZzWfaptPidF2UvQ7VpWUv/fGgKk82zNR2t2ph4h3jekJ",
+	"WN59MErObqM9jL3L4DXe7AWA9yTMiTaJZ1t0tIG00sKurlCQWkawbt+g6BG4phjR/35ubenaNUISo8dA",
+	"xFIxPtW+VDojwzHyPptxDTevRA6pEpKwKMMmMBcycxlDdPsolPLyRbUd5Pcl15LcNBShHd0773y5yMT5",
+	"ateS7LFJ6p4TkbkBVHjg6kXsXJkaKIyc7zuf3USRJ/OopoxLKjgJi7IMvXrcF3wSxl5LArFA4BjnDFph",
+	"yVa+0spYnG18eT5oYY2D4+HR8AjlC0/GSzEYDZ4Oj4ZPBy5zSXw8bAUkM7A9fkbOpfeq8txVGBnn0oby",
+	"s8rUuk3Fe6hlFICcZ4MRTjxuNY+1WpZOjo5+sxahsERPi1Cd579LBqc//9w3W729w9DCdJcMznYZ79uv",
+	"SGFCA8DgCuOTlllDvvGZ6TZq4E8OyTk/bHeoeH50aYmRzzgMSjrdfr9sorX5qhFiH68L40vHhaaLl9It",
+	"VVk6VzlXS9As5QbqRjWqGmg61QxwTRBNw5XWJf3sNOKL9Rfc8BmE4jXq60O1h0+2b23CBDpLb+bwt1S5",
+	"4U5i05JEd6atawnI6dgspQuFAsf3Vgncffj2Ik9+akTsf5COxAnelGiqqKHhkTXgog7VSXBqeWxrAop+",
+	"A5p8ILfORITfeezjTiMqGPu9yla/NU2Dw33XvS6truBug6PHv9nqHfRouyUjolLVr2tTQdo/Mm+fEz8Y",
+	"l/WevA/d2dQ2Tm9avsMv/q+7Xhto5mrZCMGaCYwdoxly2G6Ifgzd/ANeR+vsal/iD+XVIXXFkYvtNXct",
+	"HMvzdqsdOkkabtUCsiF7j3dS07lbycy356wpP67wjdh+GnN80DF0zX5MUV2oL/Y0j61luIc21zBUmimV",
+	"PZhZoewkbmVN7a5duqa+ryX1b2+k2xU3O1noOINbnpGQbM7zKePMFbQ8Mo+pYbjF4hAN+LbKh7FZg6kK",
+	"6Ge0+/6xVcrVvP++KvWOTo7MDo29MQd9L2L7mfpN4HlvV7KLpaRH4fwgl7mqpBW5r11w7Mo2LaNf+rEZ",
+	"2dDud+XlldtGS3vu4yHBAFvuKvbju4umy4nLlZL0zoVjnCKv2s4paPflynUobDp1v553HoZ1pWtBw4vK",
+	"WOqWupYODCAswtU7e4jsO9/RIxcE1DYZ15wb66DUUkhK7i2VXvgBr1++pw397eX4BQV3BGgwF8TgN9cS",
+	"LxDN5Qx8XinmZVNF+rex3u2q8Uf2r+lUPS4ZEvqxZVfMJOO0cktoUcwwdHbSWgppDr/UZap3h3XFYBSw",
+	"eUnc9k3rVCkQntd5YqjPxKfH1rs7k5B1qwPFkcex6PUatuSrxH8QgNtr6TqnEp+6r7+jx0esCiatXStA",
+	"XTxD1mooMYsa+6XCrQajrz/CbZs5reiACyLBkLmS7lDo2Ub4HYAoISbfM7CXQr7w9XH72cqmWngT1qg7",
+	"89S0TUurmAZbadmHavyfhR/q3sUehXJc+h3ghtDta5yNdjXcQbtaYtKnYbopWI7qWE/dsi9fnKz8mwkO",
+	"8B0xkKqazQl3nkO6YGo6zYWE+gUEA77NHsMiB86ZQL1r+XEaAF6/LUbFUSv26vzi5Uc3pXvRgI0Ny5Wc",
+	"MYeeU+tk/ZJD6Az3zWwO9CaHA/cF2orpKrmWdVNk/YAS6e7p0Wldn+N0mL394ebFy/HFzT9evu/XslD6",
+	"/RV69i0lOGyv91kpR3BOghTetnrEqACsp7jbx07S7Acf+Aq4qAC3XjSrK7sbiR0y3zLm2qWap1Ayvhox",
+	"Xm/H1mrgBN/dLD5yQTdpSYJoXfn9pmb0iE2rrO/bsx5X6eE+VQX+LvzuFESbOqO1le04tCr7vdqfHHPa",
+	"RTkNex0PlE7QlfduvDdPfOHaLQ6q0gzZc5W1KxF9Jy+Va1Rl4j3djCl9LT2+47Eeok7jB9C17kyMc4vp",
+	"3Tx/cbawQ1anK8ILcy5UcjXdkJuoEBkqZ/pG3mu3Vur/8eFNefbp4sHolw9t6f47ilI8SuumwpoKmx7j",
+	"1XZCKUfqZa2b6Ehqz9A5jShioT9YqonKVhTUzcAyPuNCbgbWuTDWpXu/pSVqao16GOpTz7+TI+Uh2+4b",
+	"oXHmJT2255XS9b3gqn5Y0/vf8fQDLI4xbcFX7jkR+pbKYzqPb9bxg6GnUKawdJWu5lqSNQmmo3ZmdrId",
+	"Lvp97xMX38KAdAq6Htl+1N2/20StyeJYSsY+qtw5K7GZOYqZiMMv/t3UOydzOdi+JzFbN4h7YBEddqn8",
+	"ZedfEjEt4cJArlA6kohwxiZIyH5+bXjndR+cLSRKHhsixVX358ShVqFrJW4MkMGmrvLOxQKcjlLJjQcn",
+	"gjdANb5LDzDk4BmEvg+6l4T6UZsAZ1bQe6fevE+UnTuE4pbnIhuycdtkeDzOFSXmuVo611SFkCznxhp0",
+	"+jGYitkId8SvlIAN/KB+o4DedQoNR3hYt3dj+cowd6AeKGGmOTXhRKCEPz87XQcT7nv04GgnPOHxjJOE",
+	"5R/AQL0LbQWtvaCTwdmMl/164kvz71ELpTMhuV65+lR/26Gr0jgzXK7Id5nzWx+9TwV5eui7O9zJLpVe",
+	"+CdswgTU6Uy90M8drw7er0q8dVdmdC2v5QH72ObcrcyGosyzYcr1Rwz6fHNz3UKEV+5JUxU2yVW6COg3",
+	"lW569aXS/eOjI6aVsmbICJ+8lsz9AnUw9HoN2Uv8HY5jE0hVAf4VkOHG7j4dWNrWVORA3QCaWv4EuFI8",
+	"syomCoNb15dBPy+q3IqSa3uIKnCQccvDBK4RbKLV0oBmhrB2qhh0zQOtuQ17U03UE+MbIw3LFM3OpXuG",
+	"lryKEVkSnHmIhH1FS8x8aOcbmT+KcmoYzzJ2cJCK7MCT9a/HH8lWcSrGwo06CjtrZ/WKUareMKvKmkbO",
+	"puG3ybWk4QZuQfPc4WB+/6u6Po+NpS+nDD02aOq4noEjxIvx6/AFdTcGX4xCQd5ATMJeSwmQGbRWecCw",
+	"qL0+VYUg03ktPxZg+S9vXv7jw1//e3zx48uPIZ5zr9EYNOo4hFqK0fS5dIVj+4blrRtctha+vW09ak/N",
+	"QT3m0nd8RCvZTs7Odihl65SZt4Jy1yDtn8DzyaKeYtC+zfnK9q1v1m82OK7qu5MU7+TsjJVaSMsnObDx",
+	"1fPzc5bOueYpkq4tCqEUVkNJbRHBxobs+Mkpm6tKGw9mG4LiO2bKx5mioLfVuEVGkrCi+XHMpHO6nrTm",
+	"oOcZFKWyINPVgQN9+hlSCFn3A2yyZ+dqA5VasAfGauBF935qepvJDkdbS/rs5NfNRDZt/ykidq07yXo9",
+	"9w7xxm8X29atC/Er3XgJWkJowpisGJcMuM4F6CCbXdgo4HInRyePtc9Wu0i91STot9IZ6KAE7pZ7XI/E",
+	"bZ4aGen6K4Vkoh2i++J59ES6+ExdyP/LB1Qej/zRF/SU2OCQl+Lw9pjiFT9b9G24JWEy7gbAW6md8SOF",
+	"HDb6Hnazab4oJ+d+Wpf4r+cpTWumNgq6OZv3c/DKPMTrdtj+L0JchnXzR+9jaAc5TlSL0/R8HlTlcOM/",
+	"R4ltY9xq43SPHnpEpZHqVJXgmkDbU3ZLF+4+3P1vAAAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
