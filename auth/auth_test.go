@@ -35,7 +35,7 @@ func each(t *testing.T, fn func(t *testing.T, s *auth.Service, db *database.DB))
 
 func createAccount(t *testing.T, s *auth.Service, name string) auth.Account {
 	t.Helper()
-	account, err := s.CreateAccount(t.Context(), name)
+	account, err := s.CreateAccount(t.Context(), auth.Operator(), name, auth.Trusted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,16 @@ func createAccount(t *testing.T, s *auth.Service, name string) auth.Account {
 
 func createToken(t *testing.T, s *auth.Service, account, label string) (auth.Secret, auth.Token) {
 	t.Helper()
-	text, token, err := s.CreateToken(t.Context(), account, label)
+	owner, err := s.AccountByName(t.Context(), account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mustCreate(t, s, auth.NewToken{Account: owner.ID, Label: label, Scopes: auth.OwnScopes})
+}
+
+func mustCreate(t *testing.T, s *auth.Service, want auth.NewToken) (auth.Secret, auth.Token) {
+	t.Helper()
+	text, token, err := s.CreateToken(t.Context(), auth.Operator(), want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +130,7 @@ func TestRevokedTokenIsRefusedAtOnceAndForEver(t *testing.T) {
 		lost, lostToken := createToken(t, s, "alice", "lost phone")
 		kept, _ := createToken(t, s, "alice", "laptop")
 		for _, id := range []string{lostToken.ID, "fp_" + lostToken.ID, lost.Reveal()} { // each again
-			if err := s.RevokeToken(t.Context(), id); err != nil {
+			if err := s.RevokeToken(t.Context(), auth.Operator(), id); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Authenticate(t.Context(), lost.Reveal()); !errors.Is(err, auth.ErrUnauthorized) {
@@ -131,7 +140,7 @@ func TestRevokedTokenIsRefusedAtOnceAndForEver(t *testing.T) {
 		if _, err := s.Authenticate(t.Context(), kept.Reveal()); err != nil {
 			t.Errorf("the other token of the account: %v", err)
 		}
-		if err := s.RevokeToken(t.Context(), "unknown"); !errors.Is(err, auth.ErrNotFound) {
+		if err := s.RevokeToken(t.Context(), auth.Operator(), "unknown"); !errors.Is(err, auth.ErrNotFound) {
 			t.Errorf("revoking an unknown token: %v", err)
 		}
 	})
@@ -143,7 +152,7 @@ func TestTokensListsWhatWasCreatedWithoutItsText(t *testing.T) {
 		createAccount(t, s, "bob")
 		_, laptop := createToken(t, s, "alice", "laptop")
 		_, phone := createToken(t, s, "bob", "phone")
-		if err := s.RevokeToken(t.Context(), phone.ID); err != nil {
+		if err := s.RevokeToken(t.Context(), auth.Operator(), phone.ID); err != nil {
 			t.Fatal(err)
 		}
 		phone.Revoked = moment
@@ -192,11 +201,11 @@ func TestAccountNamesAreUniqueAndPlain(t *testing.T) {
 				t.Error(diff)
 			}
 		}
-		if _, err := s.CreateAccount(t.Context(), "alice"); !errors.Is(err, auth.ErrExists) {
+		if _, err := s.CreateAccount(t.Context(), auth.Operator(), "alice", auth.Trusted); !errors.Is(err, auth.ErrExists) {
 			t.Errorf("the same name again: %v", err)
 		}
 		for _, name := range []string{"", "-a", "a b", "a\n", "é", "a/b", strings.Repeat("x", 65)} {
-			if _, err := s.CreateAccount(t.Context(), name); !errors.Is(err, auth.ErrInvalid) {
+			if _, err := s.CreateAccount(t.Context(), auth.Operator(), name, auth.Trusted); !errors.Is(err, auth.ErrInvalid) {
 				t.Errorf("%q: got %v, want %v", name, err, auth.ErrInvalid)
 			}
 		}
@@ -211,14 +220,14 @@ func TestAccountNamesAreUniqueAndPlain(t *testing.T) {
 
 func TestLabelsAreOnePrintableLine(t *testing.T) {
 	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
-		createAccount(t, s, "alice")
+		alice := createAccount(t, s, "alice")
 		createToken(t, s, "alice", "Büro 🖥 "+strings.Repeat("é", 90))
 		for _, label := range []string{"two\nlines", "\x1b[31m", "\xff", strings.Repeat("x", 101)} {
-			if _, _, err := s.CreateToken(t.Context(), "alice", label); !errors.Is(err, auth.ErrInvalid) {
+			if _, _, err := s.CreateToken(t.Context(), auth.Operator(), auth.NewToken{Account: alice.ID, Label: label, Scopes: auth.OwnScopes}); !errors.Is(err, auth.ErrInvalid) {
 				t.Errorf("%q: got %v, want %v", label, err, auth.ErrInvalid)
 			}
 		}
-		if _, _, err := s.CreateToken(t.Context(), "nobody", ""); !errors.Is(err, auth.ErrNotFound) {
+		if _, _, err := s.CreateToken(t.Context(), auth.Operator(), auth.NewToken{Account: alice.ID + 1, Scopes: auth.OwnScopes}); !errors.Is(err, auth.ErrNotFound) {
 			t.Errorf("a token for nobody: %v", err)
 		}
 	})
@@ -355,17 +364,17 @@ func TestCallerComesWithPolicies(t *testing.T) {
 	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
 		ctx := t.Context()
 		account := createAccount(t, s, "alice")
-		plain, _ := createToken(t, s, "alice", "laptop")
-		text, token, err := s.CreateTokenWithPolicy(ctx, "alice", "phone", "small")
-		if err != nil || token.Policy != "small" {
-			t.Fatalf("%+v, %v", token, err)
-		}
-		if err := s.SetAccountPolicy(ctx, "alice", "archive"); err != nil {
+		plain, laptop := createToken(t, s, "alice", "laptop")
+		text, token := mustCreate(t, s, auth.NewToken{Account: account.ID, Label: "phone", Policy: "small", Scopes: auth.PinsRead})
+		if err := s.SetAccountPolicy(ctx, auth.Operator(), "alice", "archive"); err != nil {
 			t.Fatal(err)
 		}
 		for secret, want := range map[auth.Secret]auth.Caller{
-			plain: {Account: account.ID, AccountPolicy: "archive"},
-			text:  {Account: account.ID, AccountPolicy: "archive", TokenPolicy: "small"},
+			plain: {Account: account.ID, AccountPolicy: "archive", Token: laptop.ID, Scopes: auth.OwnScopes, State: auth.Active, Plan: auth.Trusted, Limits: &auth.Limits{}},
+			text: {
+				Account: account.ID, AccountPolicy: "archive", TokenPolicy: "small",
+				Token: token.ID, Scopes: auth.PinsRead, State: auth.Active, Plan: auth.Trusted, Limits: &auth.Limits{},
+			},
 		} {
 			got, err := s.Authenticate(ctx, secret.Reveal())
 			if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -375,7 +384,7 @@ func TestCallerComesWithPolicies(t *testing.T) {
 		if found, err := s.AccountByName(ctx, "alice"); err != nil || found.Policy != "archive" {
 			t.Errorf("%+v, %v", found, err)
 		}
-		if err := s.SetAccountPolicy(ctx, "nobody", "archive"); !errors.Is(err, auth.ErrNotFound) {
+		if err := s.SetAccountPolicy(ctx, auth.Operator(), "nobody", "archive"); !errors.Is(err, auth.ErrNotFound) {
 			t.Errorf("got %v, want %v", err, auth.ErrNotFound)
 		}
 		uses := func(policy string, want auth.PolicyUse) {
@@ -387,7 +396,7 @@ func TestCallerComesWithPolicies(t *testing.T) {
 		uses("archive", auth.PolicyUse{Accounts: 1})
 		uses("small", auth.PolicyUse{Tokens: 1})
 		uses("nothing", auth.PolicyUse{})
-		if err := s.RevokeToken(ctx, token.ID); err != nil {
+		if err := s.RevokeToken(ctx, auth.Operator(), token.ID); err != nil {
 			t.Fatal(err)
 		}
 		uses("small", auth.PolicyUse{})

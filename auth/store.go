@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"strings"
 	"time"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 )
 
 // A DB runs transactions. Write returns nil only after a durable commit; both may run fn more than once.
@@ -20,13 +22,19 @@ type accountRow struct {
 	ID        int64 `gorm:"primaryKey"`
 	Name      string
 	Policy    string
+	Plan      string
+	State     State
+	StateMS   int64 `gorm:"column:state_ms"`
 	CreatedMS int64 `gorm:"column:created_ms"`
 }
 
 func (accountRow) TableName() string { return "accounts" }
 
 func (r accountRow) account() Account {
-	return Account{ID: r.ID, Name: r.Name, Policy: r.Policy, Created: time.UnixMilli(r.CreatedMS).UTC()}
+	return Account{
+		ID: r.ID, Name: r.Name, Policy: r.Policy, Plan: r.Plan, State: r.State,
+		Since: time.UnixMilli(r.StateMS).UTC(), Created: time.UnixMilli(r.CreatedMS).UTC(),
+	}
 }
 
 type tokenRow struct {
@@ -34,41 +42,81 @@ type tokenRow struct {
 	AccountID int64
 	Label     string
 	Policy    string
+	Scopes    string
 	Hash      string
 	CreatedMS int64         `gorm:"column:created_ms"`
+	ExpiresMS sql.NullInt64 `gorm:"column:expires_ms"`
+	UsedMS    sql.NullInt64 `gorm:"column:used_ms"`
 	RevokedMS sql.NullInt64 `gorm:"column:revoked_ms"`
 }
 
 func (tokenRow) TableName() string { return "tokens" }
 
-func (r tokenRow) token(account string) Token {
-	t := Token{ID: r.ID, Account: account, Label: r.Label, Policy: r.Policy, Created: time.UnixMilli(r.CreatedMS).UTC()}
-	if r.RevokedMS.Valid {
-		t.Revoked = time.UnixMilli(r.RevokedMS.Int64).UTC()
+func (r tokenRow) token(account string) (Token, error) {
+	scopes, err := ParseScopes(strings.Fields(r.Scopes))
+	return Token{
+		ID: r.ID, Account: account, Label: r.Label, Policy: r.Policy, Scopes: scopes, Created: time.UnixMilli(r.CreatedMS).UTC(),
+		Expires: fromMS(r.ExpiresMS), Used: fromMS(r.UsedMS), Revoked: fromMS(r.RevokedMS),
+	}, err
+}
+
+// fromMS and toMS store the zero time as NULL.
+func fromMS(ms sql.NullInt64) time.Time {
+	if !ms.Valid {
+		return time.Time{}
 	}
-	return t
+	return time.UnixMilli(ms.Int64).UTC()
 }
 
-// A credential is what Authenticate needs of a token.
-type credential struct {
-	caller  Caller
-	hash    string
-	revoked bool
-	read    time.Time // when it was about to be read from the database
+func toMS(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
 }
 
-func (s *Service) insertAccount(ctx context.Context, name string, now time.Time) (Account, error) {
-	var row accountRow
-	err := s.db.Write(ctx, func(tx *gorm.DB) error {
-		row = accountRow{Name: name, CreatedMS: now.UnixMilli()}
-		return tx.Create(&row).Error
+func (s *Service) insertAccount(ctx context.Context, by Actor, name, plan string) (account Account, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		account = Account{Name: name, Plan: plan}
+		return openAccount(tx, by, actionAccountCreate, &account, s.now(), nil)
 	})
-	return row.account(), named(err)
+	return account, named(err)
+}
+
+// openAccount inserts an account, of which only name and plan are known. An actor who is nobody yet is the account.
+func openAccount(tx *gorm.DB, by Actor, action string, account *Account, now time.Time, detail map[string]any) error {
+	if _, err := planNamed(tx, account.Plan); err != nil {
+		return err
+	}
+	row := accountRow{Name: account.Name, Plan: account.Plan, State: Active, StateMS: now.UnixMilli(), CreatedMS: now.UnixMilli()}
+	if err := tx.Create(&row).Error; err != nil {
+		return err
+	}
+	*account = row.account()
+	if by == (Actor{}) {
+		by.Account = account.ID
+	}
+	all := map[string]any{"plan": account.Plan}
+	maps.Copy(all, detail)
+	return record(tx, now, by, action, account.Name, account.Name, all)
 }
 
 func (s *Service) selectAccounts(ctx context.Context) ([]Account, error) {
+	return s.findAccounts(ctx, func(tx *gorm.DB) *gorm.DB { return tx })
+}
+
+// likeEscaped makes of a text one that LIKE finds as it is.
+var likeEscaped = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+func (s *Service) selectAccountsLike(ctx context.Context, part string, after int64, limit int) ([]Account, error) {
+	return s.findAccounts(ctx, func(tx *gorm.DB) *gorm.DB {
+		if part != "" {
+			tx = tx.Where(`lower(name) LIKE ? ESCAPE '\'`, "%"+likeEscaped.Replace(strings.ToLower(part))+"%")
+		}
+		return tx.Where("id > ?", after).Limit(limit)
+	})
+}
+
+func (s *Service) findAccounts(ctx context.Context, where func(tx *gorm.DB) *gorm.DB) ([]Account, error) {
 	var rows []accountRow
-	err := s.db.Read(ctx, func(tx *gorm.DB) error { return tx.Order("id").Find(&rows).Error })
+	err := s.db.Read(ctx, func(tx *gorm.DB) error { return where(tx).Order("id").Find(&rows).Error })
 	accounts := make([]Account, len(rows))
 	for i, row := range rows {
 		accounts[i] = row.account()
@@ -85,129 +133,80 @@ func (s *Service) selectAccount(ctx context.Context, name string) (Account, erro
 	return row.account(), named(err)
 }
 
+func (s *Service) selectAccountByID(ctx context.Context, id int64) (Account, error) {
+	var row accountRow
+	err := s.db.Read(ctx, func(tx *gorm.DB) error { return tx.Where("id = ?", id).Take(&row).Error })
+	return row.account(), named(err)
+}
+
 func accountNamed(tx *gorm.DB, name string) (row accountRow, err error) {
 	err = tx.Where("name = ?", name).Take(&row).Error
 	return row, err
 }
 
-func (s *Service) insertToken(ctx context.Context, token Token, hash string) error {
+// changeAccount locks an account and writes what change makes of its row. change returns the action to record, or nothing
+// when there is nothing to change.
+func (s *Service) changeAccount(ctx context.Context, by Actor, name string, change func(tx *gorm.DB, row *accountRow) (action string, detail map[string]any, err error)) error {
 	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
-		account, err := accountNamed(tx, token.Account)
+		row, err := accountNamed(locked(tx), name)
 		if err != nil {
 			return err
 		}
-		return createToken(tx, account.ID, token, hash)
+		action, detail, err := change(tx, &row)
+		if err != nil || action == "" {
+			return err
+		}
+		err = tx.Model(&row).Select("policy", "plan", "state", "state_ms").Updates(row).Error
+		if err != nil {
+			return err
+		}
+		return record(tx, s.now(), by, action, row.Name, row.Name, detail)
 	}))
 }
 
-func createToken(tx *gorm.DB, account int64, token Token, hash string) error {
-	return tx.Create(&tokenRow{
-		ID: token.ID, AccountID: account, Label: token.Label, Policy: token.Policy, Hash: hash, CreatedMS: token.Created.UnixMilli(),
-	}).Error
-}
-
-// insertFirst creates the token's account and the token unless there is any account.
-func (s *Service) insertFirst(ctx context.Context, token Token, hash string) (created bool, err error) {
-	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		created = false
-		var accounts int64
-		if err := tx.Model(&accountRow{}).Limit(1).Count(&accounts).Error; err != nil || accounts > 0 {
-			return err
-		}
-		row := accountRow{Name: token.Account, CreatedMS: token.Created.UnixMilli()}
-		if err := tx.Create(&row).Error; err != nil {
-			return err
-		}
-		created = true
-		return createToken(tx, row.ID, token, hash)
-	})
-	if errors.Is(err, gorm.ErrDuplicatedKey) {
-		return false, nil // another server on the same database was first
+// locked keeps others from changing the rows that are read, until the transaction ends. SQLite has one writer anyway.
+func locked(tx *gorm.DB) *gorm.DB {
+	if tx.Name() == "sqlite" {
+		return tx
 	}
-	return created && err == nil, err
+	return tx.Clauses(clause.Locking{Strength: clause.LockingStrengthUpdate})
 }
 
-func (s *Service) selectTokens(ctx context.Context, account string) ([]Token, error) {
-	var tokens []Token
-	err := s.db.Read(ctx, func(tx *gorm.DB) error {
-		var accounts []accountRow
-		if account == "" {
-			if err := tx.Find(&accounts).Error; err != nil {
-				return err
-			}
-		} else {
-			row, err := accountNamed(tx, account)
-			if err != nil {
-				return err
-			}
-			accounts = append(accounts, row)
-		}
-		names := make(map[int64]string, len(accounts))
-		for _, row := range accounts {
-			names[row.ID] = row.Name
-		}
-		query := tx.Order("created_ms, id")
-		if account != "" {
-			query = query.Where("account_id = ?", accounts[0].ID)
-		}
-		var rows []tokenRow
-		if err := query.Find(&rows).Error; err != nil {
-			return err
-		}
-		tokens = make([]Token, len(rows))
-		for i, row := range rows {
-			tokens[i] = row.token(names[row.AccountID])
-		}
-		return nil
+func (s *Service) updatePolicy(ctx context.Context, by Actor, account, policy string) error {
+	return s.changeAccount(ctx, by, account, func(_ *gorm.DB, row *accountRow) (string, map[string]any, error) {
+		row.Policy = policy
+		return actionAccountPolicy, map[string]any{"policy": policy}, nil
 	})
-	return tokens, named(err)
 }
 
-func (s *Service) markRevoked(ctx context.Context, id string, now time.Time) error {
-	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
-		updated := tx.Model(&tokenRow{}).Where("id = ?", strings.ToLower(id)).
-			Update("revoked_ms", gorm.Expr("coalesce(revoked_ms, ?)", now.UnixMilli()))
-		if updated.Error == nil && updated.RowsAffected == 0 {
-			return ErrNotFound
+func (s *Service) updatePlan(ctx context.Context, by Actor, account, plan string) error {
+	return s.changeAccount(ctx, by, account, func(tx *gorm.DB, row *accountRow) (string, map[string]any, error) {
+		if _, err := planNamed(tx, plan); err != nil {
+			return "", nil, err
 		}
-		return updated.Error
-	}))
-}
-
-func (s *Service) updatePolicy(ctx context.Context, account, policy string) error {
-	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
-		updated := tx.Model(&accountRow{}).Where("name = ?", account).Update("policy", policy)
-		if updated.Error == nil && updated.RowsAffected == 0 {
-			return ErrNotFound
-		}
-		return updated.Error
-	}))
-}
-
-func (s *Service) countPolicy(ctx context.Context, policy string) (use PolicyUse, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		use = PolicyUse{}
-		if err := tx.Model(&accountRow{}).Where("policy = ?", policy).Count(&use.Accounts).Error; err != nil {
-			return err
-		}
-		return tx.Model(&tokenRow{}).Where("policy = ? AND revoked_ms IS NULL", policy).Count(&use.Tokens).Error
+		detail := map[string]any{"plan": plan, "before": row.Plan}
+		row.Plan = plan
+		return actionAccountPlan, detail, nil
 	})
-	return use, err
 }
 
-// selectCredential is part of every request, hence plain SQL and no reflection.
-func (s *Service) selectCredential(ctx context.Context, id string) (found credential, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		var revoked sql.NullInt64
-		row := tx.Raw("SELECT t.account_id, a.policy, t.policy, t.hash, t.revoked_ms FROM tokens t JOIN accounts a ON a.id = t.account_id WHERE t.id = ?", id).Row()
-		c := &found.caller
-		if err := row.Scan(&c.Account, &c.AccountPolicy, &c.TokenPolicy, &found.hash, &revoked); err != nil {
-			return err
+func (s *Service) updateState(ctx context.Context, by Actor, account string, state State) error {
+	return s.changeAccount(ctx, by, account, func(tx *gorm.DB, row *accountRow) (string, map[string]any, error) {
+		switch row.State {
+		case state:
+			return "", nil, nil
+		case Closed:
+			return "", nil, ErrClosed
+		case Active, Suspended:
 		}
-		found.revoked = revoked.Valid
-		return nil
+		now := s.now().UnixMilli()
+		detail := map[string]any{"state": state, "before": row.State}
+		row.State, row.StateMS = state, now
+		if state != Closed {
+			return actionAccountState, detail, nil
+		}
+		return actionAccountState, detail, tx.Model(&tokenRow{}).Where("account_id = ? AND revoked_ms IS NULL", row.ID).Update("revoked_ms", now).Error
 	})
-	return found, named(err)
 }
 
 // named gives the database's answers the names of this package.

@@ -28,32 +28,69 @@ type Token struct {
 	Account string // the account's name
 	Label   string
 	Policy  string // of the cold copies of pins made with it; empty: the account's
+	Scopes  Scopes
 	Created time.Time
+	Expires time.Time // zero: never
+	Used    time.Time // the last time, to the minute; zero: never
 	Revoked time.Time // zero while it is valid
 }
 
-// CreateToken makes a token for an account and returns its text, which nobody can get again. Errors: ErrNotFound for
-// the account, ErrInvalid.
-func (s *Service) CreateToken(ctx context.Context, account, label string) (Secret, Token, error) {
-	return s.CreateTokenWithPolicy(ctx, account, label, "")
+// A NewToken says what a token shall be.
+type NewToken struct {
+	Account int64
+	Label   string
+	Policy  string
+	Scopes  Scopes
+	Expires time.Time // zero: never
 }
 
-// CreateTokenWithPolicy makes a token whose requests come with a policy by name.
-func (s *Service) CreateTokenWithPolicy(ctx context.Context, account, label, policy string) (Secret, Token, error) {
-	if err := checkLabel(label); err != nil {
+// maxTokens is the most tokens of one account that are not revoked.
+const maxTokens = 1000
+
+// CreateToken makes a token and returns its text, which nobody can get again. Errors: ErrNotFound for the account, also
+// for one that is not the actor's; ErrScope when the actor has less; ErrInvalid, ErrClosed, ErrTooMany.
+func (s *Service) CreateToken(ctx context.Context, by Actor, want NewToken) (Secret, Token, error) {
+	now := s.now()
+	if err := errors.Join(checkLabel(want.Label), checkExpiry(want.Expires, now)); err != nil {
 		return "", Token{}, err
 	}
-	text, token := newToken(account, label, s.now())
-	token.Policy = policy
-	if err := s.insertToken(ctx, token, digest(text.Reveal())); err != nil {
-		return "", Token{}, fmt.Errorf("creating a token for account %q: %w", account, err)
+	switch {
+	case want.Scopes == 0:
+		return "", Token{}, invalid("a token needs at least one scope")
+	case !by.Scopes.Has(want.Scopes):
+		return "", Token{}, ErrScope
 	}
+	text, token := newToken(want, now)
+	if err := s.insertToken(ctx, by, want.Account, &token, digest(text.Reveal())); err != nil {
+		return "", Token{}, fmt.Errorf("creating a token: %w", err)
+	}
+	return text, token, nil
+}
+
+// MaxGrace is the longest that a rotated token stays valid.
+const MaxGrace = 30 * 24 * time.Hour
+
+// RotateToken replaces a token by one with another text, for the same and for as long as the old one was made for. The
+// old one is valid for grace longer, so that a program can go over without a gap. Errors: ErrNotFound for a token that
+// is not valid, and for one of another account than the actor's; ErrScope when the actor has less than the token;
+// ErrInvalid, ErrTooMany.
+func (s *Service) RotateToken(ctx context.Context, by Actor, id string, grace time.Duration) (Secret, Token, error) {
+	if grace < 0 || grace > MaxGrace {
+		return "", Token{}, invalid("a rotated token stays valid for at most %d days", MaxGrace/(24*time.Hour))
+	}
+	id = publicPart(id)
+	text, token := newToken(NewToken{}, s.now())
+	if err := s.replaceToken(ctx, by, id, grace, &token, digest(text.Reveal())); err != nil {
+		return "", Token{}, fmt.Errorf("rotating a token: %w", err)
+	}
+	s.known.Remove(id)
 	return text, token, nil
 }
 
 // Bootstrap makes the first account and its first token when there is no account at all, and tells whether it did.
 func (s *Service) Bootstrap(ctx context.Context) (Secret, bool, error) {
-	text, token := newToken(FirstAccount, "first token", s.now())
+	text, token := newToken(NewToken{Label: "first token", Scopes: OwnScopes}, s.now())
+	token.Account = FirstAccount
 	created, err := s.insertFirst(ctx, token, digest(text.Reveal()))
 	if err != nil {
 		return "", false, fmt.Errorf("creating the first account: %w", err)
@@ -62,6 +99,15 @@ func (s *Service) Bootstrap(ctx context.Context) (Secret, bool, error) {
 		return "", false, nil
 	}
 	return text, true, nil
+}
+
+// AccountTokens returns the tokens of one account that are not revoked, oldest first.
+func (s *Service) AccountTokens(ctx context.Context, account int64) ([]Token, error) {
+	tokens, err := s.selectAccountTokens(ctx, account)
+	if err != nil {
+		return nil, fmt.Errorf("listing tokens: %w", err)
+	}
+	return tokens, nil
 }
 
 // Tokens returns the tokens of one account, or of all when account is empty, oldest first, revoked ones too. Errors:
@@ -78,34 +124,50 @@ func (s *Service) Tokens(ctx context.Context, account string) ([]Token, error) {
 // accepting one that was revoked here. RevokeToken waits that long.
 const trustFor = 500 * time.Millisecond
 
-// knownTokens is how many tokens are remembered for trustFor.
-const knownTokens = 10_000
+// How many tokens and plans are remembered.
+const (
+	knownTokens = 10_000
+	knownPlans  = 1_000
+)
 
 // RevokeToken ends the validity of the token with this public id. The whole text of a token is accepted too. When it
 // returns, no server of this database accepts the token any more. Revoking a second time changes nothing. Errors:
-// ErrNotFound.
-func (s *Service) RevokeToken(ctx context.Context, id string) error {
-	id, _, _ = strings.Cut(strings.TrimPrefix(id, tokenPrefix), "_")
-	if err := s.markRevoked(ctx, id, s.now()); err != nil {
+// ErrNotFound, also for a token of another account than the actor's.
+func (s *Service) RevokeToken(ctx context.Context, by Actor, id string) error {
+	id = publicPart(id)
+	if err := s.markRevoked(ctx, by, id, s.now()); err != nil {
 		return fmt.Errorf("revoking the token: %w", err)
 	}
 	s.known.Remove(id)
+	return settle(ctx)
+}
+
+// settle returns when no server of this database goes by what was stored of tokens and accounts before.
+func settle(ctx context.Context) error {
 	timer := time.NewTimer(trustFor)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("waiting until the revoked token is refused everywhere: %w", context.Cause(ctx))
+		return fmt.Errorf("waiting until the change counts everywhere: %w", context.Cause(ctx))
 	}
 }
 
-// A Caller is who a token belongs to, with the policies that its requests come with.
+// A Caller is who a token belongs to, with what the token and the account may do.
 type Caller struct {
 	Account       int64
 	AccountPolicy string // empty: none
 	TokenPolicy   string // empty: none
+	Token         string // public id
+	Scopes        Scopes
+	State         State   // Active or Suspended
+	Plan          string  // its name
+	Limits        *Limits // of the plan; nobody may change them
 }
+
+// Actor is the caller as one who changes accounts and tokens.
+func (c *Caller) Actor() Actor { return Actor{Account: c.Account, Token: c.Token, Scopes: c.Scopes} }
 
 // Authenticate returns whom the presented text gives access, or ErrUnauthorized.
 func (s *Service) Authenticate(ctx context.Context, presented string) (Caller, error) {
@@ -113,40 +175,87 @@ func (s *Service) Authenticate(ctx context.Context, presented string) (Caller, e
 	if !ok {
 		return Caller{}, ErrUnauthorized
 	}
-	found, err := s.credential(ctx, id)
+	found, fresh, err := s.credential(ctx, id)
 	unknown := errors.Is(err, ErrNotFound)
 	if err != nil && !unknown {
 		return Caller{}, fmt.Errorf("looking up a token: %w", err)
 	}
 	// An unknown id is compared too, with the hash of nothing, so that it takes as long as a wrong secret.
 	same := subtle.ConstantTimeCompare([]byte(digest(presented)), []byte(found.hash)) == 1
-	if !same || unknown || found.revoked {
+	if !same || unknown || !found.valid(s.now()) {
 		return Caller{}, ErrUnauthorized
+	}
+	if fresh {
+		s.uses.note(id, s.now())
 	}
 	return found.caller, nil
 }
 
+// Plausible reports, without asking the database, whether this very text was stored as a token when it was looked up
+// last. It may have ended since.
+func (s *Service) Plausible(presented string) bool {
+	id, ok := publicID(presented)
+	if !ok {
+		return false
+	}
+	c, ok := s.known.Peek(id)
+	return ok && subtle.ConstantTimeCompare([]byte(digest(presented)), []byte(c.hash)) == 1
+}
+
+// A credential is what Authenticate needs of a token. It never changes.
+type credential struct {
+	caller  Caller
+	hash    string
+	revoked bool
+	expires int64     // Unix milliseconds; 0: never
+	read    time.Time // when it was about to be read from the database
+}
+
+func (c *credential) valid(now time.Time) bool {
+	return !c.revoked && c.caller.State != Closed && (c.expires == 0 || now.UnixMilli() < c.expires)
+}
+
 // credential reads what is stored of a token, or remembers it from a moment ago. What is not there is not remembered:
 // strangers cannot fill the memory, and a new token is valid at once.
-func (s *Service) credential(ctx context.Context, id string) (credential, error) {
+func (s *Service) credential(ctx context.Context, id string) (c *credential, fresh bool, err error) {
 	started := time.Now() // of the process, which no clock step moves
 	if c, ok := s.known.Get(id); ok && started.Sub(c.read) < trustFor {
-		return c, nil
+		return c, false, nil
 	}
-	c, err := s.selectCredential(ctx, id)
-	if err != nil || c.revoked {
-		return c, err
+	c, err = s.selectCredential(ctx, id)
+	if err != nil {
+		return c, false, err
 	}
 	c.read = started
-	s.known.Add(id, c)
-	return c, nil
+	if c.valid(s.now()) {
+		s.known.Add(id, c)
+	} else {
+		s.known.Remove(id)
+	}
+	return c, true, nil
 }
 
 // newToken draws a new id and secret.
-func newToken(account, label string, now time.Time) (Secret, Token) {
+func newToken(want NewToken, now time.Time) (Secret, Token) {
 	id := randomText(idBytes)
 	text := Secret(tokenPrefix + id + "_" + randomText(secretBytes))
-	return text, Token{ID: id, Account: account, Label: label, Created: inMilliseconds(now)}
+	return text, Token{
+		ID: id, Label: want.Label, Policy: want.Policy, Scopes: want.Scopes,
+		Created: inMilliseconds(now), Expires: inMilliseconds(want.Expires),
+	}
+}
+
+func checkExpiry(expires, now time.Time) error {
+	if !expires.IsZero() && !expires.After(now) {
+		return invalid("it would have expired already")
+	}
+	return nil
+}
+
+// publicPart is the public id in what names a token: the id itself, or the whole text.
+func publicPart(id string) string {
+	id, _, _ = strings.Cut(strings.TrimPrefix(id, tokenPrefix), "_")
+	return strings.ToLower(id)
 }
 
 // publicID finds the id in a token's text. What cannot be a token costs no look-up.
@@ -182,4 +291,10 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func inMilliseconds(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
+// inMilliseconds is a time as it is stored. The zero time stays what it is.
+func inMilliseconds(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return time.UnixMilli(t.UnixMilli()).UTC()
+}

@@ -135,3 +135,8 @@ func RecordTouches(ctx context.Context, s *Service) error { return s.sched.recor
 
 // Enter makes a service that does not run one of the servers of its database.
 func Enter(ctx context.Context, s *Service) error { return s.store.enter(ctx, s.cfg.Instance) }
+
+// HeldBytes remembers the sums that ask comes to.
+func HeldBytes(ask func(context.Context, Account) (int64, error)) func(context.Context, Account) (int64, error) {
+	return newHeldBytes(ask).of
+}

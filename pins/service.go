@@ -55,7 +55,8 @@ type Service struct {
 	sched *scheduler
 	meter *meter
 	// nodeAway is when the hot tier last failed to answer, in Unix nanoseconds: requests do not wait for it then.
-	nodeAway atomic.Int64
+	nodeAway  atomic.Int64
+	heldBytes *heldBytes
 }
 
 // New returns a Service that accepts requests at once; Run makes it work on them.
@@ -70,6 +71,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	}
 	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
 	s.store.room = s.room
+	s.heldBytes = newHeldBytes(s.store.heldBytes)
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s

@@ -7,40 +7,18 @@ import (
 	"strings"
 
 	"github.com/labstack/echo/v4"
-
-	"github.com/frostpin/frostpin/pins"
 )
 
 const (
-	accountKey = "account"
-	choiceKey  = "choice" // the policies of the caller and the path
-	maxToken   = 512
+	callerKey = "caller"
+	choiceKey = "choice" // the policies of the caller and the path
+	maxToken  = 512
 )
 
 // A denied request carried no token that counts.
 type denied struct{ why string }
 
 func (d *denied) Error() string { return "access denied: " + d.why }
-
-// authenticated lets a request pass with its account. It runs before anything else of the request is looked at, so
-// strangers learn nothing about ids or limits.
-func (s *Server) authenticated(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		token, err := bearer(c.Request().Header)
-		if err != nil {
-			return err
-		}
-		caller, err := authenticate(c.Request().Context(), s.tokens, token)
-		if err != nil {
-			return err
-		}
-		c.Set(accountKey, caller.Account)
-		if caller.AccountPolicy != "" || caller.TokenPolicy != "" {
-			c.Set(choiceKey, pins.Choice{Account: caller.AccountPolicy, Token: caller.TokenPolicy})
-		}
-		return next(c)
-	}
-}
 
 // bearer reads the token. A second Authorization header is refused, because a proxy might have looked at the other.
 func bearer(h http.Header) (string, error) {
@@ -64,11 +42,6 @@ func bearer(h http.Header) (string, error) {
 		return "", &denied{"the token is malformed"}
 	}
 	return token, nil
-}
-
-func account(c echo.Context) pins.Account {
-	id, _ := c.Get(accountKey).(int64)
-	return pins.Account(id)
 }
 
 // operatorOnly hides a page from everyone but the operator.

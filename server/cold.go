@@ -44,12 +44,13 @@ var _ v1.ServerInterface = ownAPI{}
 
 // routeOwn adds the routes of our own API.
 func (s *Server) routeOwn() {
-	all := []echo.MiddlewareFunc{s.authenticated}
-	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{
-		BaseURL:              apiV1,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"getPinDeals": all, "getPinReceipt": all, "getReceiptKey": all, "createLink": all, "upload": append(slices.Clone(all), s.roomy)},
-	})
-	for _, path := range []string{"/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute} {
+	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{BaseURL: apiV1, OperationMiddlewares: s.guarded()})
+	for _, path := range []string{
+		"/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
+		"/tokens", "/tokens/:tokenid", "/tokens/:tokenid/rotate", "/account", "/signup",
+		"/admin/accounts", "/admin/accounts/:account", "/admin/accounts/:account/plan",
+		"/admin/accounts/:account/suspend", "/admin/accounts/:account/resume", "/admin/accounts/:account/close",
+	} {
 		s.echo.OPTIONS(apiV1+path, preflight)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
@@ -35,6 +36,7 @@ func (e *tooLargeError) Error() string {
 const (
 	reasonForbidden = "FORBIDDEN"       // what was shown as a right is none
 	reasonBlocked   = "CONTENT_BLOCKED" // on a denylist
+	reasonConflict  = "CONFLICT"        // with what there is already
 )
 
 // statusClientGone is logged and counted, never seen by anyone.
@@ -61,6 +63,10 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 	var (
 		bad    *spec.InvalidError
 		access *denied
+		scoped *refused
+		often  *limited
+		wrong  *auth.InvalidError
+		over   *pins.QuotaError
 		routed *echo.HTTPError
 		link   *refusedLink
 		listed interface {
@@ -75,6 +81,32 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, bad.Error()}
 	case errors.As(err, &access):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, access.Error()}
+	case errors.As(err, &scoped):
+		return verdict{http.StatusForbidden, scoped.reason, scoped.why}
+	case errors.As(err, &over):
+		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, over.Problem}
+	case errors.As(err, &wrong):
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, wrong.Problem}
+	case errors.Is(err, auth.ErrScope):
+		return verdict{http.StatusForbidden, spec.ReasonInsufficientScope, "no token can be given scopes that the one which asks lacks"}
+	case errors.Is(err, auth.ErrNoInvite):
+		return verdict{http.StatusForbidden, reasonForbidden, "the invite code is not valid; ask the operator for another"}
+	case errors.Is(err, auth.ErrExists):
+		return verdict{http.StatusConflict, reasonConflict, "this name is taken"}
+	case errors.Is(err, auth.ErrClosed):
+		return verdict{http.StatusConflict, reasonConflict, "this account is closed, for good"}
+	case errors.Is(err, auth.ErrTooMany):
+		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, "this account has as many tokens as there may be; revoke some"}
+	case errors.Is(err, auth.ErrNoPlan):
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "there is no plan of this name; the operator makes them"}
+	case errors.Is(err, errNoToken):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such token"}
+	case errors.Is(err, errNoAccount):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such account"}
+	case errors.Is(err, errNoSignUp):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server takes no sign-ups"}
+	case errors.As(err, &often):
+		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("%s; try again in %d seconds", often.why, often.seconds())}
 	case errors.Is(err, deals.ErrUnauthorized):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
 	case errors.As(err, &listed):
@@ -164,6 +196,9 @@ func (s *Server) fail(err error, c echo.Context) {
 		h.Set("WWW-Authenticate", "Bearer")
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", v.retryAfter())
+		if often := (*limited)(nil); errors.As(err, &often) {
+			often.tell(h)
+		}
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
 		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)

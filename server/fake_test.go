@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -27,11 +28,12 @@ const (
 	origin  = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 )
 
-// tokens is an Authenticator with two accounts.
+// tokens is Accounts with two of them, that nobody can change.
 type tokens struct {
-	err    error
-	asked  []string
-	caller auth.Caller // whose policies alice has
+	server.Accounts // of which no method is called
+	err             error
+	asked           []string
+	caller          auth.Caller // what alice has beside her account; all scopes when it says none
 }
 
 func (a *tokens) Authenticate(_ context.Context, token string) (auth.Caller, error) {
@@ -43,12 +45,22 @@ func (a *tokens) Authenticate(_ context.Context, token string) (auth.Caller, err
 		return auth.Caller{}, a.err
 	case token == alice:
 		caller := a.caller
-		caller.Account = 1
+		caller.Account, caller.State = 1, cmp.Or(caller.State, auth.Active)
+		caller.Scopes = cmp.Or(caller.Scopes, auth.AllScopes)
 		return caller, nil
 	case token == bob:
-		return auth.Caller{Account: 2}, nil
+		return auth.Caller{Account: 2, Scopes: auth.OwnScopes, State: auth.Active}, nil
 	}
 	return auth.Caller{}, auth.ErrUnauthorized
+}
+
+func (a *tokens) Plausible(token string) bool { return token == alice }
+
+// asked is what Admit was asked.
+type asked struct {
+	account     pins.Account
+	quota       pins.Quota
+	more, bytes int64
 }
 
 // memory is a Pins that keeps everything in a slice. It has the semantics of the real service, except that only
@@ -60,6 +72,7 @@ type memory struct {
 	delegates []string
 	err       error                 // answered by every method, when set
 	choices   []pins.Choice         // that Decide was asked with
+	quotas    []asked               // that Admit was asked with
 	cold      *cold                 // tells how what has terms stands, when set
 	before    func(context.Context) // called by every method, when set
 }
@@ -228,6 +241,25 @@ func matchesName(name *string, want string, how spec.TextMatchingStrategy) bool 
 		return strings.Contains(strings.ToLower(*name), strings.ToLower(want))
 	}
 	return false
+}
+
+func (m *memory) Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	u := pins.AccountUsage{Pins: map[spec.Status]int64{}}
+	for _, p := range m.rows {
+		if p.Account == account {
+			u.Pins[p.Status()]++
+		}
+	}
+	return u, err
+}
+
+func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error {
+	leave, err := m.enter(ctx)
+	defer leave()
+	m.quotas = append(m.quotas, asked{account, q, more, bytes})
+	return err
 }
 
 func (m *memory) Delegates(ctx context.Context) ([]string, error) {

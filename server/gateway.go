@@ -21,6 +21,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 )
 
@@ -157,7 +158,7 @@ const (
 type gatewayHandler struct {
 	cfg    Gateway
 	log    *slog.Logger
-	tokens Authenticator
+	gate   *gate
 	denied Denylist
 
 	online, offline http.Handler              // boxo's, over all blocks and over hot ones
@@ -173,13 +174,13 @@ type gatewayHandler struct {
 	busy     prometheus.GaugeFunc
 }
 
-func newGateway(cfg Gateway, denied Denylist, tokens Authenticator, log *slog.Logger, metrics *prometheus.Registry) (*gatewayHandler, error) {
+func newGateway(cfg Gateway, denied Denylist, gate *gate, log *slog.Logger, metrics *prometheus.Registry) (*gatewayHandler, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	g := &gatewayHandler{
-		cfg: cfg, log: log, tokens: tokens, denied: denied,
+		cfg: cfg, log: log, gate: gate, denied: denied,
 		roots:   knownRoots{ask: cfg.Roots.Known, now: cfg.Now},
 		links:   linkKey(cfg.LinkKey),
 		headers: gatewayHeaders(),
@@ -301,7 +302,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	if err != nil {
 		return err
 	}
-	c.Set(accountKey, int64(a.account))
+	c.Set(callerKey, &auth.Caller{Account: int64(a.account)})
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

@@ -11,7 +11,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
-	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -89,24 +88,6 @@ func (g *gatewayHandler) reader(r *http.Request, a admission) (pins.Account, err
 	if q := r.URL.Query(); q.Has(linkSignature) || q.Has(linkExpires) {
 		return g.links.check(q, a.root, a.below, g.cfg.Now())
 	}
-	token, err := bearer(r.Header)
-	if err != nil {
-		return 0, err
-	}
-	caller, err := authenticate(r.Context(), g.tokens, token)
+	caller, err := g.gate.pass(r, readNeed)
 	return pins.Account(caller.Account), err
-}
-
-// authenticate asks whom a token belongs to.
-func authenticate(ctx context.Context, tokens Authenticator, token string) (auth.Caller, error) {
-	caller, err := tokens.Authenticate(ctx, token)
-	switch {
-	case errors.Is(err, auth.ErrUnauthorized):
-		return auth.Caller{}, &denied{"the token is unknown or was revoked"}
-	case errors.Is(err, context.Canceled):
-		return auth.Caller{}, err
-	case err != nil: // no verdict, so neither a yes nor a no
-		return auth.Caller{}, fmt.Errorf("%w: authenticating: %w", errUnavailable, err)
-	}
-	return caller, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/retrieval/deny"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/server/v1"
@@ -111,12 +112,28 @@ func TestGatewayCanBeOff(t *testing.T) {
 
 func private(g *server.Gateway) { g.Access, g.LinkKey = server.AccessToken, linkKey }
 
+func TestPrivateContentNeedsTheScopeToRetrieve(t *testing.T) {
+	r := newReads(t, withGateway(private))
+	target := "/ipfs/" + r.file.String()
+	r.tokens.caller.State = auth.Suspended // reads go on
+	for scope, status := range map[auth.Scopes]int{auth.Retrieve: 200, auth.AllScopes &^ auth.Retrieve: 403} {
+		r.tokens.caller.Scopes = scope
+		w := r.do(alice, "GET", target, "")
+		if w.Code != status {
+			t.Errorf("with the scopes %q: %d %s", scope, w.Code, w.Body)
+		}
+		if status == 403 {
+			wantFailure(t, w, 403, "INSUFFICIENT_SCOPE", "retrieve")
+		}
+	}
+}
+
 func TestPrivateContentNeedsATokenOfWhoPinsIt(t *testing.T) {
 	r := newReads(t, withGateway(private))
 	target := "/ipfs/" + r.file.String()
 	wantFailure(t, r.get(target), 401, "UNAUTHORIZED", "access denied")
 	wantFailure(t, r.get("/ipfs/nonsense"), 401, "UNAUTHORIZED", "access denied")
-	wantFailure(t, r.do("fp_other", "GET", target, ""), 401, "UNAUTHORIZED", "unknown or was revoked")
+	wantFailure(t, r.do("fp_other", "GET", target, ""), 401, "UNAUTHORIZED", "unknown, has expired or was revoked")
 	wantFailure(t, r.do(bob, "GET", target, ""), 404, "NOT_FOUND", "no such content")
 	wantFailure(t, r.do(bob, "GET", "/ipfs/"+some("x").String(), ""), 404, "NOT_FOUND", "no such content")
 	for _, query := range []string{"", "?format=car", "?format=raw", "?format=tar"} {

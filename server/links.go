@@ -1,14 +1,11 @@
 package server
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -37,7 +34,6 @@ const (
 	maxLinkLife = 30 * 24 * 60 * 60
 	linkLife    = 60 * 60
 	maxLinkPath = 4096
-	maxLinkBody = 16 << 10
 )
 
 // A linkKey signs links. A link opens one path and what is below it, to whoever has it, until it expires or the account
@@ -133,20 +129,8 @@ func readLink(c echo.Context) (root cid.Cid, below string, life int64, err error
 		return cid.Undef, "", 0, &spec.InvalidError{Field: field, Problem: problem}
 	}
 	var req v1.LinkRequest
-	body, err := readBody(c, maxLinkBody)
-	if err == nil {
-		err = spec.CheckJSON(body)
-	}
-	if err != nil {
+	if err := readObject(c, &req, "cid, and maybe path and expires_in"); err != nil {
 		return cid.Undef, "", 0, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		return bad("body", "is not a JSON object with cid, and maybe path and expires_in")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return bad("body", "has something after its object")
 	}
 	if root, err = cid.Decode(req.Cid); err != nil {
 		return bad("cid", "is not a CID")

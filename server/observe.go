@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -52,15 +53,14 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if !s.log.Enabled(ctx, slog.LevelDebug) {
 			return nil
 		}
-		account, _ := c.Get(accountKey).(int64)
 		s.log.LogAttrs(ctx, slog.LevelDebug, "request",
 			slog.String("request", requestID(c)),
 			slog.String("method", c.Request().Method),
-			slog.String("path", c.Request().URL.Path),
+			slog.String("path", shown(c.Request().URL.Path)),
 			slog.Int("status", status),
 			slog.Int64("bytes", c.Response().Size),
 			slog.Duration("took", took),
-			slog.Int64("account", account),
+			slog.Int64("account", caller(c).Account),
 			slog.String("client", clientAddress(c).String()),
 		)
 		return nil
@@ -103,18 +103,21 @@ func (s *Server) routeName(c echo.Context) string {
 		return "/policy/{name}/pins"
 	case s.base + policyPath + "/pins/:requestid":
 		return "/policy/{name}/pins/{requestid}"
-	case apiV1 + "/pins/:requestid/deals":
-		return apiV1 + "/pins/{requestid}/deals"
-	case apiV1 + "/pins/:requestid/receipt":
-		return apiV1 + "/pins/{requestid}/receipt"
 	case "/docs/:file":
 		return "/docs"
 	case gatewayPath:
 		return "/ipfs"
 	default:
-		return path
+		return parameter.ReplaceAllString(path, "{$1}")
 	}
 }
+
+var parameter = regexp.MustCompile(`:(\w+)`)
+
+// shown is a path as it is logged: somebody may have put a token or an invite code where its id belongs.
+func shown(path string) string { return secretText.ReplaceAllString(path, "$1[redacted]") }
+
+var secretText = regexp.MustCompile(`(fpi?_[a-z2-7]{16}_)[A-Za-z2-7]+`)
 
 // requestIDs gives every request a name by which a user's complaint finds the log line.
 type requestIDs struct {

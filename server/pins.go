@@ -65,6 +65,9 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.admit(c, 1, 0); err != nil {
+		return err
+	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
 	delegates, err := s.delegates(c)
 	if err != nil {
@@ -104,6 +107,9 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.admit(c, 0, 0); err != nil {
+		return err
+	}
 	delegates, err := s.delegates(c)
 	if err != nil {
 		return err
@@ -125,6 +131,19 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 		return err
 	}
 	return c.NoContent(http.StatusAccepted)
+}
+
+// admit tells whether the caller's plan has room for so many pins more, that bring so many bytes.
+func (s *Server) admit(c echo.Context, more, bytes int64) error {
+	l := caller(c).Limits
+	if l == nil {
+		return nil
+	}
+	quota := pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
+	if quota == (pins.Quota{}) {
+		return nil
+	}
+	return s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes)
 }
 
 // parseID refuses what can be no id of ours before anything is asked.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,14 +34,20 @@ type Pins interface {
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
 	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error)
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
+	// Admit tells whether an account may have so many pins more, that bring so many bytes: *pins.QuotaError if not.
+	Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error
+	// Usage returns what an account has here now.
+	Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error)
 	// Delegates returns 1 to 20 addresses of our node.
 	Delegates(ctx context.Context) ([]string, error)
 }
 
-// An Authenticator knows whom a token belongs to. It returns auth.ErrUnauthorized when to nobody; any other error means
-// that it could not tell.
+// An Authenticator knows whom a token belongs to.
 type Authenticator interface {
+	// Authenticate returns auth.ErrUnauthorized when it belongs to nobody; any other error means that it could not tell.
 	Authenticate(ctx context.Context, token string) (auth.Caller, error)
+	// Plausible tells, without asking anybody, whether this text was right when it was looked up last.
+	Plausible(token string) bool
 }
 
 // Config is what can be set.
@@ -64,6 +69,7 @@ type Config struct {
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
+	SignUp        bool                 // strangers with an invite code may make accounts
 }
 
 // Limits on one connection. What an answer may take is not limited, only how long nothing of it is taken: see
@@ -82,23 +88,25 @@ const (
 
 // A Server answers HTTP requests. It is an http.Handler; Serve adds connections and their limits.
 type Server struct {
-	cfg     Config
-	base    string // Config.BasePath as a prefix: "" for the root
-	pins    Pins
-	tokens  Authenticator
-	log     *slog.Logger
-	echo    *echo.Echo
-	health  *health
-	metrics *metrics
-	ids     *requestIDs
-	buffers sync.Pool // of *[]byte
-	gateway *gatewayHandler
+	cfg      Config
+	base     string // Config.BasePath as a prefix: "" for the root
+	pins     Pins
+	accounts Accounts
+	gate     *gate
+	signUps  tries
+	log      *slog.Logger
+	echo     *echo.Echo
+	health   *health
+	metrics  *metrics
+	ids      *requestIDs
+	buffers  sync.Pool // of *[]byte
+	gateway  *gatewayHandler
 
 	uploading chan struct{} // one for each upload that runs
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
-func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, error) {
+func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, error) {
 	base, err := basePrefix(cfg.BasePath)
 	if err != nil {
 		return nil, err
@@ -117,7 +125,7 @@ func New(cfg Config, p Pins, tokens Authenticator, log *slog.Logger) (*Server, e
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, base: base, pins: p, tokens: tokens, log: log,
+		cfg: cfg, base: base, pins: p, accounts: accounts, gate: newGate(accounts, extractor(cfg.Proxies)), signUps: newTries("tries to sign up", extractor(cfg.Proxies)), log: log,
 		echo:    echo.New(),
 		health:  newHealth(cfg.Checks),
 		metrics: m,
@@ -150,8 +158,8 @@ func (s *Server) route() error {
 	e.Pre(normalise)
 	e.Use(s.observe, recovered)
 
-	s.routePins(s.base, s.authenticated)
-	s.routePins(s.base+policyPath, s.authenticated, s.named)
+	s.routePins(s.base)
+	s.routePins(s.base+policyPath, s.named)
 	s.routeOwn()
 
 	pages, err := s.docs()
@@ -185,7 +193,7 @@ func (s *Server) routeGateway() error {
 	if s.cfg.Gateway == nil || s.cfg.Gateway.Access == AccessOff {
 		return nil
 	}
-	g, err := newGateway(*s.cfg.Gateway, s.cfg.Denylist, s.tokens, s.log, s.cfg.Metrics)
+	g, err := newGateway(*s.cfg.Gateway, s.cfg.Denylist, s.gate, s.log, s.cfg.Metrics)
 	if err != nil {
 		return err
 	}
@@ -200,17 +208,10 @@ func (s *Server) routeGateway() error {
 }
 
 // routePins adds the routes of the Pinning Service API below a base.
-func (s *Server) routePins(base string, all ...echo.MiddlewareFunc) {
-	RegisterHandlersWithOptions(s.echo, api{s}, RegisterHandlersOptions{
-		BaseURL: base,
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{
-			"getPins":               append(slices.Clone(all), canonicalQuery),
-			"addPin":                append(slices.Clone(all), s.roomy),
-			"getPinByRequestId":     all,
-			"replacePinByRequestId": append(slices.Clone(all), s.roomy),
-			"deletePinByRequestId":  all,
-		},
-	})
+func (s *Server) routePins(base string, others ...echo.MiddlewareFunc) {
+	middlewares := s.guarded(others...)
+	middlewares["getPins"] = append(middlewares["getPins"], canonicalQuery)
+	RegisterHandlersWithOptions(s.echo, api{s}, RegisterHandlersOptions{BaseURL: base, OperationMiddlewares: middlewares})
 	s.echo.OPTIONS(base+"/pins", preflight)
 	s.echo.OPTIONS(base+"/pins/:requestid", preflight)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/server/v1"
@@ -42,6 +44,13 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	if err != nil {
 		return err
 	}
+	most := uploadBytes(caller(c).Limits)
+	if length := c.Request().ContentLength; most > 0 && length > most {
+		return tooLong(most)
+	}
+	if err := s.admit(c, 1, c.Request().ContentLength); err != nil {
+		return err
+	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
 	delegates, err := api(s).delegates(c)
 	if err != nil {
@@ -54,6 +63,9 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		return errBusy
 	}
 	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
+	if most > 0 {
+		u.Body = &shortened{u.Body, most, most}
+	}
 	made, fresh, err := s.cfg.Uploads.Upload(c.Request().Context(), u)
 	if err != nil {
 		// What the client goes on to send is nobody's business any more.
@@ -118,6 +130,32 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 		}
 	}
 	return u, nil
+}
+
+// shortened is a body that fails when it is longer than a plan allows.
+type shortened struct {
+	body       io.Reader
+	left, most int64
+}
+
+func (s *shortened) Read(b []byte) (int, error) {
+	n, err := s.body.Read(b)
+	if s.left -= int64(n); s.left < 0 {
+		return 0, tooLong(s.most)
+	}
+	return n, err
+}
+
+// uploadBytes is the most that an upload may bring; 0 for no bound.
+func uploadBytes(l *auth.Limits) int64 {
+	if l == nil {
+		return 0
+	}
+	return l.UploadBytes
+}
+
+func tooLong(most int64) error {
+	return &ingest.LargeError{Problem: fmt.Sprintf("this account's plan allows uploads of at most %d bytes", most)}
 }
 
 // metaPairs reads meta[KEY]=VALUE from a query. What meta may be, the pin says.

@@ -6,7 +6,9 @@ import "errors"
 const (
 	ReasonBadRequest         = "BAD_REQUEST"
 	ReasonUnauthorized       = "UNAUTHORIZED"
-	ReasonQuotaExceeded      = "QUOTA_EXCEEDED" // a limit other than money
+	ReasonQuotaExceeded      = "QUOTA_EXCEEDED"     // a limit other than money
+	ReasonInsufficientScope  = "INSUFFICIENT_SCOPE" // of the token
+	ReasonAccountSuspended   = "ACCOUNT_SUSPENDED"  // it can be read and emptied only
 	ReasonNotFound           = "NOT_FOUND"
 	ReasonNoDealYet          = "NO_DEAL_YET" // nothing to make a receipt of
 	ReasonMethodNotAllowed   = "METHOD_NOT_ALLOWED"

@@ -26,7 +26,7 @@ func (p *program) accountCommand() *cobra.Command {
 			Args:  cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				return p.withStore(c, true, func(ctx context.Context, s *store) error {
-					account, err := s.tokens.CreateAccount(ctx, args[0])
+					account, err := s.tokens.CreateAccount(ctx, auth.Operator(), args[0], auth.Trusted)
 					if err != nil {
 						return err
 					}
@@ -70,7 +70,7 @@ func (p *program) accountSet() *cobra.Command {
 				if err := p.checkPolicy(ctx, s, policy); err != nil {
 					return err
 				}
-				err := s.tokens.SetAccountPolicy(ctx, args[0], policy)
+				err := s.tokens.SetAccountPolicy(ctx, auth.Operator(), args[0], policy)
 				if errors.Is(err, auth.ErrNotFound) {
 					return fmt.Errorf("there is no account %q", args[0])
 				}

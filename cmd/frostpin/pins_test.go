@@ -28,7 +28,7 @@ func manyPins(t *testing.T, n int) string {
 	if err := db.Migrate(t.Context(), migrations()...); err != nil {
 		t.Fatal(err)
 	}
-	account, err := auth.New(db, time.Now).CreateAccount(t.Context(), "ann")
+	account, err := auth.New(db, time.Now).CreateAccount(t.Context(), auth.Operator(), "ann", auth.Trusted)
 	if err != nil {
 		t.Fatal(err)
 	}

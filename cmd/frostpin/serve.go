@@ -216,6 +216,10 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	running.Go(func() error { return service.Run(ctx) })
 	running.Go(func() error { return reading.Run(ctx) })
 	running.Go(func() error { return denied.Run(ctx) })
+	running.Go(func() error {
+		tokens.Run(ctx)
+		return nil
+	})
 	if cold != nil {
 		running.Go(func() error { return cold.Run(ctx) })
 	}

@@ -36,10 +36,16 @@ func (p *program) tokenCreate() *cobra.Command {
 				if err := p.checkPolicy(ctx, s, policy); err != nil {
 					return err
 				}
-				text, _, err := s.tokens.CreateTokenWithPolicy(ctx, account, label, policy)
+				owner, err := s.tokens.AccountByName(ctx, account)
 				if errors.Is(err, auth.ErrNotFound) {
 					return fmt.Errorf("there is no account %q: create it with `frostpin account create`", account)
 				}
+				if err != nil {
+					return err
+				}
+				text, _, err := s.tokens.CreateToken(ctx, auth.Operator(), auth.NewToken{
+					Account: owner.ID, Label: label, Policy: policy, Scopes: auth.OwnScopes,
+				})
 				if err != nil {
 					return err
 				}
@@ -93,7 +99,7 @@ func (p *program) tokenRevoke() *cobra.Command {
 			return p.withStore(c, false, func(ctx context.Context, s *store) error {
 				var failed error
 				for _, id := range ids {
-					err := s.tokens.RevokeToken(ctx, id)
+					err := s.tokens.RevokeToken(ctx, auth.Operator(), id)
 					if errors.Is(err, auth.ErrNotFound) {
 						err = errors.New("there is no token with one of these ids; `frostpin token list` shows all")
 					}

@@ -20,6 +20,27 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AccountState.
+const (
+	AccountStateActive    AccountState = "active"
+	AccountStateClosed    AccountState = "closed"
+	AccountStateSuspended AccountState = "suspended"
+)
+
+// Valid indicates whether the value is a known member of the AccountState enum.
+func (e AccountState) Valid() bool {
+	switch e {
+	case AccountStateActive:
+		return true
+	case AccountStateClosed:
+		return true
+	case AccountStateSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DealState.
 const (
 	DealStateAccepted     DealState = "accepted"
@@ -108,6 +129,83 @@ func (e ReceiptVersion) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Defines values for Scope.
+const (
+	ScopeAccount   Scope = "account"
+	ScopeAdmin     Scope = "admin"
+	ScopePinsRead  Scope = "pins:read"
+	ScopePinsWrite Scope = "pins:write"
+	ScopeRetrieve  Scope = "retrieve"
+	ScopeUpload    Scope = "upload"
+)
+
+// Valid indicates whether the value is a known member of the Scope enum.
+func (e Scope) Valid() bool {
+	switch e {
+	case ScopeAccount:
+		return true
+	case ScopeAdmin:
+		return true
+	case ScopePinsRead:
+		return true
+	case ScopePinsWrite:
+		return true
+	case ScopeRetrieve:
+		return true
+	case ScopeUpload:
+		return true
+	default:
+		return false
+	}
+}
+
+// Account defines model for Account.
+type Account struct {
+	Created time.Time `json:"created"`
+
+	// Limits What the plan allows. What is not there has no bound but the server's own.
+	Limits Limits `json:"limits"`
+	Name   string `json:"name"`
+
+	// Plan Example: public
+	Plan string `json:"plan"`
+
+	// Since When it came into its state.
+	Since time.Time `json:"since"`
+
+	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+	State AccountState `json:"state"`
+	Usage Usage        `json:"usage"`
+}
+
+// AccountList defines model for AccountList.
+type AccountList struct {
+	Accounts []AccountSummary `json:"accounts"`
+
+	// Next Give it as after for the next page. Nothing means that this is the last.
+	Next *int64 `json:"next,omitempty"`
+}
+
+// AccountRequest defines model for AccountRequest.
+type AccountRequest struct {
+	Name string  `json:"name"`
+	Plan *string `json:"plan,omitempty"`
+}
+
+// AccountState active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+type AccountState string
+
+// AccountSummary defines model for AccountSummary.
+type AccountSummary struct {
+	Created time.Time `json:"created"`
+	Name    string    `json:"name"`
+	Plan    string    `json:"plan"`
+	Since   time.Time `json:"since"`
+
+	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
+	State AccountState `json:"state"`
 }
 
 // Deal defines model for Deal.
@@ -209,6 +307,24 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// Limits What the plan allows. What is not there has no bound but the server's own.
+type Limits struct {
+	// Bytes Bytes held, each DAG counted once.
+	Bytes *int64 `json:"bytes,omitempty"`
+
+	// Pins Pins at once.
+	Pins *int64 `json:"pins,omitempty"`
+
+	// PinsInFlight Pins that are queued or pinning.
+	PinsInFlight *int64 `json:"pins_in_flight,omitempty"`
+
+	// Rates Requests by kind, which are status, list, write, upload, read and account.
+	Rates *map[string]Rate `json:"rates,omitempty"`
+
+	// UploadBytes Bytes of one upload.
+	UploadBytes *int64 `json:"upload_bytes,omitempty"`
+}
+
 // Link defines model for Link.
 type Link struct {
 	Expires time.Time `json:"expires"`
@@ -231,6 +347,13 @@ type LinkRequest struct {
 	Path *string `json:"path,omitempty"`
 }
 
+// NewToken defines model for NewToken.
+type NewToken struct {
+	// Text What goes into the Authorization header. It is shown only now.
+	Text  string `json:"text"`
+	Token Token  `json:"token"`
+}
+
 // PinStatus A pin as the Pinning Service API describes it.
 type PinStatus struct {
 	Created   time.Time          `json:"created"`
@@ -247,6 +370,17 @@ type PinStatus struct {
 
 // PinStatusStatus defines model for PinStatus.Status.
 type PinStatusStatus string
+
+// PlanRequest defines model for PlanRequest.
+type PlanRequest struct {
+	Plan string `json:"plan"`
+}
+
+// Rate defines model for Rate.
+type Rate struct {
+	Burst     int32   `json:"burst"`
+	PerSecond float64 `json:"per_second"`
+}
 
 // Receipt What was stored where, in canonical JSON (RFC 8785). The signature is over the same document without its
 // signature: keep it as it is, byte for byte.
@@ -334,13 +468,91 @@ type ReceiptPiece struct {
 	Size int64 `json:"size"`
 }
 
+// Registration defines model for Registration.
+type Registration struct {
+	Account AccountSummary `json:"account"`
+
+	// Text What goes into the Authorization header. It is shown only now.
+	Text  string `json:"text"`
+	Token Token  `json:"token"`
+}
+
+// Scope What a token may be used for. pins:read: list and show pins. pins:write: add, replace and remove them. upload:
+// send data. retrieve: read content that is not open to everyone, and sign links. account: see the account, and make
+// and end its tokens. admin: see and change all accounts.
+type Scope string
+
+// SignUpRequest defines model for SignUpRequest.
+type SignUpRequest struct {
+	// Code The invite code.
+	Code string `json:"code"`
+
+	// Name Of the new account, 1 to 64 letters, digits or . _ @ - beginning with a letter or digit.
+	Name string `json:"name"`
+}
+
+// Token defines model for Token.
+type Token struct {
+	Created time.Time  `json:"created"`
+	Expires *time.Time `json:"expires,omitempty"`
+
+	// Id Its public id.
+	//
+	// Example: r2m6qkxw4hzfy3ta
+	Id     string  `json:"id"`
+	Label  string  `json:"label"`
+	Policy *string `json:"policy,omitempty"`
+	Scopes []Scope `json:"scopes"`
+
+	// Used When it was used last, to the minute.
+	Used *time.Time `json:"used,omitempty"`
+}
+
+// TokenList defines model for TokenList.
+type TokenList struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// TokenRequest defines model for TokenRequest.
+type TokenRequest struct {
+	// Expires When it ends. Nothing means never.
+	Expires *time.Time `json:"expires,omitempty"`
+
+	// Label What the token is for, such as the device's name.
+	//
+	// Example: laptop
+	Label *string `json:"label,omitempty"`
+
+	// Policy A policy for the cold copies of pins that are made with it.
+	Policy *string `json:"policy,omitempty"`
+	Scopes []Scope `json:"scopes"`
+}
+
 // Uploaded defines model for Uploaded.
 type Uploaded struct {
 	Pins []PinStatus `json:"pins"`
 }
 
+// Usage defines model for Usage.
+type Usage struct {
+	// Bytes Bytes of the DAGs that are held for the account, each counted once; up to a minute old.
+	Bytes int64 `json:"bytes"`
+	Pins  struct {
+		Failed  int64 `json:"failed"`
+		Pinned  int64 `json:"pinned"`
+		Pinning int64 `json:"pinning"`
+		Queued  int64 `json:"queued"`
+	} `json:"pins"`
+}
+
+// AccountName defines model for accountName.
+type AccountName = string
+
 // Requestid defines model for requestid.
 type Requestid = string
+
+// Tokenid defines model for tokenid.
+type Tokenid = string
 
 // Broken defines model for Broken.
 type Broken = Failure
@@ -348,10 +560,26 @@ type Broken = Failure
 // Refused defines model for Refused.
 type Refused = Failure
 
+// ListAccountsParams defines parameters for ListAccounts.
+type ListAccountsParams struct {
+	// Search Only accounts with this in their name, in upper or lower case.
+	Search *string `form:"search,omitempty" json:"search,omitempty"`
+
+	// After What the page before gave as next.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // GetPinDealsParams defines parameters for GetPinDeals.
 type GetPinDealsParams struct {
 	// Limit How many of the newest to return.
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// RotateTokenParams defines parameters for RotateToken.
+type RotateTokenParams struct {
+	// Grace Seconds for which the old token stays valid.
+	Grace *int64 `form:"grace,omitempty" json:"grace,omitempty"`
 }
 
 // UploadMultipartBody defines parameters for Upload.
@@ -374,14 +602,50 @@ type UploadParams struct {
 	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 }
 
+// CreateAccountJSONRequestBody defines body for CreateAccount for application/json ContentType.
+type CreateAccountJSONRequestBody = AccountRequest
+
+// SetAccountPlanJSONRequestBody defines body for SetAccountPlan for application/json ContentType.
+type SetAccountPlanJSONRequestBody = PlanRequest
+
 // CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
 type CreateLinkJSONRequestBody = LinkRequest
+
+// SignUpJSONRequestBody defines body for SignUp for application/json ContentType.
+type SignUpJSONRequestBody = SignUpRequest
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = TokenRequest
 
 // UploadMultipartRequestBody defines body for Upload for multipart/form-data ContentType.
 type UploadMultipartRequestBody = UploadMultipartBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetAccount Show the account
+	// (GET /account)
+	GetAccount(ctx echo.Context) error
+	// ListAccounts List and search accounts
+	// (GET /admin/accounts)
+	ListAccounts(ctx echo.Context, params ListAccountsParams) error
+	// CreateAccount Create an account with its first token
+	// (POST /admin/accounts)
+	CreateAccount(ctx echo.Context) error
+	// ShowAccount Show an account with what it uses
+	// (GET /admin/accounts/{account})
+	ShowAccount(ctx echo.Context, account AccountName) error
+	// CloseAccount Close an account for good
+	// (POST /admin/accounts/{account}/close)
+	CloseAccount(ctx echo.Context, account AccountName) error
+	// SetAccountPlan Give an account another plan
+	// (POST /admin/accounts/{account}/plan)
+	SetAccountPlan(ctx echo.Context, account AccountName) error
+	// ResumeAccount Resume a suspended account
+	// (POST /admin/accounts/{account}/resume)
+	ResumeAccount(ctx echo.Context, account AccountName) error
+	// SuspendAccount Suspend an account
+	// (POST /admin/accounts/{account}/suspend)
+	SuspendAccount(ctx echo.Context, account AccountName) error
 	// CreateLink Sign a link
 	// (POST /links)
 	CreateLink(ctx echo.Context) error
@@ -394,6 +658,21 @@ type ServerInterface interface {
 	// GetReceiptKey Get the key that signs receipts
 	// (GET /receipt-key)
 	GetReceiptKey(ctx echo.Context) error
+	// SignUp Make an account
+	// (POST /signup)
+	SignUp(ctx echo.Context) error
+	// ListTokens List the tokens of the account
+	// (GET /tokens)
+	ListTokens(ctx echo.Context) error
+	// CreateToken Make a token
+	// (POST /tokens)
+	CreateToken(ctx echo.Context) error
+	// RevokeToken Revoke a token
+	// (DELETE /tokens/{tokenid})
+	RevokeToken(ctx echo.Context, tokenid Tokenid) error
+	// RotateToken Replace a token without a gap
+	// (POST /tokens/{tokenid}/rotate)
+	RotateToken(ctx echo.Context, tokenid Tokenid, params RotateTokenParams) error
 	// Upload Upload data and pin it
 	// (POST /upload)
 	Upload(ctx echo.Context, params UploadParams) error
@@ -402,6 +681,136 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// GetAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) GetAccount(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetAccount(ctx)
+	return err
+}
+
+// ListAccounts converts echo context to params.
+func (w *ServerInterfaceWrapper) ListAccounts(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAccountsParams
+	// ------------- Optional query parameter "search" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "search", ctx.QueryParams(), &params.Search, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter search: %s", err))
+	}
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListAccounts(ctx, params)
+	return err
+}
+
+// CreateAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateAccount(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateAccount(ctx)
+	return err
+}
+
+// ShowAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) ShowAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ShowAccount(ctx, account)
+	return err
+}
+
+// CloseAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) CloseAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CloseAccount(ctx, account)
+	return err
+}
+
+// SetAccountPlan converts echo context to params.
+func (w *ServerInterfaceWrapper) SetAccountPlan(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SetAccountPlan(ctx, account)
+	return err
+}
+
+// ResumeAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) ResumeAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ResumeAccount(ctx, account)
+	return err
+}
+
+// SuspendAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) SuspendAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SuspendAccount(ctx, account)
+	return err
 }
 
 // CreateLink converts echo context to params.
@@ -460,6 +869,74 @@ func (w *ServerInterfaceWrapper) GetReceiptKey(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetReceiptKey(ctx)
+	return err
+}
+
+// SignUp converts echo context to params.
+func (w *ServerInterfaceWrapper) SignUp(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.SignUp(ctx)
+	return err
+}
+
+// ListTokens converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTokens(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTokens(ctx)
+	return err
+}
+
+// CreateToken converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateToken(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateToken(ctx)
+	return err
+}
+
+// RevokeToken converts echo context to params.
+func (w *ServerInterfaceWrapper) RevokeToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "tokenid" -------------
+	var tokenid Tokenid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "tokenid", ctx.Param("tokenid"), &tokenid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tokenid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RevokeToken(ctx, tokenid)
+	return err
+}
+
+// RotateToken converts echo context to params.
+func (w *ServerInterfaceWrapper) RotateToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "tokenid" -------------
+	var tokenid Tokenid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "tokenid", ctx.Param("tokenid"), &tokenid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tokenid: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateTokenParams
+	// ------------- Optional query parameter "grace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "grace", ctx.QueryParams(), &params.Grace, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter grace: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RotateToken(ctx, tokenid, params)
 	return err
 }
 
@@ -564,6 +1041,19 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
 	router.POST(options.BaseURL+"/links", wrapper.CreateLink, options.OperationMiddlewares["createLink"]...)
+	router.GET(options.BaseURL+"/tokens", wrapper.ListTokens, options.OperationMiddlewares["listTokens"]...)
+	router.POST(options.BaseURL+"/tokens", wrapper.CreateToken, options.OperationMiddlewares["createToken"]...)
+	router.DELETE(options.BaseURL+"/tokens/:tokenid", wrapper.RevokeToken, options.OperationMiddlewares["revokeToken"]...)
+	router.POST(options.BaseURL+"/tokens/:tokenid/rotate", wrapper.RotateToken, options.OperationMiddlewares["rotateToken"]...)
+	router.GET(options.BaseURL+"/account", wrapper.GetAccount, options.OperationMiddlewares["getAccount"]...)
+	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
+	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
+	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
+	router.GET(options.BaseURL+"/admin/accounts/:account", wrapper.ShowAccount, options.OperationMiddlewares["showAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/plan", wrapper.SetAccountPlan, options.OperationMiddlewares["setAccountPlan"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/suspend", wrapper.SuspendAccount, options.OperationMiddlewares["suspendAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/resume", wrapper.ResumeAccount, options.OperationMiddlewares["resumeAccount"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/close", wrapper.CloseAccount, options.OperationMiddlewares["closeAccount"]...)
 
 }
 
@@ -572,71 +1062,107 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"xFttc9s4kv4rXbyrmrsqWpaUOLujqf3gJE7WF2/iSzJ3sxe7bIhoSViRAAcArWim/N+vugFSlETa8s5M",
-	"9lNkiWw0+vXpB8ivSWaK0mjU3iWTX5NSWFGgR8t/Wfy5QueVpD8kusyq0iujk0nyeYGgJJgZ+AVCqTTE",
-	"h1MQjr+7VForPYdPaO9UhnB6eQ5zcYegPJjKD5I0USSpFH6RpIkWBSaT1pIpf1YWZTLxtsI0cdkCC0G6",
-	"+HVJDztvlZ4n9/f39LArjXbIir+0ZomaPmVGe9SePoqyzFUmaAPH/3CGf96I/HeLs2SS/NvxxiDH4Vd3",
-	"/EaovLIYFtq3g4s7zITWxoPQboUWtFkNkvs0+YizyqH8VspEA9bKTDHqg5IcozwoN0jo1SiPlnuNImfv",
-	"W1Oi9SoYUWQZlh7ljWCNZ8YW9CmRwuORVwUm6a4j0kRkXt3h017xHovS78fYCGbGcizNlHUevF2DN1CI",
-	"JQWRg8yU6xTGzVNGI4iZR/pLUCBqCc6A0RRrjS5K+2fjJE0KpVVRFclk1OiktMc5WlIqE/bGqV9wX6uX",
-	"a4+uDvxXpx9B6ZgDmOHuSi+eJ53SF0LPG8tuy/+kdIawWqAmby2EgynSZ1pFOXBe+O1lHjRuZvJceLTB",
-	"wdsrCe/Nm/MLtlbYgjV3SqKF3Dh0sFJ+sb21PfESRX7TVx/ox+8c6KqYogWjIVsIpVMwtMG4N6NZMH4V",
-	"RZmT7NH42fOTF11roe5Y56w02QKEh9VCZUFbWhZQS3egM1DLJwY52+Mm69r3K1MUyheo/aY2YoYp3KF1",
-	"ymgYDfoldgfcpZASJUzbcfeUYCtzofVTd2hVhv0RU6IFZMvXubdamLyl1safw27xpjSuKyZbcaNkKwJj",
-	"ZG5tuaq4TfRK7/HQ+evaik7NNUqon99EJuUZ/zboke9NZjq0/6tZ0esr4aLQIGFjjWI5GveI5P11G8R5",
-	"Y8V82wobmbPhaDgcPiT1pkDnxLzDof+7l/pOKMnROhVeFd37r6a5cot+qS0Tx2dCjSkrv8nQnXqwpQRV",
-	"BgIEEpR/SIWnRnWV5098xaKI3XnXcGvyNNeOFIyFFW2QfU+taWZsp94OtX/S+s4L6/vK3nTdKntbxvMG",
-	"FoS16Et8en/iJvMYECHU8IkfvE+TO7RqplB2WQr9Ai1I4UUmSijFmu2z7dqpMTkKnQQoV+O+L5vEqJVq",
-	"FY8NdGjlZEuVrdK31XSvm3XN9B+YedoBbedCOb8PhDJTad+d7IXQa7KuRRAWU5jizNgQzLkqwg77kcew",
-	"y/aUHLys8li4Q5xAb0U5wlqx3jNi2EAtum/zn2qn7/mPdheSVrkBRKOmscQpPU+hxoopeCu0m6G1/H2T",
-	"pwGMochpJMhRSArRABbTGMTKxXC90nVt+CHgOjKwIwPDTGmRD640FUBNJvxS+7gJDEqctAGvFGEtjZJW",
-	"6aCQCgolNW7loYNswr/OhMr5Q6Gc4w/4tWSbpolHWygtwoOZ0BlSaWnZdpPCNWDfiyu01tj9ryV6oXLX",
-	"U6xXBC1W1pB1KYtKNGXeDc76a1eXHGvmVhSuQ9JONEWx+2G081zYXle0XSi97DAHG9cdXhsr29GC3yGW",
-	"PB38XKFdt2aex7ZF0tJGiT61P4bxiucjKRUtKvLL1j5mIneY7laQPoj8+vQtD8yCR2hqea6v5UXNblT0",
-	"6ExUuU8mz14Mh7tz4CfMjJYOZtYUYQ7tqPqF+Bqq0Pjk+/GQhDw8EfGcvreJU6DvYYo5Q58UKo0uEyXK",
-	"Abw3fkHpXqDQDkSe16Dg9enbbQgjTeaOLZbG+kEpZ0G7C9RzWvL58PsXjzmPDNzlskulqaxVrlNzpR8i",
-	"K8Lj08YjOy61yNl/cLRKzHEuPG7X9r3HCqXPw4+j3aqeJkrPTH/odUjbM0gZwqczPPd1QS9+23KB1fn1",
-	"n/TeFv/UBY2iY+tW8HOFVegEwZ3xU7uYXz9e3TYEVFwhbZwd7Nf2ZZfaHzFD1UVohMIrHAN6lDTkE2hQ",
-	"GjKhjVaZyOG/Pn14D//x8c0r+POf/nzynwP4HAcV4SuL1CTNHYaZy4kCQZqs4nGTZiVTEQZ1V7p5YQLL",
-	"UBCbSpjyJMk1nz6EZroTD4eTH9sZfQC0fBq8iaasUc7DyeFc9UR0v8R1d11e4roZEkNJiGVaKjlZ4rp/",
-	"iD9wR5f8LMWeMf7BCSqatmOUYL26osxAsEVfK2mio2OwkOOTk9H3rYjbNsOWlyl+uuRHrqOVmqPrDhy8",
-	"Gxw7mVhL2Ww1Wqu2dIulq+OqHQXBve3dPpCsNQW6bY0POgyracwezl1EDblwXT0hV9g1KZxKadE1eUPB",
-	"xfNw5B/i9MZDTae/gtxeno3rwGac5qoSWYylNiv9GHPXxbTdML2zlUkPMEz/TOAzxXRTot0s1U029VBM",
-	"TyCVXr380FSqV2xLcvdlQ/s0NFMw9HduE/4Hxfsu4fQgY/Qg93MI19JRCTJvbM9PqG+Ev1mgmi+6Zlj+",
-	"vrYNB9A2mcpD9ybuedQ9nESw/klx9HTagSnAtvA+TrDNTxxOObRYhSg4pvimBLXYiK0w2N5/O6f2Q3+L",
-	"swhGeKBUvQtNa7v0dHayUw11Paeas9vAWvg7fDn55cXflgvx0/zl/72+M/718uJkfPKnmVC/ePVWvRr/",
-	"t3938bacan321ouxNO8eHapIrQe2clkXji6UwSWShv6AljrK7cME/GOce6bkzd34MAnjVpGwYgXUdLpn",
-	"brE6FDoJHUr/L2iNiwdX+4xRX6o8elRwkKAOIN4YJi7S2lOXJ38scyNkSKxt95RKHw70NoPawzBvN1dp",
-	"jU4mwmFWWeXXn2iBOK7Uh8K8KJcAFJYTPb6/8L4MB6v1pNVDl3fNi0xaG1gZK5ngnPCTb1SOmVGacYSD",
-	"KS6UlmHeT8GGNIixzuwXvVSEs8tc6aW70t5APDgOjylaxoMpqR4bwDu0a6MJyH+mDbq0OQNW0rEgZmIC",
-	"geYXxjWYrmMXP0QqwsxAaCbeQGTMH4I0GFbGr8p5oE5wpVHRM2GI8MpzNXljjfMk5PTyPGmhwWQ0GA6G",
-	"5GDSXZQqmSTPBsPBsySwC+ykY941x49xXVgKfvx4sWG+haa90/wEFoXkM2BmJGgDkV7RMrLzboun8Cpn",
-	"Cj/wKmHQqvdaVLRDcYdXOtiDLR/4mQjKf4gsr17yYeOmPhA2BFdlC3pxAOeeQmIZH3h79pkV+uvZ6Wue",
-	"/Nh9EBKVfrnShHes0HN0wayUU3xR4FwmkziKMoPWDMgvjVz/bvcL2izX/Xa+eVvh7lWL8XD0uy7dd6+B",
-	"DM33KZ7/9FOfnEax4/rSxX2anBzyfLwwwoWjKgph13wSP9cgeGWKbjF3kf6UVOyv6eFjKkDHvzakwf1x",
-	"M9/Osevchr0dLzJwX6vvz3znKKhCkIi9E7+UH9O4orTm2xCTmMqVlmhhJdZp/KJum1c6sOlpbDTNbxmN",
-	"C95QKi+YpN90NmZ2B1QX6vbrlg3+5jEjM6XatDH+itR2C17RL1DZUOkGEAi2mpbITC7rt0Ol1NgV33P0",
-	"l0q/jtNc+z7Sl24nbh453nA392nvaU1UPdrSG7DoK6ub+0jMG28uJPExTtK+fNRQr6PhsOt0p+ZVR4+S",
-	"qvfXe8k0/N2SqTnP6kmo4KVvm1GkT3MC7EKNDoxanV2tMOnLMLuh1zpzrIdli8P2dB3v0YSeNwHUppov",
-	"KBCyBWZLMLNZrjQ2t2IcxqsX1D7DXR9XW+9K387qZhfVAobya3hzfnF2G0SGWy5w6iA3eg4BJvBxWnO7",
-	"p74tEM8SQ4tn8pz0Ikw1W6dXujkoa+50ce4+Hz5v0GTIYXj/4eb12enFzd/PPvdnWU1U/oY8+yMjuFav",
-	"96ZbMLjgQKqv2327YH6LPlo86HFQNMeHj+K81hnAtDme+7MND7mJ2AHEI65wvLO5HifFegKiUcc3aRAC",
-	"P3SWiOkIJq04EH0gi/czoydsWkPoH+96WqXH+zzD/kv8vUXfuQbDP+j2iqekflT7N7Gkrmql0sKuKYqa",
-	"Hjs1cp02bVToNX1B2DRWhxnNE8qD0bGveYKbA2hmFX5euTScDLwK7jn6vC6pf6/d5Epf6SO4bTvrTsuB",
-	"KnM5yIS9paCKVH8zUIOxMI4hlecwzQ2VuYCuUWQMv5V3MCINR8MhWGO8GwDjnysN4Q2qZDXzMYAzeo+e",
-	"gylmhpA2p9NgT7uvR57VmqkcXQpSWSbACFnwLYN1MTWUPDxJhNeLKveqFNYfU78+ksKLWkCgRabWrBxa",
-	"cIzlwwxm7LZsB++qqfnORZrQgTQsXeh1qNWYO5xwbpHkARn2DS8xj6ETaf1bVc4cCCnh6ChT8iia9S+j",
-	"W0JNXlhamhQNFiaBqAk08hUjB96UjY04EvlX6g/0uKORQuShz0b9a9hTDOBUQ4hGKMSa7wc7yIWdYzAE",
-	"obn4A3N9NL/Q314sw6OxhSl/pTUiDT4Lldc9kg+bMlMoPeft3xboxZd3Z3+//sv/nF78eHZb35YNp/MO",
-	"vQN6hAl2ApphHApu3ys/MYv22tV2Lr1nOry5mO76kB3/0wZ2rTPn8clJB7XViTRESLB6NK+9T58zkeco",
-	"Aw+gt7Wqafpb+v62nunn6g71AN6bluOUg0JIGkStqWKTpwVScIajgYJKxUCIaRcIIPjAtX5qpIrwhdYI",
-	"9+qma1A+2LjLNrTAb7fPKZSUiDzetgeAcJwSr6XFYb2Hj+hzXhCcPPSfAvbV0Wvw+JWtxIVpfHICpVXa",
-	"i2mOcPrp1fk5ZAthRUah1U6V2rsWSz4JDompwqmr0jB+DgtTWReHCcej0FYZj1fYVcH3nYSnQA++MnLd",
-	"csQCReCe40bPJRal8aiz9VFouv0OKZSu/x7tu+f6UL7AZB79kfMWRbHdsjcnIdynOunfvj7y2yRxzX+6",
-	"iI66vy1klzg8gO/4/VBOw512YxwXI4iQPtcAylqhAYXNFdo6NpvxnafxGheNh+NvpWfQMuDNWtW0zm9j",
-	"JeHNkAQBBXxb2BaU5+unDA9oVuOJvkZrwYyM1Fq8MTeWyBh/uabkIVxcdxy+epYci1Id3414CorS9hh5",
-	"diCTL6FDUtduMy6ckINNvtfa7Jcv5kTCqw2pvMsTuZakNgrdlxZxIEGKY4Ijg/b/wQoM1/31/f8HAAD/",
-	"/w==",
+	"7F17bxs5kv8qhO6A3AFt+RE7u6PBAqfJa3zxJr44czN748ChuksSV91kD8m2ogT+7gdWkf2Q2LKUTDxz",
+	"wP3nSBQf9WLVr6qYz4NUFaWSIK0ZjD4PSq55ARY0/ounqaqkfc0LcP/MwKRalFYoORgN3s2BSV4AU1Nm",
+	"58D84OEgGQj3fcntfJAMJP44TDVIBhp+q4SGbDCyuoJkYNI5FNzNb1elG2qsFnI2uLujsWCsyOLLiyws",
+	"XgrJ/OCEcYOfXQophZyxK9C3IgU2vjxnM34LTFimqr6NNkvut1WrFiD7NlpWk1ykrf3i6IS2zrV1Hwtr",
+	"mIWPlk3ALgEkjVsqVskMtEmVBtOz57D2PjtG6ppSSQPI6x+0m8T9lSppQVoUgLLMRcrdSQ7/aRR+3Uz5",
+	"rxqmg9HgXw4bGTqkb83hCy7ySgMttEkQ43mScimVZVyaJWgm1XI4uEsGb2FaGcgeajOe5WEzE/D7gcyJ",
+	"krBMmCHy2M/nlht7eXY6o1UJ2gqiY6qBW9r7VOmC28FokHELB1YUMEjW+ZAMclEIUr5tR7igUXeB5583",
+	"JypzjjSBj7woc/cdiV1sUSNkGtHpn+cg3YFTp9dCWoVSaSy34ERvtwPh8PvO4+l3hWPvkkFl+OzeH/2E",
+	"g4JhIDn/lQjij1+TM2wjHDWpGRPWel9vXU3+Cal1u/C7uhAmwllvwvBvYaEwu56xKgquV25+vyDXmuO/",
+	"JXy0m1x4KchIccP41IJmU6XRGrjhrOQzGLLXys6dcSuAS2fuuGV2LgwTZPtybmyHY0LaJ6cNt4S0MAO9",
+	"Qcv6jFuo85bUBUmSZcJtmueXLVJNeW4gWaPevWKbwZRXudur1ZUhTsVvhA7jt2z0Kghil7w8teIWRgxu",
+	"Qa+QikNmKlOCzCAbkfhLZwU08IxxmTEoSisgG7I0V8aNkUpCbbOd3TSM6OZoDrIqiJZuHSeBYXInhThD",
+	"a9cNIdbE5esty70k7zcL30zTt+pun8rGePwMeB7VUSgtZDfc7n4MYtR+P7HWCcWmcB3XyjoV2lhm9YpZ",
+	"xQq+AJSWVJWrhJ3Uo5wgkZI7HU5Q3IxiSq5r7+OTQTIohBSFk67jTU1OBinXN0Z8ioj8DysLJvgeT8dv",
+	"mZDebYIUdrITySCdczmrKdud/8oxjC397THnhk2cB4OriL0vkFTlObegicFrymutenF+ESwesFKrW5GB",
+	"Zk6xDFsKO+8ebWP6DHh+0+epuS8fGSarYgKaKcnSORcyYcod0J9NSZy4uWePTx6fnj2JrQUyss7zUqVz",
+	"xi1bzkVKu3XLMpCZ2ZEZaE72klikx00aO/dTVRTCFiBt405DCgm7BW2Ekux42D9jXOAueZZBxiZtudtH",
+	"2JxBkPueUIuYTxMkpgTNACkfdG85V3lrWw0/j+LTq1KZmEy25EZkLQn0ktk5clWJbNvsPRw6fxaoaMRM",
+	"QsbC+EYynZ7hd8Oe+a1KVWT3P6ql+/mSGz8pzdBQo1gcn/RMieeLE8RYpfmsS4VmzunR8dHR0bZZbwow",
+	"wSdcd1LXVd9wkaG0TrgVRfz8zhU28/5ZWyT2Y8jGlJVtNHTNHnQ24SyDu84yJuy2Lewr1VWe7/kTDdyH",
+	"R+uEWzlOo+1ImNJs6Q6IvHdX01Tp6L4NSLvX+sZybfvM3mTVMnsd4lnF5i48dx/C/vfTTs6I8xrqmOMW",
+	"tJgKyKJxkJ2DZhm3POUlK/kK6dNl7USpHLjccGpqxWg8mtp4NK5DSydbW+mYvs6l2+cExYOVOjrdVPaC",
+	"y5WjrgbGNSRsAlOlSZgxeNrueRzFaO+UY/e4CF23jWhojYgBLqKp+w7f4+L/TKcjpRVmyDxRE2/ihJwl",
+	"LPiKCbOaSzMFrfHzWk/JGQOeu0Ard8GAVYycxcQLsTBeXK9lsA3fk1/nCGwcgdlUSJ4Pr2UrNPDbqQXD",
+	"KU5SO69Owlo7GrRMhxMp2tAgaQIMDY4m+O2Uixz/KIQx+Ad8LJGmycCCLoT0QXDKZQrOtERjkYCYbMgV",
+	"aK305scZWC5y02Osl861WGrlqOu0qARV5nHnrN92xebRaqZ5YYb3hop+2k0xWhtHx4tJ20UN0/TdRjmX",
+	"jOe5Wpohw0+FYVJZr2p4PSg2UZXM2MRfKgb0LehHhqklOvxdoqL31OfMzyHPEgY8nbNn45cUfkKG99Ku",
+	"PpaQkdkvhTTON91zohshb6a5mM1tz5R4mTp1+K2Cym1Us5IA2h1X0dxTIw46bDc5b73J727MIxnGXUoL",
+	"IbOg1W6bznJXJmG5MDZhSy0sJKwqc8WzpEEGWqD3hsTQ4JutXFRTjABp6K6ATUQ25SKiqqj4Zvd7u9IR",
+	"9/AVQImR628V6FULEL1P5dxsSb2J9z3b/jIwKe0L356NXyL+zzEj4Nwx0+eO+Z3diC769PjJ0dG6nFxB",
+	"qmRm2FSrgkDqCKMK/pFuyJOz706O3CTbo3WE8DcOMWbuczaBHN3yhFUSTMpLyNYxP57nwWF9Nn7Zda8z",
+	"lZpDDaXSdlhmU9rdBciZW/L06Lsn9zHPETjGstewfBfyBF2W2CiUiXZwphwXpFW42XFl50qLTwjkszlw",
+	"Fxywcwpg5mopmZL5KpB5g202LL9N3WmP64einya01djpLoW8QrWP8kXIbZklGj6p5e0rsbsMcpgFi1d7",
+	"VRvDCiHP6cvjTXRZyKnaZjA3abtOkFJEOO2Vb3MvYPnXLdcDWO4om51kYRSrJMYGJ4wuogGeUno/S3i3",
+	"zLtR7+/3K5psoV+hnWlw9GvzMip0OZdfZgV7YNz1aMSNii381rvOa05HpU031gshQMSEgb4xaBu7gq2q",
+	"Sd6SagLTNjfW/Drxy0a3CSmIss+2LLlBqAEytnR+VsKEZCmXSoqU5+w/r968Zv/29sVT9te//PXs34fs",
+	"nYdQuK00OJOjboHQIMMLYJlKKwTClsLOVeWiY3Mt6x+M2IKuw/oeTBDjQm/U/UFu/pq+7A7Ldu35Dk7R",
+	"foGXJ2WIv7YbD2OqPXGHBazit/ICVjV8RSbTX9KZyEYLWPXDizue6BLHOvlSym7FdjxpIyAH7ismZYoR",
+	"LfociVo6IpBHdnJ2dvxdS+K6ZOhw2clPbH6PwrZM1/H75H71XNO2MEtzVE+tQOlW/iDIVVsKiL3t025R",
+	"1pCc6VLjjSQYLfHag7oLIOts5Zre5AJiGMY4yzSYWm+ccGFw4ZFRjysh3BLlF83bmwFAO9AAfWhVPL66",
+	"kD5O25ZTiOUAbhB4XreqveHUFwg+gt83zqTWS8Vh8B7wew+4++kPb2pL9RRp6dh9WQPSNQBOhH5kGvHf",
+	"Sd7XofCtWPZWVHoXFDhiCVKrdM9XIG+4vZlDPND9ET8PtEEB6qZ5EA5s5B6Rgd3hTW33kqP9AVFMTrQn",
+	"78tWtJHT3cHQFt7pJ/Yq3pigFk7aEYPu+ds6tSn6HTSViLDFVL2CSKo9epONJQv23Nmc9QusFX3Rh6NP",
+	"T/6+mPNfZj/8z7NbZZ8tLs5Ozv4y5eKTFS/F05P/sq8uXpYTKZ+/tPwkU6/uDandtrYc5TIYjpiXUeMv",
+	"5C1FzO321OB92cBUZDe3J7vNcNIyEpovmbt04mggX+7qOnFJpv8TaBXqZoTdVbnuTWJ+STENCa4njF+k",
+	"daY4J2fCWM2tv/CjFUhfUHf05w/OmwLRe8P0q1SVfXlBTvU4rOArNgFWGcgwseXCdzPSwLMRQnqE7c/V",
+	"Er/wXyPKN2I8Q4ivzHkKOE5DoW4xQ1IMPVY3upYGZIYZoiHTYLWAWxgRMuiLFknnPAqsSmfwFVUdKQm+",
+	"1EPMJMuFXJhhwBJH7m5oV9TSyIIv4FpiNZLMWoVHQ8azQkj6lfuaUkYID4VqrrXkQ6AEBaj+2IMAWGI+",
+	"gY5DOQnPFlwmmiy4EjP5U/mFSJ7KemqLhbwVFpgbMNxW3bTmY059pdyyId+xo/uTU5aDtaBNwjIxcwRU",
+	"mg3ZDfsPdsAmMPOYDhom7se6ITh4uFsxWkLniQltD2y2NzC0N6obM+vn1jQ1yd3LS58UT35bfFyezj9N",
+	"V48tj5as8gn0eF8qF+kq7jw5rd09ViUlj9RMhsrgeOWq861Q6V1MkTBv1gohq90rkNY4i1acjlyfYntt",
+	"GvI6npclpd2ZCt5W3pMr9ZP2buXLVLMlaXFaY73SGiotnX3bvdSrlqSepBoZc4HJ94SZKp0HDDYDF8Q+",
+	"opqLrgjnvLSq7ILex0dHyTZx3UB78Zs6WkpV7sx6KcjpKDsZrYJnQHajDyH4QtHfAtCsSYBfISYBP6FV",
+	"J51Zww/FHpLYYON7bQzXiG4rBGB75DwbDKdF/TnkWc2n2uZjYrSdFP2eVSXm770xYCrP9kyUdnfqIeJd",
+	"Y3oElncf7CRnt9Eext5l8Bpv9gLAexLmSJvEsy062kBaaWFXV06QWkawbt/A6BG4xhjR/35ubUntGiGJ",
+	"0WMgYqkYn2pfKp2h4Rh5n81Qw80LkUOqhEQsyrAJzIXMKGPo3D4Mpbx8YW0H+n3JtUQ3zYnQju6dd74o",
+	"MiFf7VqiPTZJ3XMiMhqAhQdUL2LnytRAYeR83/vsphN5NI9qyrjEgpOwKMucV+/2BR+FsdcSQSwQbgw5",
+	"g1ZYtJUvtDLWzTa+PB+0sMbB8fBoeOTky52Ml2IwGjweHg0fDyhziXw8bAUkM7A9fkbOpfeq8pwqjAy5",
+	"tKH8rDK1bmPxntMyDEDOs8HITTxuNY+1WpZOjo5+txahsERPi1Cd579LBqe//NI3W729w9DCdJcMznYZ",
+	"79uvUGFCA8DgysUnLbPm+MZnptuo4X5yiM75YbtDxfOjS0sX+YzDoKTT7ffrJlqbrxoh9vG6ML50XGi8",
+	"eDHdUpUlucq5WoJmKTdQN6ph1UDTqWaAa4RoGq60LuknpxFfrL/ghs8gFK9hX59Te/ho+9ZGTKCz9GYO",
+	"f0uVm9tJbFqU6M60dS0BOh2bpXShUOD43iqBu/ffXuTRT42I/RtJJE7cTelMFTY0PLAGXNShOgpOLY9t",
+	"TXCi34Am79GtMxHhJ4993GlEBWN/UNnq96ZpcLjvutel1RXcbXD0+HdbvYMebbdkSFSs+qU2FUf7B+bt",
+	"U+QH47Lek/ehO5vaxulNy3f42f9112sDzVwtGyFYM4GxYzRDDtsN0Q+hm3/C62idXe1L/Et5dYhdcehi",
+	"e81dC8fyvN1q55wkDbdqAdmQvXN3UtO5W8nMt+esKb9b4Rux/TTm+DjHkJr9mMK6UF/saR5ay9we2lxz",
+	"odJMqeyLmRXKTuJW1tTu2iU19X0tqX9/I92uuNnJQscZ3PKMhGRznk8ZZ1TQ8sA8xobhFotDNODbKr+M",
+	"zRpMVUA/o+n7h1Ypqnn/Y1XqLZ7cMTs09sYc9L2I7WfqN4HnvV3JFEtJj8L5QZS5qqQVua9dIHZlm5bR",
+	"L/3QjGxo94fy8oq20dKe+3iIMMCWu4r99Pai6XLicqUkvnNBjFPoVds5Bu2+XLkOhU2n7tfzzsOwVLoW",
+	"NLyojMVuqWtJYABiEVTv7CGy731Hj1wgUNtkXHNuLEGppZCY3FsqvfADXj5/hxv68fn4GQZ3CGgwCmLc",
+	"N9fSXSCayxn4vFLMy8aK9G9jvdtV4w/sX+OpelwyR+iHll0xk4zjyi2hdWLmQmeS1lJIc/i5LlO9O6wr",
+	"BqOAzXPktm9ax0qB8LzOI4N9Jj49tt7dmYSsWx0ojjyOha/XsCVfJf6DANxeS+qcSnzqvv4OHx+xKpi0",
+	"dq0AdvEMWauhxCxq7BcLtxqMvv7IbdvMcUUCLpAEQ0Yl3aHQs43wE4AoISbfM7CXQj7z9XH72cqmWngT",
+	"1qg789S0TUurmAZbadmHavyfhR/q3sUehSIu/QFwQ+j2NWSjqYY7aFdLTPo0TDcFy1Ed66lb9uWLk5V/",
+	"M4EA3xEDqarZHHHnOaQLpqbTXEioX0Aw4NvsXVhE4JwJ1LuWH6YB4PXbYlgctWIvzi+ef6Ap6UUDNjYs",
+	"V3LGCD3H1sn6JYfQGe6b2Qj0RofD7Qu0FdNVci3rpsj6ASXU3dOj07o+h3SYvX5z8+z5+OLmH8/f9WtZ",
+	"KP3+Cj37lhIcttf7rBQRnKMghbetHjAqAOspTvvYSZr94ANfARcV4NaLZnVldyOxQ+ZbxqhdqnkKJeOr",
+	"EeP1dmytBiT4dLP4yMW5SUsUREvl95ua0SM2rbK+b896t0oP97Eq8A/hd6cg2tQZra1sd0Orst+r/ZmY",
+	"0y7KadhLPFA6ca68d+O9eeILarc4qEozZE9V1q5E9J28WK5RlYn3dDOm9LX0+I7HepA6jR+A1zqZGHKL",
+	"8d08f3G2sENWpyvCC3MUKlFNN+QmKkQGy5m+kffarZX6f3x4U559ungw+vV9W7r/7kQpHqV1U2FNhU2P",
+	"8Wo7oZgj9bLWTXQktWdITqMTsdAfLNVEZSsM6mZgGZ9xITcD61wYS+neb2mJmlqjHob61PMf5Eh5yLb7",
+	"RmiceUmP7XmhdH0vUNUPa3r/O55+gMVdTFvwFT0ngt9ieUzn8c06fjD4FMoUllTpaq4lWpNgOmpnZifb",
+	"QdHvO5+4+BYGpFPQ9cD2o+7+3SZqTRbHYjL2QeWOrMRm5ihmIg4/+3dT70jmcrB9T2K2bhB6YNE57FL5",
+	"y86/JGJawuUCuULpSCKCjE2QkP382vDO6z44W0iUPDRE6lbdnxOHWoWulbgxcAw2dZV3LhZAOoolNx6c",
+	"CN4A1vguPcCQg2eQ832ce4moH7YJcGYFvnfqzftE2TkhFLc8F9mQjdsmw+NxVJSY52pJrqkKIVnOjTXO",
+	"6XfBVMxG0BG/UgI28IP6jQJ81yk0HLnD0t6N5SvD6EA9UMJMc2zCiUAJf31yug4m3PfowdFOeMLDGScJ",
+	"yz+BgXob2gpae3FOBmczXvbriS/Nv0ctlM6E5HpF9an+tnOuSuPMcLlC32XOb330PhXo6TnfnXAnu1R6",
+	"4Z+wCRNgpzP2Qj8lXh28W5Xu1l2Z0bW8lgfsQ5tztzIbijLPhinXH1zQ55ub6xYid+WeNFVhk1yli4B+",
+	"Y+mmV18s3T8+OmJaKWuGDPHJa8noF04HQ6/XkD13v3Pj2ARSVYB/BWS4sbuPBxa3NRU5YDeAxpY/AVSK",
+	"Z1bFRLnglvoy8OdFlVtRcm0PnQocZNzyMAE1gk20WhrQzCDWjhWD1DzQmtuwV9VEPTK+MdKwTOHsXNIz",
+	"tOhVjNCSuJmHjrAvcImZD+18I/MHUU4N41nGDg5SkR14sv7t+APaKo7FWG6jRGGydlavGKbqDbOqrGlE",
+	"Ns19m1xLHG7gFjTPCQfz+1/V9XlsLH05ZeixcaaO6xkQIZ6NX4YvsLsx+GIYCvIGYhL2WkqAzDhrlQcM",
+	"C9vrU1UINJ3X8kMBlv/66vk/3v/tv8cXPz3/EOI5eo3GOKPuhmBLsTN9lK4gtm9Y3rrBZWvh2+vWo/bY",
+	"HNRjLn3HR7SS7eTsbNdSNk4KFopJA/exfoDnOWQj0svurkJj8gf3+YdQhToTtyCH7LVqMU4YLFC/llzj",
+	"21MUI+eQMEPPezuhEl4QvNpRyxt7gz73RGXCw4tuDXrjcLJiwhKNY7RxC3w9fTpl+C3QghrI/ROBPpnW",
+	"Uyzbxzxf+b/1Tf/NBtBV7VugYTo5O2OlFtLySQ5sfPX0/Jylc6556kSrrSqBuxpKbBsJd1CoHjg5ZXNV",
+	"aePBfoOpio4Z93G4KPDtOW6doBOvVLZqMYJ69pqDnmdQlMqCTFcHBIr1M6QQsu6X2GTPztUYKrVgD4zV",
+	"wIvu/d30fuM9FW296btHvm4mtPn7TxGx+91J1uvdd4jHfr/Yv27tiLs8xkvQEkKTymTFuGTAdS5AB9ns",
+	"wmoBtzw5OnmofbbaaeqtJkG/lc5AByUgL+BhPTbaPDZ6ontQCslEG8LwzQXOU+viV3Wjw6/vnfJ4ZBS/",
+	"wKfWBoe8FIe3xxjP+dmib+ctEbOiG9Ld2u2MKCrksNH3sJtN84U5S/pp3QKxnsc1rZnaKPHmbN4PdC7F",
+	"oXNHhu3/QoUy0Js/ehdDg9CxxFqlpif2oCqHG/95TGwb41abKz0K6RGnRqpTVQI1yban7JZ23L2/+98A",
+	"AAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -1,0 +1,55 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// An Actor is who changes accounts and tokens. The zero value is nobody, who has no scopes.
+type Actor struct {
+	Account int64 // 0 for the operator
+	Token   string
+	Scopes  Scopes
+}
+
+// Operator returns who has the machine.
+func Operator() Actor { return Actor{Scopes: AllScopes} }
+
+// The actions that are recorded.
+const (
+	actionAccountCreate = "account.create"
+	actionAccountSignUp = "account.signup"
+	actionAccountState  = "account.state"
+	actionAccountPlan   = "account.plan"
+	actionAccountPolicy = "account.policy"
+	actionTokenCreate   = "token.create"
+	actionTokenRevoke   = "token.revoke"
+	actionTokenRotate   = "token.rotate"
+	actionPlanSet       = "plan.set"
+	actionInviteCreate  = "invite.create"
+	actionInviteRevoke  = "invite.revoke"
+)
+
+// An Entry is one change, as the audit has it. It holds no secrets: tokens and invites are named by their public ids.
+type Entry struct {
+	ID      int64
+	At      time.Time
+	Actor   string // the name of the account that did it; "operator"
+	Token   string // the public id of the token that it was done with; empty for the operator and for a sign-up
+	Action  string
+	Account string // whose account was changed; empty when it is about none
+	Subject string // the public id or name of what was changed
+	Detail  json.RawMessage
+}
+
+// Audit returns the newest entries whose ids are below before (all when it is 0), the newest first, of one account or of
+// all when account is empty.
+func (s *Service) Audit(ctx context.Context, account string, before int64, limit int) ([]Entry, error) {
+	entries, err := s.selectAudit(ctx, account, before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit: %w", err)
+	}
+	return entries, nil
+}

@@ -1,0 +1,129 @@
+package pins
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// AccountUsage is what an account has here.
+type AccountUsage struct {
+	Pins  map[spec.Status]int64 // all four statuses
+	Bytes int64                 // of the DAGs that are held for it, each counted once; up to a minute old
+}
+
+// A Quota bounds what an account may have. Zero means no bound.
+type Quota struct {
+	Pins     int64
+	InFlight int64 // pins that are queued or pinning
+	Bytes    int64
+}
+
+// A QuotaError tells which bound another pin would break, in words for the user.
+type QuotaError struct{ Problem string }
+
+func (e *QuotaError) Error() string { return e.Problem }
+
+// Usage returns what an account has now.
+func (s *Service) Usage(ctx context.Context, account Account) (AccountUsage, error) {
+	counts, err := s.store.accountCounts(ctx, account)
+	if err != nil {
+		return AccountUsage{}, err
+	}
+	bytes, err := s.heldBytes.of(ctx, account)
+	return AccountUsage{Pins: counts, Bytes: bytes}, err
+}
+
+// Admit tells whether an account may have so many pins more, which bring so many bytes with them: nil, or a *QuotaError.
+// Bytes that have yet to be fetched are not known, and count once they are here.
+//
+// It looks before the pins are inserted, and not in their transaction, which serves many accounts at once. So requests
+// that run at the same moment may together exceed a quota of pins by as many as there are of them, and a quota of bytes by
+// what they bring, by what is still being fetched, and by what became held since it was added up, a minute ago at most.
+func (s *Service) Admit(ctx context.Context, account Account, q Quota, pins, bytes int64) error {
+	if q.Pins > 0 || q.InFlight > 0 {
+		counts, err := s.store.accountCounts(ctx, account)
+		if err != nil {
+			return err
+		}
+		if err := q.admitPins(counts, pins); err != nil {
+			return err
+		}
+	}
+	if q.Bytes == 0 {
+		return nil
+	}
+	held, err := s.heldBytes.of(ctx, account)
+	if err == nil && held+max(bytes, 1) > q.Bytes {
+		err = &QuotaError{fmt.Sprintf("%d bytes are held for this account, and its plan allows %d", held, q.Bytes)}
+	}
+	return err
+}
+
+func (q Quota) admitPins(counts map[spec.Status]int64, more int64) error {
+	var all int64
+	for _, n := range counts {
+		all += n
+	}
+	inFlight := counts[spec.Queued] + counts[spec.Pinning]
+	switch {
+	case q.Pins > 0 && more > 0 && all+more > q.Pins:
+		return &QuotaError{fmt.Sprintf("this account has %d pins, and its plan allows %d", all, q.Pins)}
+	case q.InFlight > 0 && inFlight >= q.InFlight:
+		return &QuotaError{fmt.Sprintf("%d pins of this account wait for their data, and its plan allows %d", inFlight, q.InFlight)}
+	}
+	return nil
+}
+
+// To add up what is held for an account reads all its pins. So a sum is believed for a hundred times as long as it took,
+// at most for heldFor: that of a small account is fresh, and that of a large one costs little.
+const (
+	heldFor      = time.Minute
+	heldFactor   = 100
+	heldAccounts = 10_000 // that are remembered
+)
+
+// heldBytes remembers what is held for accounts.
+type heldBytes struct {
+	ask   func(ctx context.Context, account Account) (int64, error)
+	known *lru.Cache[Account, *held]
+}
+
+type held struct {
+	mu    sync.Mutex // one caller adds up, the others wait for it
+	until time.Time  // of the process
+	bytes int64
+}
+
+func newHeldBytes(ask func(ctx context.Context, account Account) (int64, error)) *heldBytes {
+	known, err := lru.New[Account, *held](heldAccounts)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	return &heldBytes{ask: ask, known: known}
+}
+
+func (h *heldBytes) of(ctx context.Context, account Account) (int64, error) {
+	entry := &held{}
+	if other, ok, _ := h.known.PeekOrAdd(account, entry); ok {
+		entry = other
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	started := time.Now()
+	if started.Before(entry.until) {
+		return entry.bytes, nil
+	}
+	bytes, err := h.ask(ctx, account)
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(started)
+	entry.until, entry.bytes = started.Add(took).Add(min(heldFactor*took, heldFor)), bytes
+	return bytes, nil
+}

@@ -1,0 +1,155 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A need is what an operation asks of its caller.
+type need struct {
+	scope  auth.Scopes
+	kind   auth.Kind // whose rate it counts for
+	adds   bool      // it makes or changes something, which suspended accounts may not
+	stores bool      // it needs room for bytes
+	open   bool      // to everyone, without a token
+}
+
+// needs decides about every operation of both documents, by its id. What is not here has no route.
+var needs = map[string]need{
+	"getPins":               {scope: auth.PinsRead, kind: auth.KindList},
+	"getPinByRequestId":     {scope: auth.PinsRead, kind: auth.KindStatus},
+	"addPin":                {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
+	"replacePinByRequestId": {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
+	"deletePinByRequestId":  {scope: auth.PinsWrite, kind: auth.KindWrite},
+
+	"upload":        {scope: auth.Upload, kind: auth.KindUpload, adds: true, stores: true},
+	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
+	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
+
+	"signUp":      {open: true}, // who signs up has no token yet; SignUp bounds what an address may try
+	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
+	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},
+	"createToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"rotateToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"revokeToken": {scope: auth.AccountUse, kind: auth.KindAccount},
+
+	"listAccounts":   {scope: auth.Admin, kind: auth.KindAccount},
+	"showAccount":    {scope: auth.Admin, kind: auth.KindAccount},
+	"createAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"setAccountPlan": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"suspendAccount": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"resumeAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"closeAccount":   {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+}
+
+// readNeed is what reading at /ipfs asks, where it asks for a token at all.
+var readNeed = need{scope: auth.Retrieve, kind: auth.KindRead}
+
+// A gate lets callers pass who may do what they want to. API and gateway share one.
+type gate struct {
+	tokens  Authenticator
+	buckets buckets
+	logins  tries // with wrong tokens
+}
+
+func newGate(tokens Authenticator, who echo.IPExtractor) *gate {
+	return &gate{tokens: tokens, buckets: buckets{newLRU[bucket, *rate.Limiter](knownBudgets)}, logins: newTries("wrong tokens", who)}
+}
+
+// pass finds out who calls and whether they may. It looks at nothing else of the request, so strangers learn nothing
+// about ids or limits. Errors: *denied, *refused, *limited, errUnavailable.
+func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
+	token, err := bearer(r.Header)
+	if err != nil {
+		return auth.Caller{}, err
+	}
+	caller, err := g.authenticate(r, token)
+	if err != nil {
+		return auth.Caller{}, err
+	}
+	switch {
+	case !caller.Scopes.Has(n.scope):
+		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
+	case n.adds && caller.State != auth.Active:
+		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
+	}
+	return caller, g.buckets.spend(&caller, n.kind)
+}
+
+// authenticate asks whom a token belongs to. From an address that has shown too many wrong ones only those are looked up
+// that were right here before: guessing costs no database, and others behind the same proxy go on.
+func (g *gate) authenticate(r *http.Request, token string) (auth.Caller, error) {
+	if err := g.logins.exhausted(r); err != nil && !g.tokens.Plausible(token) {
+		return auth.Caller{}, err
+	}
+	caller, err := g.tokens.Authenticate(r.Context(), token)
+	switch {
+	case errors.Is(err, auth.ErrUnauthorized):
+		_ = g.logins.spend(r) // this one is answered; the next will not be looked up
+		return auth.Caller{}, &denied{"the token is unknown, has expired or was revoked"}
+	case errors.Is(err, context.Canceled):
+		return auth.Caller{}, err
+	case err != nil: // no verdict, so neither a yes nor a no
+		return auth.Caller{}, fmt.Errorf("%w: authenticating: %w", errUnavailable, err)
+	}
+	return caller, nil
+}
+
+// A refused request came from somebody whom we know and who may not do that.
+type refused struct{ reason, why string }
+
+func (r *refused) Error() string { return r.why }
+
+// allowed lets a request pass whose caller may do what an operation does. It runs before anything else.
+func (s *Server) allowed(n need) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		if n.open {
+			return next
+		}
+		return func(c echo.Context) error {
+			caller, err := s.gate.pass(c.Request(), n)
+			c.Set(callerKey, &caller) // for the log too
+			if err != nil {
+				return err
+			}
+			if caller.AccountPolicy != "" || caller.TokenPolicy != "" {
+				c.Set(choiceKey, pins.Choice{Account: caller.AccountPolicy, Token: caller.TokenPolicy})
+			}
+			return next(c)
+		}
+	}
+}
+
+// guarded are the middlewares of all operations: first the one that decides who may, then others, then the one that looks
+// whether there is room.
+func (s *Server) guarded(others ...echo.MiddlewareFunc) map[string][]echo.MiddlewareFunc {
+	all := make(map[string][]echo.MiddlewareFunc, len(needs))
+	for operation, n := range needs {
+		all[operation] = append([]echo.MiddlewareFunc{s.allowed(n)}, others...)
+		if n.stores {
+			all[operation] = append(all[operation], s.roomy)
+		}
+	}
+	return all
+}
+
+// caller is who calls.
+func caller(c echo.Context) *auth.Caller {
+	if caller, ok := c.Get(callerKey).(*auth.Caller); ok {
+		return caller
+	}
+	return &auth.Caller{}
+}
+
+func account(c echo.Context) pins.Account { return pins.Account(caller(c).Account) }

@@ -1,0 +1,110 @@
+package server_test
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/server"
+)
+
+// An operation is one of the two documents.
+type operation struct{ id, method, target string }
+
+// operations returns all of both, with ids of nothing in their paths.
+func operations(t *testing.T) (all []operation) {
+	t.Helper()
+	for base, doc := range map[string]contract{"/psa": loadContract(t), "/api/v1": loadOwnContract(t)} {
+		for path, item := range doc.doc.Paths.Map() {
+			for method, op := range item.Operations() {
+				target := strings.NewReplacer("{", "", "}", "").Replace(base + path)
+				all = append(all, operation{op.OperationID, method, target})
+			}
+		}
+	}
+	return all
+}
+
+func TestEveryRouteHasADecisionWhoMayUseIt(t *testing.T) {
+	var documented []string
+	for _, op := range operations(t) {
+		documented = append(documented, op.id)
+	}
+	slices.Sort(documented)
+	decided := slices.Sorted(maps.Keys(server.Needs()))
+	if diff := cmp.Diff(documented, decided); diff != "" {
+		t.Errorf("operations without a decision, and decisions without an operation (-documents +decisions):\n%s", diff)
+	}
+	for id, scopes := range server.Needs() {
+		if len(scopes.Names()) != 1 && id != "signUp" {
+			t.Errorf("%s asks for the scopes %q", id, scopes)
+		}
+	}
+	// What is in no document is open, and that is decided here.
+	open := map[string]bool{"/": true, "/healthz": true, "/readyz": true, "/metrics": true, "/docs": true, "/docs/:file": true}
+	for _, r := range newFixture(t).Routes() {
+		inDocuments := strings.HasPrefix(r.Path, "/psa/pins") || strings.HasPrefix(r.Path, "/psa/policy/:policy/pins") || strings.HasPrefix(r.Path, "/api/v1/")
+		if !inDocuments && !open[r.Path] {
+			t.Errorf("nobody has decided who may use %s %s", r.Method, r.Path)
+		}
+	}
+}
+
+func TestTokenOpensWhatItsScopesName(t *testing.T) {
+	needs := server.Needs()
+	for _, op := range operations(t) {
+		if needs[op.id] == 0 {
+			continue // open to everyone
+		}
+		for _, name := range auth.AllScopes.Names() {
+			scope, err := auth.ParseScopes([]string{name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := newFixture(t)
+			for _, target := range []string{op.target, strings.Replace(op.target, "/psa/", "/psa/policy/archive/", 1)} {
+				f.tokens.caller.Scopes = scope
+				if w := f.call(alice, op.method, target); scope == needs[op.id] {
+					if w.Code == http.StatusUnauthorized || w.Code == http.StatusForbidden {
+						t.Errorf("%s with the scope %s: %d %s", op.id, scope, w.Code, w.Body)
+					}
+				} else {
+					wantFailure(t, w, http.StatusForbidden, "INSUFFICIENT_SCOPE", needs[op.id].String())
+				}
+				f.tokens.caller.Scopes = auth.AllScopes &^ needs[op.id]
+				wantFailure(t, f.call(alice, op.method, target), http.StatusForbidden, "INSUFFICIENT_SCOPE", needs[op.id].String())
+			}
+		}
+	}
+}
+
+// call sends a request that makes no sense but for its path.
+func (f *fixture) call(token, method, target string) *httptest.ResponseRecorder {
+	return f.do(token, method, target, "{")
+}
+
+func TestSuspendedAccountsReadAndRemoveOnly(t *testing.T) {
+	f := newFixture(t)
+	id := f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
+	f.tokens.caller.State = auth.Suspended
+	for _, op := range operations(t) {
+		if server.Needs()[op.id] == 0 {
+			continue
+		}
+		w := f.call(alice, op.method, strings.Replace(op.target, "requestid", id, 1))
+		if op.method == http.MethodPost {
+			wantFailure(t, w, http.StatusForbidden, "ACCOUNT_SUSPENDED", "suspended")
+		} else if w.Code == http.StatusForbidden {
+			t.Errorf("%s: %d %s", op.id, w.Code, w.Body)
+		}
+	}
+	if len(f.pins.rows) != 0 {
+		t.Errorf("the pin was not removed")
+	}
+}

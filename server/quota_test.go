@@ -1,0 +1,72 @@
+package server_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
+)
+
+func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
+	f, u := newUploadFixture(t)
+	id := f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
+	if len(f.pins.quotas) != 0 {
+		t.Errorf("asked about an account without quotas: %v", f.pins.quotas)
+	}
+	f.tokens.caller.Limits = &auth.Limits{Pins: 5, PinsInFlight: 4, Bytes: 3, UploadBytes: 10}
+	quota := pins.Quota{Pins: 5, InFlight: 4, Bytes: 3}
+	f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
+	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`"}`)
+	f.do(alice, "POST", "/api/v1/upload", "8 bytes.")
+	want := []asked{{1, quota, 1, 0}, {1, quota, 0, 0}, {1, quota, 1, 8}}
+	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	f.pins.err = &pins.QuotaError{Problem: "this account has 5 pins, and its plan allows 5"}
+	rows := len(f.pins.rows)
+	for target, body := range map[string]string{"/psa/pins": `{"cid":"` + cidV0 + `"}`, "/psa/pins/" + id: `{"cid":"` + cidV0 + `"}`} {
+		wantFailure(t, f.do(alice, "POST", target, body), http.StatusForbidden, "QUOTA_EXCEEDED", "its plan allows 5")
+	}
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "x"), http.StatusForbidden, "QUOTA_EXCEEDED", "its plan allows 5")
+	if len(f.pins.rows) != rows || len(u.bodies) != 1 {
+		t.Errorf("%d pins, %d uploads", len(f.pins.rows), len(u.bodies))
+	}
+}
+
+// stream sends an upload whose length is not told.
+func (f *fixture) stream(token, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("POST", "/api/v1/upload", io.MultiReader(strings.NewReader(body)))
+	r.ContentLength = -1
+	r.Header.Set("Authorization", "Bearer "+token)
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	return w
+}
+
+func TestUploadsAreAsLongAsThePlanAllows(t *testing.T) {
+	f, u := newUploadFixture(t)
+	f.tokens.caller.Limits = &auth.Limits{UploadBytes: 10}
+	for body, status := range map[string]int{strings.Repeat("x", 10): 202, strings.Repeat("x", 11): 413} {
+		if w := f.do(alice, "POST", "/api/v1/upload", body); w.Code != status {
+			t.Errorf("%d bytes: %d %s", len(body), w.Code, w.Body)
+		}
+		// The same without a length.
+		w := f.stream(alice, body)
+		if w.Code != status {
+			t.Errorf("%d bytes of no known length: %d %s", len(body), w.Code, w.Body)
+		}
+		if status == 413 {
+			wantFailure(t, w, status, "PAYLOAD_TOO_LARGE", "at most 10 bytes")
+		}
+	}
+	if len(u.bodies) != 2 {
+		t.Errorf("%d uploads", len(u.bodies))
+	}
+}
