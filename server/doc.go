@@ -9,11 +9,13 @@
 //
 //	hosts of content    CID.ipfs.HOSTNAME only: the gateway, and nothing else of what follows
 //	normalise path      double and trailing slashes are served in place; nothing is ever redirected, except below /ipfs
-//	observe             request id, CORS headers, access log, metrics; the only caller of the error handler
+//	observe             request id, CORS headers, access log, metrics, write deadlines; the only caller of the error
+//	                    handler
 //	recover             a panic becomes an ordinary error
 //	route               unknown path 404, other method 405
 //	authenticate        API routes only, before anything of the request is looked at
 //	named policy        routes below policy/NAME only: it must exist
+//	room                what stores more only: there must be some
 //	canonical query     GET /pins only: what clients really send becomes what the generated binding takes
 //	generated wrapper   binds parameters
 //	handler             validates with spec, asks pins (and, for deals and receipts, Cold), renders with spec or v1
@@ -66,6 +68,10 @@
 //   - A listing of a directory has a weak tag: boxo lists sharded ones in the order in which shards arrive.
 //   - A link signs the account too, and ends with its pin. It covers a path and what is below, so that one link is
 //     enough for a directory.
+//   - Progress is asked of clients, not speed: answers have a deadline that every piece taken renews, uploads one that
+//     8 KiB renew. A deadline for a whole answer would cut slow clients, and none would let stalled ones stay.
+//   - Only X-Forwarded-For names a client, not Forwarded: a proxy that sets one passes on what the client wrote into the
+//     other.
 //   - What net/http refuses before any handler runs (malformed HTTP, more than 16 KiB of headers) is answered by it in
 //     plain text.
 package server

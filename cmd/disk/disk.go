@@ -133,12 +133,12 @@ func (g *Guard) Look() {
 	g.seen = now
 	fullest := g.fullest()
 	if before := Level(g.level.Swap(int32(fullest.level))); before != fullest.level {
-		level := slog.LevelWarn
+		tell := g.log.Warn
 		if fullest.level < before {
-			level = slog.LevelInfo
+			tell = g.log.Info
 		}
-		g.log.LogAttrs(context.Background(), level, "how full the disk is has changed", slog.String("level", fullest.level.String()),
-			slog.String("dir", fullest.dir), slog.Int64("free", fullest.Free), slog.Int64("total", fullest.Total))
+		tell("how full the disk is has changed",
+			"level", fullest.level.String(), "dir", fullest.dir, "free", fullest.Free, "total", fullest.Total)
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -130,8 +130,9 @@ func portOf(address string) string {
 	return port
 }
 
+// portNumber is 0, certmagic's own choice, where there is no port.
 func portNumber(port string) int {
-	n, err := net.LookupPort("tcp", cmp.Or(port, "0"))
+	n, err := strconv.Atoi(port)
 	if err != nil {
 		return 0
 	}
@@ -214,7 +215,7 @@ func redirected(port string) http.Handler {
 		if port != "443" {
 			host = net.JoinHostPort(host, port)
 		}
-		http.Redirect(w, r, "https://"+host+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		http.Redirect(w, r, "https://"+host+r.URL.RequestURI(), http.StatusPermanentRedirect) //nolint:gosec // to the host that was asked
 	})
 }
 
