@@ -30,7 +30,7 @@ const (
 
 // tokens is Accounts with two of them, that nobody can change.
 type tokens struct {
-	server.Accounts // of which no method is called
+	server.Accounts // nil where no other method is called
 	err             error
 	asked           []string
 	caller          auth.Caller // what alice has beside her account; all scopes when it says none

@@ -11,9 +11,12 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/spec"
@@ -25,6 +28,17 @@ const hostileRequests = 24_000
 // Whatever is sent to whichever route: the fault is never ours, errors of the API are in the envelope, and nothing goes
 // on after the answer.
 func TestHostileRequestsToEveryRouteAreAnsweredProperlyAndLeaveNothingBehind(t *testing.T) {
+	db := databasetest.Open(t)
+	if err := db.Migrate(t.Context(), auth.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	accounts := auth.New(db, time.Now)
+	if _, _, err := accounts.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := accounts.CreateAccount(t.Context(), auth.Operator(), "second", auth.Trusted); err != nil {
+		t.Fatal(err)
+	}
 	before := goleak.IgnoreCurrent()
 	r := newReads(t)
 	up := &uploads{made: map[string]pins.Pin{}}
@@ -34,7 +48,7 @@ func TestHostileRequestsToEveryRouteAreAnsweredProperlyAndLeaveNothingBehind(t *
 		c.Uploads, c.Pieces = up, &shelf{data: content(1000), tokens: []string{alice}}
 		everything = *c
 	})
-	up.pins = f.pins
+	up.pins, f.tokens.Accounts = f.pins, accounts
 	s, err := server.New(everything, f.pins, f.tokens, discard()) // without a log
 	if err != nil {
 		t.Fatal(err)
