@@ -287,7 +287,7 @@ func TestInviteCodeMakesAsManyAccountsAsItSays(t *testing.T) {
 func TestInviteCodesThatAreNotValidAreOneAnswer(t *testing.T) {
 	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {
 		ctx := t.Context()
-		make := func(i auth.Invite) (auth.Secret, auth.Invite) {
+		invite := func(i auth.Invite) (auth.Secret, auth.Invite) {
 			t.Helper()
 			i.Plan, i.Left = auth.Public, 1
 			code, made, err := s.CreateInvite(ctx, auth.Operator(), i)
@@ -296,10 +296,10 @@ func TestInviteCodesThatAreNotValidAreOneAnswer(t *testing.T) {
 			}
 			return code, made
 		}
-		used, _ := make(auth.Invite{})
-		expired, _ := make(auth.Invite{Expires: moment.Add(time.Hour)})
-		revoked, gone := make(auth.Invite{})
-		good, _ := make(auth.Invite{})
+		used, _ := invite(auth.Invite{})
+		expired, _ := invite(auth.Invite{Expires: moment.Add(time.Hour)})
+		revoked, gone := invite(auth.Invite{})
+		good, _ := invite(auth.Invite{})
 		if _, err := s.SignUp(ctx, "alice", used.Reveal()); err != nil {
 			t.Fatal(err)
 		}

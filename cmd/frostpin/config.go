@@ -29,6 +29,12 @@ const (
 	hotRemote   = "remote"
 )
 
+// Who may make accounts.
+const (
+	signUpOff    = "off"
+	signUpInvite = "invite"
+)
+
 // Config holds every setting. The tags are the single source of names, help texts, `frostpin config show` and
 // docs/settings.md: "derived" describes a default that depends on other settings, "everywhere" marks settings that
 // commands other than serve need too.
@@ -40,6 +46,8 @@ type Config struct {
 	BasePath      string `setting:"base-path" help:"Path of the Pinning Service API on this server."`
 	PublicURL     string `setting:"public-url" derived:"http://<listen><base-path>" help:"Complete address of the API as clients reach it, when a proxy stands in between."`
 	PublicMetrics bool   `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
+
+	SignUp string `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
 
 	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
 	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
@@ -119,6 +127,8 @@ func defaults() Config {
 	return Config{
 		Listen:   "127.0.0.1:7420",
 		BasePath: "/psa",
+
+		SignUp: signUpOff,
 
 		Network:         hot.Public,
 		ConnectionsLow:  100,
@@ -215,6 +225,7 @@ func (c *Config) Validate() error {
 			"it must not end in /pins: clients add that themselves")
 	}
 
+	wrong.oneOf("signup", c.SignUp, signUpOff, signUpInvite)
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {
 		parsed, err := ma.NewMultiaddr(addr)

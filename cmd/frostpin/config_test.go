@@ -143,6 +143,7 @@ func TestEachOfTheseSettingsIsRefusedByName(t *testing.T) {
 		{"--retrieval-private=10.0.0.1"},
 		{"--ipni-url=cid.contact"},
 		{"--probe-pace=-1s"},
+		{"--signup=open"},
 		{"--base-path=/docs"},
 		{"--public-url=ftp://x"},
 		{"--public-url=https://user@x/psa"},
