@@ -155,8 +155,12 @@ func (p *program) reportAccount(ctx context.Context, s *store, name string) (r a
 
 func (r accountReport) describe(w io.Writer) error {
 	rows := [][]string{
-		{"name", r.Name}, {"plan", r.Plan}, {"state", r.State + " since " + moment(r.Since)}, {"policy", plain(r.Policy)},
-		{"created", moment(r.Created)}, {"tokens", fmt.Sprint(r.Tokens)},
+		{"name", r.Name},
+		{"plan", r.Plan},
+		{"state", r.State + " since " + moment(r.Since)},
+		{"policy", plain(r.Policy)},
+		{"created", moment(r.Created)},
+		{"tokens", fmt.Sprint(r.Tokens)},
 	}
 	for _, status := range allStatuses() {
 		rows = append(rows, []string{"pins " + string(status), fmt.Sprint(r.Pins[string(status)])})
