@@ -2,6 +2,8 @@ package auth_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/go-gormigrate/gormigrate/v2"
 	"github.com/google/go-cmp/cmp"
 	"gorm.io/gorm"
 
@@ -161,6 +164,9 @@ func TestStateOfAnAccountReachesItsTokens(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, server := range map[string]*auth.Service{"this": s, "the other": other} {
+				if got, err := server.AccountState(ctx, account.ID); err != nil || got != state {
+					t.Errorf("%s server says %q, %v, want %q", name, got, err, state)
+				}
 				if got, err := server.Authenticate(ctx, text.Reveal()); err != nil || got.State != state {
 					t.Errorf("%s server says %q, %v, want %q", name, got.State, err, state)
 				}
@@ -187,6 +193,46 @@ func TestStateOfAnAccountReachesItsTokens(t *testing.T) {
 			t.Errorf("closing nobody: %v", err)
 		}
 	})
+}
+
+func TestAccountsAndTokensFromBeforePlansGoOnAsTheyWere(t *testing.T) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			ctx := t.Context()
+			db := databasetest.Open(t, dialect)
+			steps := auth.Migrations()
+			before := slices.IndexFunc(steps, func(m *gormigrate.Migration) bool { return strings.HasSuffix(m.ID, "_plans") })
+			if err := db.Migrate(ctx, steps[:before]...); err != nil {
+				t.Fatal(err)
+			}
+			secret := "fp_" + strings.Repeat("a", 16) + "_" + strings.Repeat("b", 52)
+			hash := sha256.Sum256([]byte(secret))
+			err := db.Write(ctx, func(tx *gorm.DB) error {
+				return errors.Join(
+					tx.Exec(`INSERT INTO accounts (id, name, created_ms) VALUES (7, 'old', 5000)`).Error,
+					tx.Exec(`INSERT INTO tokens (id, account_id, label, hash, created_ms) VALUES (?, 7, '', ?, 6000)`,
+						strings.Repeat("a", 16), hex.EncodeToString(hash[:])).Error,
+				)
+			})
+			if err == nil {
+				err = db.Migrate(ctx, steps...)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := auth.New(db, time.Now)
+			got, err := s.Authenticate(ctx, secret)
+			want := auth.Caller{
+				Account: 7, Token: strings.Repeat("a", 16), Scopes: auth.OwnScopes, State: auth.Active, Plan: auth.Trusted, Limits: &auth.Limits{},
+			}
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+			if a, err := s.Account(ctx, 7); err != nil || !a.Since.Equal(a.Created) {
+				t.Errorf("%+v, %v", a, err)
+			}
+		})
+	}
 }
 
 func TestPlanOfAnAccountComesWithTheCaller(t *testing.T) {
@@ -287,7 +333,7 @@ func TestInviteCodeMakesAsManyAccountsAsItSays(t *testing.T) {
 func TestInviteCodesThatAreNotValidAreOneAnswer(t *testing.T) {
 	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {
 		ctx := t.Context()
-		make := func(i auth.Invite) (auth.Secret, auth.Invite) {
+		invite := func(i auth.Invite) (auth.Secret, auth.Invite) {
 			t.Helper()
 			i.Plan, i.Left = auth.Public, 1
 			code, made, err := s.CreateInvite(ctx, auth.Operator(), i)
@@ -296,10 +342,10 @@ func TestInviteCodesThatAreNotValidAreOneAnswer(t *testing.T) {
 			}
 			return code, made
 		}
-		used, _ := make(auth.Invite{})
-		expired, _ := make(auth.Invite{Expires: moment.Add(time.Hour)})
-		revoked, gone := make(auth.Invite{})
-		good, _ := make(auth.Invite{})
+		used, _ := invite(auth.Invite{})
+		expired, _ := invite(auth.Invite{Expires: moment.Add(time.Hour)})
+		revoked, gone := invite(auth.Invite{})
+		good, _ := invite(auth.Invite{})
 		if _, err := s.SignUp(ctx, "alice", used.Reveal()); err != nil {
 			t.Fatal(err)
 		}

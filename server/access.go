@@ -106,6 +106,18 @@ func (g *gate) authenticate(r *http.Request, token string) (auth.Caller, error) 
 	return caller, nil
 }
 
+// open tells whether an account still lets others read by its links.
+func (g *gate) open(ctx context.Context, account pins.Account) error {
+	state, err := g.tokens.AccountState(ctx, int64(account))
+	switch {
+	case errors.Is(err, auth.ErrNotFound), err == nil && state == auth.Closed:
+		return errLinkEnded
+	case err != nil && !errors.Is(err, context.Canceled):
+		return fmt.Errorf("%w: looking up the account of a link: %w", errUnavailable, err)
+	}
+	return err
+}
+
 // A refused request came from somebody whom we know and who may not do that.
 type refused struct{ reason, why string }
 

@@ -13,7 +13,8 @@
 //	                    handler
 //	recover             a panic becomes an ordinary error
 //	route               unknown path 404, other method 405
-//	authenticate        API routes only, before anything of the request is looked at
+//	admit               API routes only, before anything of the request is looked at: whose token is it, has it the scope
+//	                    of the operation, is the account suspended, has its plan requests of this kind left
 //	named policy        routes below policy/NAME only: it must exist
 //	room                what stores more only: there must be some
 //	canonical query     GET /pins only: what clients really send becomes what the generated binding takes
@@ -33,6 +34,8 @@
 //	guard               the tier goes into the header; errors lose their tags and are not kept; HEAD ends at the header;
 //	                    what breaks off is cut, never ended
 //
+// What an operation asks of its caller is a line of the table in access.go; one without a line does not pass the tests.
+//
 // Functions return errors; errors.go alone turns them into answers, by one table.
 //
 // # Invariants
@@ -43,12 +46,16 @@
 //     content itself.
 //   - Every answer of the API carries CORS headers, else a browser hides the error from its own user.
 //   - Public text and operator text never mix: a 5xx shows a request id, and the cause is logged once under that id.
-//   - Tokens, query values and bodies are never logged.
+//   - Tokens, invite codes, query values and bodies are never logged, wherever in a path somebody puts them.
+//   - What another account has and what nobody has are the same answer, from the same queries.
 //
 // # Decisions
 //
 //   - A policy is chosen by the path of the endpoint because stock clients can send no meta. What is not about adding
 //     pins is the same on both paths, so that a client sees its pins whichever it uses.
+//   - Rates are counted in memory, for each server: they keep one account from taking all, and need not be exact.
+//   - Wrong tokens are bounded by address, but a token that was right here before is looked up all the same: behind one
+//     proxy, one misconfigured program must not lock out the others.
 //   - A receipt is passed on as bytes: the signature is over them.
 //   - HEAD is not in the contract, so API routes answer it with 405. Health and documentation take it.
 //   - Unknown paths and methods are answered without a token: they say nothing that openapi.yaml does not.

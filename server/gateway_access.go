@@ -86,7 +86,11 @@ func (g *gatewayHandler) mayFetch(ctx context.Context, a admission) (bool, error
 // reader finds out for which account somebody reads. A signed link stands for the account that made it.
 func (g *gatewayHandler) reader(r *http.Request, a admission) (pins.Account, error) {
 	if q := r.URL.Query(); q.Has(linkSignature) || q.Has(linkExpires) {
-		return g.links.check(q, a.root, a.below, g.cfg.Now())
+		account, err := g.links.check(q, a.root, a.below, g.cfg.Now())
+		if err != nil {
+			return 0, err
+		}
+		return account, g.gate.open(r.Context(), account)
 	}
 	caller, err := g.gate.pass(r, readNeed)
 	return pins.Account(caller.Account), err

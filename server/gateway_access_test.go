@@ -233,6 +233,19 @@ func TestLinksOpenOnePathUntilTheyExpire(t *testing.T) {
 	}
 }
 
+func TestLinksEndWithTheirAccount(t *testing.T) {
+	r := newReads(t, withGateway(private))
+	link := r.link(t, `{"cid":"`+r.file.String()+`"}`)
+	r.tokens.caller.State = auth.Suspended
+	if w := r.get(link); w.Code != 200 {
+		t.Errorf("a link of a suspended account: %d %s", w.Code, w.Body)
+	}
+	r.tokens.caller.State = auth.Closed
+	wantFailure(t, r.get(link), 403, "FORBIDDEN", "has expired")
+	r.tokens.err = errSecret
+	wantFailure(t, r.get(link), 503, "SERVICE_UNAVAILABLE", "try again")
+}
+
 func TestChangedLinksOpenNothing(t *testing.T) {
 	r := newReads(t, withGateway(private))
 	link := r.link(t, `{"cid":"`+r.site.String()+`","path":"sub"}`)

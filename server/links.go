@@ -45,6 +45,9 @@ type refusedLink struct{ why string }
 
 func (l *refusedLink) Error() string { return "the link " + l.why }
 
+// errLinkEnded is said only of a link that was right.
+var errLinkEnded = &refusedLink{"has expired; ask who gave it to you for another"}
+
 var errNoLinks = errors.New("no links are signed here")
 
 // sign makes the query of a link to the path below root, whose segments are separated by slashes.
@@ -93,8 +96,8 @@ func (k linkKey) check(q url.Values, root cid.Cid, below string, now time.Time) 
 	if !hmac.Equal(mac, k.mac(root, opens, pins.Account(account), expires)) { // in constant time
 		return 0, broken
 	}
-	if now.Unix() >= expires { // said only of a link that is right
-		return 0, &refusedLink{"has expired; ask who gave it to you for another"}
+	if now.Unix() >= expires {
+		return 0, errLinkEnded
 	}
 	return pins.Account(account), nil
 }

@@ -46,6 +46,8 @@ type Pins interface {
 type Authenticator interface {
 	// Authenticate returns auth.ErrUnauthorized when it belongs to nobody; any other error means that it could not tell.
 	Authenticate(ctx context.Context, token string) (auth.Caller, error)
+	// AccountState returns the state of an account, or auth.ErrNotFound.
+	AccountState(ctx context.Context, account int64) (auth.State, error)
 	// Plausible tells, without asking anybody, whether this text was right when it was looked up last.
 	Plausible(token string) bool
 }

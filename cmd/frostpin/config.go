@@ -29,6 +29,12 @@ const (
 	hotRemote   = "remote"
 )
 
+// Who may make accounts.
+const (
+	signUpOff    = "off"
+	signUpInvite = "invite"
+)
+
 // Config holds every setting. The tags are the single source of names, help texts, `frostpin config show` and
 // docs/settings.md: "derived" describes a default that depends on other settings, "everywhere" marks settings that
 // commands other than serve need too.
@@ -49,6 +55,8 @@ type Config struct {
 	MaxConnectionsPerAddress int      `setting:"max-connections-per-address" help:"The same from one address, or one IPv6 network of 64 bits; further ones are hung up on. Neither this machine nor trusted-proxies has this bound."`
 	TrustedProxies           []string `setting:"trusted-proxies" help:"Networks, such as 10.0.0.5/32, of proxies that are believed when they name a client's address (X-Forwarded-For), host and scheme."`
 	PublicMetrics            bool     `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
+
+	SignUp string `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
 
 	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
 	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
@@ -138,6 +146,7 @@ func defaults() Config {
 
 		MaxConnections:           10_000,
 		MaxConnectionsPerAddress: 256,
+		SignUp:                   signUpOff,
 
 		Network:         hot.Public,
 		ConnectionsLow:  100,
@@ -251,6 +260,7 @@ func (c *Config) Validate() error {
 	_, err = networks(c.TrustedProxies)
 	wrong.add("trusted-proxies", err)
 
+	wrong.oneOf("signup", c.SignUp, signUpOff, signUpInvite)
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {
 		parsed, err := ma.NewMultiaddr(addr)

@@ -157,6 +157,7 @@ func TestEachOfTheseSettingsIsRefusedByName(t *testing.T) {
 		{"--disk-reserve=-1"},
 		{"--max-connections-per-address=0"},
 		{"--trusted-proxies=10.0.0.1"},
+		{"--signup=open"},
 		{"--base-path=/docs"},
 		{"--public-url=ftp://x"},
 		{"--public-url=https://user@x/psa"},

@@ -187,6 +187,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Uploads:     ingest.New(tier, service, config.Limits),
 		UploadSlots: c.UploadSlots,
 		Proxies:     proxies,
+		SignUp:      c.SignUp == signUpInvite,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/frostpin/frostpin/auth"
+)
+
+// A planLine is a plan as it is printed.
+type planLine struct {
+	Name    string      `json:"name"`
+	Limits  auth.Limits `json:"limits"`
+	Created time.Time   `json:"created"`
+}
+
+func (p *program) planCommand() *cobra.Command {
+	return group("plan", "Name the limits that accounts have", p.planSet(), p.planList(), p.planShow())
+}
+
+func (p *program) planSet() *cobra.Command {
+	var limits auth.Limits
+	var bytes, uploadBytes string
+	var rates []string
+	c := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Make a plan or change it",
+		Long: `Make a plan or change it. What is not said stays as it was; 0 is no bound but the server's own.
+
+Requests are bounded by kind: status (one pin, its deals and receipt), list, write (adding, replacing and removing pins,
+signing links), upload, read (content that is read with a token) and account (tokens and administration). --rate
+write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts the bound.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.withStore(c, true, func(ctx context.Context, s *store) error {
+				plan, err := s.tokens.Plan(ctx, args[0])
+				if err != nil && !errors.Is(err, auth.ErrNoPlan) {
+					return err
+				}
+				flags, set := c.Flags(), &plan.Limits
+				if flags.Changed("pins") {
+					set.Pins = limits.Pins
+				}
+				if flags.Changed("pins-in-flight") {
+					set.PinsInFlight = limits.PinsInFlight
+				}
+				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setRates(set, rates)); err != nil {
+					return err
+				}
+				return s.tokens.SetPlan(ctx, auth.Operator(), args[0], *set)
+			})
+		},
+	}
+	flags := c.Flags()
+	flags.Int64Var(&limits.Pins, "pins", 0, "Pins at once")
+	flags.Int64Var(&limits.PinsInFlight, "pins-in-flight", 0, "Pins that wait for their data")
+	flags.StringVar(&bytes, "bytes", "", "Bytes held, such as 100GiB, each DAG counted once")
+	flags.StringVar(&uploadBytes, "upload-bytes", "", "Bytes of one upload, such as 4GiB")
+	flags.StringArrayVar(&rates, "rate", nil, "Requests of one kind, such as write=10/50; may be given again")
+	return c
+}
+
+// setSize sets what was said.
+func setSize(bytes *int64, text string) error {
+	if text == "" {
+		return nil
+	}
+	size, err := parseSize(text)
+	*bytes = int64(size)
+	return err
+}
+
+// setRates reads KIND=PER_SECOND/BURST or KIND=0.
+func setRates(limits *auth.Limits, texts []string) error {
+	rates := maps.Clone(limits.Rates)
+	if rates == nil {
+		rates = map[auth.Kind]auth.Rate{}
+	}
+	for _, text := range texts {
+		kind, value, _ := strings.Cut(text, "=")
+		if value == "0" {
+			delete(rates, auth.Kind(kind))
+			continue
+		}
+		perSecond, burst, _ := strings.Cut(value, "/")
+		var rate auth.Rate
+		var err, burstErr error
+		rate.PerSecond, err = strconv.ParseFloat(perSecond, 64)
+		rate.Burst, burstErr = strconv.Atoi(burst)
+		if err != nil || burstErr != nil {
+			return fmt.Errorf("--rate %s: it is not like write=10/50 or write=0", text)
+		}
+		rates[auth.Kind(kind)] = rate
+	}
+	limits.Rates = rates
+	return nil
+}
+
+func (p *program) planList() *cobra.Command {
+	return withJSON(&cobra.Command{
+		Use:   "list",
+		Short: "List plans",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return p.withStore(c, false, func(ctx context.Context, s *store) error {
+				plans, err := s.tokens.Plans(ctx)
+				if err != nil {
+					return err
+				}
+				lines := make([]planLine, len(plans))
+				for i, plan := range plans {
+					lines[i] = planLine(plan)
+				}
+				heading := []string{"NAME", "PINS", "IN FLIGHT", "BYTES", "UPLOAD", "RATES"}
+				return printList(c, lines, heading, func(l planLine) []string {
+					return []string{
+						l.Name, number(int(l.Limits.Pins)), number(int(l.Limits.PinsInFlight)),
+						size(l.Limits.Bytes), size(l.Limits.UploadBytes), number(len(l.Limits.Rates)),
+					}
+				})
+			})
+		},
+	})
+}
+
+func (p *program) planShow() *cobra.Command {
+	return withJSON(&cobra.Command{
+		Use:   "show NAME",
+		Short: "Show the limits of a plan",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.withStore(c, false, func(ctx context.Context, s *store) error {
+				plan, err := s.tokens.Plan(ctx, args[0])
+				switch {
+				case err != nil:
+					return explained(err, "", args[0])
+				case wantsJSON(c):
+					return printJSON(p.stdout, planLine(plan))
+				}
+				return printTable(p.stdout, append([][]string{{"name", plan.Name}}, limitRows(plan.Limits)...))
+			})
+		},
+	})
+}
+
+// size is a number of bytes that may say nothing.
+func size(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return Size(bytes).String()
+}
+
+// limitRows are limits, one a row. What has no bound is not there.
+func limitRows(l auth.Limits) (rows [][]string) {
+	for _, limit := range [][]string{
+		{"pins", number(int(l.Pins))}, {"pins in flight", number(int(l.PinsInFlight))}, {"bytes", size(l.Bytes)}, {"upload bytes", size(l.UploadBytes)},
+	} {
+		if limit[1] != "" {
+			rows = append(rows, limit)
+		}
+	}
+	for _, kind := range auth.Kinds() {
+		if rate, bounded := l.Rates[kind]; bounded {
+			rows = append(rows, []string{"rate " + string(kind), fmt.Sprintf("%v/s, burst %d", rate.PerSecond, rate.Burst)})
+		}
+	}
+	return rows
+}
