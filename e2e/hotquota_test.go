@@ -20,7 +20,7 @@ func TestWhatIsProvenMakesRoomAndComesBackWhenItIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.stop()
-	l.env = append(l.env, fmt.Sprintf("FROSTPIN_HOT_QUOTA=%dB", size*11/10), "FROSTPIN_HOT_STAY=20s", "FROSTPIN_GC_INTERVAL=2s")
+	l.env = append(l.env, fmt.Sprintf("FROSTPIN_HOT_QUOTA=%dB", size*11/10), "FROSTPIN_HOT_STAY=10s", "FROSTPIN_GC_INTERVAL=2s")
 	l.start()
 	l.becomes("offloaded")
 	if got := l.must("hot", l.root); !strings.Contains(got, "offloaded") || !strings.Contains(got, "let go        20") {
