@@ -526,6 +526,7 @@ func TestRunWritesEachMinuteAndAtTheEnd(t *testing.T) {
 			s.Run(ctx)
 		}()
 		<-time.After(3*time.Minute + time.Second)
+		synctest.Wait()
 		if db.writes != 3 {
 			t.Errorf("%d writes in three minutes", db.writes)
 		}
