@@ -84,8 +84,9 @@ func appendOnly(tx *gorm.DB) []string {
 	}
 }
 
-// publicLimits are those of Public until the operator sets others. They are part of a migration and never change. Kubo polls each pin it waits for twice a second and
-// gives up at the first error, and counts with bursts of four lists; neither must ever meet a limit.
+// publicLimits are those of Public until the operator sets others. They are part of a migration and never change. Kubo
+// polls each pin that it waits for twice a second and gives up at the first error, and counts with bursts of four lists;
+// neither must ever meet a limit.
 var publicLimits = Limits{
 	Pins:         10_000,
 	PinsInFlight: 1_000,

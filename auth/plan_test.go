@@ -195,6 +195,37 @@ func TestStateOfAnAccountReachesItsTokens(t *testing.T) {
 	})
 }
 
+func TestClosingLeavesNoTokenThatWasMadeMeanwhile(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
+		ctx := t.Context()
+		account := createAccount(t, s, "alice")
+		_, token := createToken(t, s, "alice", "laptop")
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for range 5 {
+					var err error
+					if i%2 == 0 {
+						_, _, err = s.RotateToken(ctx, auth.Operator(), token.ID, time.Hour)
+					} else {
+						_, _, err = s.CreateToken(ctx, auth.Operator(), auth.NewToken{Account: account.ID, Scopes: auth.PinsRead})
+					}
+					if err != nil && !errors.Is(err, auth.ErrClosed) {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		if err := s.SetAccountState(ctx, auth.Operator(), "alice", auth.Closed); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if left, err := s.AccountTokens(ctx, account.ID); err != nil || len(left) != 0 {
+			t.Errorf("%d tokens are valid, %v", len(left), err)
+		}
+	})
+}
+
 func TestAccountsAndTokensFromBeforePlansGoOnAsTheyWere(t *testing.T) {
 	for _, dialect := range databasetest.Dialects(t) {
 		t.Run(dialect, func(t *testing.T) {
@@ -526,6 +557,7 @@ func TestRunWritesEachMinuteAndAtTheEnd(t *testing.T) {
 			s.Run(ctx)
 		}()
 		<-time.After(3*time.Minute + time.Second)
+		synctest.Wait()
 		if db.writes != 3 {
 			t.Errorf("%d writes in three minutes", db.writes)
 		}

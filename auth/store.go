@@ -144,9 +144,11 @@ func accountNamed(tx *gorm.DB, name string) (row accountRow, err error) {
 	return row, err
 }
 
-// changeAccount locks an account and writes what change makes of its row. change returns the action to record, or nothing
-// when there is nothing to change.
-func (s *Service) changeAccount(ctx context.Context, by Actor, name string, change func(tx *gorm.DB, row *accountRow) (action string, detail map[string]any, err error)) error {
+// A change of an account's row returns the action to record, or nothing when there is nothing to change.
+type change func(tx *gorm.DB, row *accountRow) (action string, detail map[string]any, err error)
+
+// changeAccount locks an account and writes what a change makes of its row.
+func (s *Service) changeAccount(ctx context.Context, by Actor, name string, change change) error {
 	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
 		row, err := accountNamed(locked(tx), name)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"time"
 
 	"gorm.io/gorm"
@@ -96,7 +97,9 @@ func (s *Service) insertInvited(ctx context.Context, hash string, r *Registratio
 // register inserts what newRegistration has drawn.
 func register(tx *gorm.DB, by Actor, action string, r *Registration, detail map[string]any) error {
 	account := Account{Name: r.Account.Name, Plan: r.Account.Plan}
-	if err := openAccount(tx, by, action, &account, r.Token.Created, detail); err != nil {
+	all := map[string]any{"token": r.Token.ID}
+	maps.Copy(all, detail)
+	if err := openAccount(tx, by, action, &account, r.Token.Created, all); err != nil {
 		return err
 	}
 	r.Account = account

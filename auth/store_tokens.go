@@ -72,7 +72,7 @@ func (s *Service) insertFirst(ctx context.Context, token Token, hash string) (cr
 			return err
 		}
 		account := Account{Name: token.Account, Plan: Trusted}
-		if err := openAccount(tx, Operator(), actionAccountCreate, &account, token.Created, nil); err != nil {
+		if err := openAccount(tx, Operator(), actionAccountCreate, &account, token.Created, map[string]any{"token": token.ID}); err != nil {
 			return err
 		}
 		created = true
@@ -84,28 +84,29 @@ func (s *Service) insertFirst(ctx context.Context, token Token, hash string) (cr
 	return created && err == nil, err
 }
 
-// tokenOf locks a token that is not revoked and that the actor may change.
-func tokenOf(tx *gorm.DB, by Actor, id string) (row tokenRow, owner accountRow, err error) {
-	found := locked(tx).Where("id = ?", id)
+// tokenOf reads a token that the actor may change.
+func tokenOf(tx *gorm.DB, by Actor, id string) (row tokenRow, err error) {
+	found := tx.Where("id = ?", id)
 	if by.Account != 0 {
 		found = found.Where("account_id = ?", by.Account)
 	}
-	if err := found.Take(&row).Error; err != nil {
-		return row, owner, err
-	}
-	err = tx.Where("id = ?", row.AccountID).Take(&owner).Error
-	return row, owner, err
+	err = found.Take(&row).Error
+	return row, err
 }
 
 // replaceToken creates a token like another, which then expires. It completes what is known of the new one.
 func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace time.Duration, token *Token, hash string) error {
 	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
-		row, _, err := tokenOf(tx, by, id)
+		row, err := tokenOf(tx, by, id)
 		if err != nil {
 			return err
 		}
+		// The account before the token, as when an account is closed. Whose a token is never changes.
 		owner, err := ownerOf(tx, row.AccountID)
 		if err != nil {
+			return err
+		}
+		if row, err = tokenOf(locked(tx), by, id); err != nil {
 			return err
 		}
 		old, err := row.token(owner.Name)
@@ -139,8 +140,12 @@ func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace t
 
 func (s *Service) markRevoked(ctx context.Context, by Actor, id string, now time.Time) error {
 	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
-		row, owner, err := tokenOf(tx, by, id)
+		row, err := tokenOf(locked(tx), by, id)
 		if err != nil || row.RevokedMS.Valid {
+			return err
+		}
+		var owner accountRow
+		if err := tx.Where("id = ?", row.AccountID).Take(&owner).Error; err != nil {
 			return err
 		}
 		if err := tx.Model(&tokenRow{}).Where("id = ?", id).Update("revoked_ms", now.UnixMilli()).Error; err != nil {

@@ -10,6 +10,7 @@ import (
 // Whatever the Lotus node says or does not say: nothing is concluded that is not true. Active deals stay active, none
 // is replaced, none is made twice; and when the node is itself again, new pins are stored.
 func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
+	t.Parallel() // it waits for epochs most of the time
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2", "FROSTPIN_DEAL_START_DELAY=72h")

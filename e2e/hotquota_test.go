@@ -14,6 +14,7 @@ var collected = regexp.MustCompile(`(?m)^frostpin_blocks_collected_total [1-9]`)
 // A DAG whose deals are proven makes room on a disk that is too small for it, is read from Filecoin as long as it is away,
 // and comes back because it is read. Its pin is `pinned` all the time, also when the server is killed in between.
 func TestWhatIsProvenMakesRoomAndComesBackWhenItIsRead(t *testing.T) {
+	t.Parallel() // it waits for epochs most of the time
 	l := newLibrary(t)
 	size, err := strconv.Atoi(l.api().get(l.id).Info["dag_size"])
 	if err != nil {

@@ -54,8 +54,9 @@
 //
 // Answers:
 //   - created is UTC with exactly three digits of fraction and unique within an account.
-//   - Errors that the contract lumps together as 4XX and 5XX carry reasons of their own: METHOD_NOT_ALLOWED,
-//     PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, RATE_LIMITED, SERVICE_UNAVAILABLE, DATABASE_BUSY, INSUFFICIENT_STORAGE.
+//   - Errors that the contract lumps together as 4XX and 5XX carry reasons of their own: ACCOUNT_SUSPENDED, DATABASE_BUSY,
+//     INSUFFICIENT_SCOPE, INSUFFICIENT_STORAGE, METHOD_NOT_ALLOWED, PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, RATE_LIMITED,
+//     SERVICE_UNAVAILABLE.
 //   - pinned means that the DAG is held hot; cold copies are reported in info and change no status, unless the operator
 //     has said that it takes some.
 //   - The whole API is served once more below policy/NAME, where the named policy is the default of what is added. A name
