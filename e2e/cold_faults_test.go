@@ -156,6 +156,7 @@ func TestEachFaultAloneEndsWithEveryCopyInPlace(t *testing.T) {
 // Everything goes wrong at random, and in the end every pin has its copies: none with one provider twice, no deal
 // doubled, nothing spent beyond the caps.
 func TestFaultsMixedAtRandomEndWithEveryCopyInPlace(t *testing.T) {
+	t.Parallel() // it waits for epochs most of the time
 	count := 30
 	if long() {
 		count = 200
