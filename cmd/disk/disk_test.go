@@ -106,7 +106,7 @@ func TestTheFullestFileSystemCountsAndRoomIsNoticedByItself(t *testing.T) {
 			{60 * gib, disk.Roomy},
 		} {
 			d.free("/data", step.free)
-			time.Sleep(2 * time.Second) //nolint:forbidigo // simulated time
+			<-time.After(2 * time.Second)
 			synctest.Wait()
 			if got := g.Level(); got != step.want {
 				t.Errorf("%d GiB are free: %s, want %s", step.free/gib, got, step.want)
