@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
@@ -289,9 +288,6 @@ func TestLettingGoThatIsCutShortIsFinished(t *testing.T) {
 func TestZipfLoadLetsNothingGoWithoutProof(t *testing.T) {
 	const dags, size = 60, 1000
 	eachCellar(t, dags*size/10, func(t *testing.T, c *cellar) {
-		if c.db.Dialect() != database.SQLite && testing.Short() {
-			t.Skip("one database is enough for a look")
-		}
 		r := rand.New(rand.NewPCG(1, 2))
 		zipf := rand.NewZipf(r, 1.2, 1, dags-1)
 		type one struct {

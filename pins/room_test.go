@@ -151,9 +151,6 @@ func TestANodeThatFindsTheDiskFullFailsNoPinEither(t *testing.T) {
 
 // The claim on a root whose outcome could not be recorded is given back with the next write that succeeds.
 func TestRootsAreGivenBackAsSoonAsTheDatabaseTakesIt(t *testing.T) {
-	if testing.Short() {
-		t.Skip("covered by the whole run")
-	}
 	db := databasetest.Open(t)
 	if err := db.Migrate(t.Context(), pins.Migrations()...); err != nil {
 		t.Fatal(err)

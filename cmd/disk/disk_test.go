@@ -130,7 +130,7 @@ func TestAFileSystemThatCannotBeSeenStopsNothing(t *testing.T) {
 func TestRealFileSystemsAndMetrics(t *testing.T) {
 	dir := t.TempDir()
 	space, err := disk.Statfs(dir)
-	if errors.Is(err, errors.ErrUnsupported) {
+	if errors.Is(err, errors.ErrUnsupported) && os.Getenv("CI") != "true" {
 		t.Skip("not on this system")
 	}
 	if err != nil || space.Free <= 0 || space.Total < space.Free || space.Device == "" {
