@@ -96,18 +96,7 @@ func TestWhoWaitedForADossierReadsItAsItIs(t *testing.T) {
 					}
 					opened <- err
 				}()
-				for end := time.Now().Add(time.Minute); dialect == database.Postgres; <-time.After(time.Millisecond) {
-					if time.Now().After(end) {
-						return errors.New("nobody waits for the dossier")
-					}
-					var waiting int
-					err := tx.Raw(`SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()
-						AND transactionid = pg_current_xact_id()::xid`).Row().Scan(&waiting)
-					if err != nil || waiting > 0 {
-						return err
-					}
-				}
-				return nil
+				return databasetest.AwaitWaiter(tx)
 			})
 			if err != nil {
 				t.Fatal(err)

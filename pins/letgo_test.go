@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
@@ -226,6 +229,38 @@ func TestWhatIsReadOftenComesBack(t *testing.T) {
 		}
 		c.start()
 		c.until("it is held again", func() bool { return c.get(p).DAG.Hot == pins.HotHeld && c.held(d.Root) })
+	})
+}
+
+// TestReadsOfWhatIsBeingRemovedAreForgotten records a read of a DAG, and of another, while a transaction removes the first.
+func TestReadsOfWhatIsBeingRemovedAreForgotten(t *testing.T) {
+	eachCellar(t, 10_000, func(t *testing.T, c *cellar) {
+		_, d := c.hold("it", 1000)
+		p, other := c.hold("other", 1000)
+		recorded := make(chan error, 1)
+		err := c.db.Write(t.Context(), func(tx *gorm.DB) error {
+			err := errors.Join(tx.Exec(`DELETE FROM pins WHERE id <> ?`, p.ID).Error,
+				tx.Exec(`DELETE FROM roots WHERE cid = ?`, d.Root.String()).Error)
+			if err != nil {
+				return err
+			}
+			go func() {
+				c.Touched(d.Root, false)
+				c.Touched(other.Root, false)
+				recorded <- pins.RecordTouches(t.Context(), c.Service)
+			}()
+			return databasetest.AwaitWaiter(tx)
+		})
+		if err := errors.Join(err, <-recorded); err != nil {
+			t.Fatal(err)
+		}
+		var read []string
+		err = c.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT r.cid FROM root_heat h JOIN roots r ON r.id = h.root_id`).Scan(&read).Error
+		})
+		if err != nil || len(read) != 1 || read[0] != other.Root.String() {
+			t.Errorf("reads of %v are remembered: %v", read, err)
+		}
 	})
 }
 

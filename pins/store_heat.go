@@ -230,7 +230,11 @@ func (s *store) touch(ctx context.Context, touches []touch, clock heat.Clock) (a
 	}
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		away = nil
-		list, err := s.residentsIn(tx, `r.cid IN ? ORDER BY r.id`, names)
+		ids, err := lockTouched(tx, names)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		list, err := s.residentsIn(tx, `r.id IN ?`, ids)
 		if err != nil {
 			return err
 		}
@@ -245,6 +249,21 @@ func (s *store) touch(ctx context.Context, touches []touch, clock heat.Clock) (a
 		return nil
 	})
 	return away, err
+}
+
+// lockTouched keeps those of the roots that exist from changing or going until the transaction ends.
+func lockTouched(tx *gorm.DB, cids []string) (ids []int64, err error) {
+	q := `SELECT id FROM roots WHERE cid IN ? ORDER BY id`
+	if tx.Name() == "postgres" {
+		q += ` FOR NO KEY UPDATE`
+	}
+	err = query(tx, func(r row) error {
+		var id int64
+		err := r.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, q, cids)
+	return ids, err
 }
 
 // A clockRow is how the clock of heat is stored.

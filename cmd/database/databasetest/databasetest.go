@@ -7,15 +7,18 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-gormigrate/gormigrate/v2"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx" for creating schemas
+	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database"
 )
@@ -104,4 +107,21 @@ func execute(t testing.TB, dsn, statement string) {
 	if err := pool.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// AwaitWaiter returns when somebody waits for the end of a transaction. On SQLite, where whoever writes waits anyway, that is
+// at once.
+func AwaitWaiter(tx *gorm.DB) error {
+	if tx.Name() != database.Postgres {
+		return nil
+	}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(time.Millisecond) {
+		var waiting int
+		err := tx.Raw(`SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()
+			AND transactionid = pg_current_xact_id()::xid`).Row().Scan(&waiting)
+		if err != nil || waiting > 0 {
+			return err
+		}
+	}
+	return errors.New("nobody waits for the transaction")
 }
