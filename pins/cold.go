@@ -13,9 +13,6 @@ func (s *Service) Archived(ctx context.Context, w deals.Wish, standing deals.Sta
 	if standing.Cold == deals.ColdStored {
 		signal(s.sched.proven)
 	}
-	if s.store.rule.hotOnly() && !s.store.source {
-		return nil
-	}
 	return s.store.archived(ctx, w, standing)
 }
 

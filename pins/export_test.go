@@ -138,5 +138,5 @@ func Enter(ctx context.Context, s *Service) error { return s.store.enter(ctx, s.
 
 // HeldBytes remembers the sums that ask comes to.
 func HeldBytes(ask func(context.Context, Account) (int64, error)) func(context.Context, Account) (int64, error) {
-	return newHeldBytes(ask).of
+	return newSums(ask).of
 }

@@ -305,6 +305,7 @@ func (h *history) settle(t *rapid.T) {
 			h.archive.mustAgree(t, h.service, h.account)
 		}
 	}
+	h.checkHoldings(t)
 	for id := range h.live {
 		if err := h.service.Delete(context.Background(), h.account, id); err != nil {
 			t.Fatal(err)
@@ -320,6 +321,50 @@ func (h *history) settle(t *rapid.T) {
 	if wanted, err := h.archive.wanted(context.Background()); err != nil || len(wanted) > 0 {
 		t.Fatalf("wanted cold for nobody: %v, %v", wanted, err)
 	}
+	for _, one := range h.holdings(t) {
+		if one.Until.IsZero() {
+			t.Fatalf("%+v goes on without its pin", one)
+		}
+	}
+}
+
+// checkHoldings compares what the ledger is told with what there is.
+func (h *history) checkHoldings(t *rapid.T) {
+	now, last := map[pins.ID]pins.Holding{}, pins.Holding{}
+	for _, one := range h.holdings(t) {
+		if one.Pin == last.Pin && (last.Removed || one.Since.Before(last.Until)) {
+			t.Fatalf("%+v comes after %+v", one, last)
+		}
+		if last = one; one.Until.IsZero() {
+			now[one.Pin] = one
+		}
+	}
+	for id, d := range h.live {
+		p, err := h.service.Get(context.Background(), h.account, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := now[id]
+		if delete(now, id); !got.Hot || got.Copies != int64(p.Cold.Active) || got.Bytes != d.Size() {
+			t.Fatalf("%+v is told of a pin of %d bytes with %d copies", got, d.Size(), p.Cold.Active)
+		}
+	}
+	if len(now) > 0 {
+		t.Fatalf("holdings without pins: %+v", now)
+	}
+}
+
+// holdings are those of this history.
+func (h *history) holdings(t *rapid.T) (all []pins.Holding) {
+	for one, err := range h.service.Holdings(context.Background(), true) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if one.Account == h.account {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // agree tells whether the archive knows what the pins want cold.

@@ -56,7 +56,8 @@ type Service struct {
 	meter *meter
 	// nodeAway is when the hot tier last failed to answer, in Unix nanoseconds: requests do not wait for it then.
 	nodeAway  atomic.Int64
-	heldBytes *heldBytes
+	heldBytes *sums[int64]
+	stocks    *sums[Stock]
 }
 
 // New returns a Service that accepts requests at once; Run makes it work on them.
@@ -71,7 +72,8 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	}
 	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
 	s.store.room = s.room
-	s.heldBytes = newHeldBytes(s.store.heldBytes)
+	s.heldBytes = newSums(s.store.heldBytes)
+	s.stocks = newSums(s.store.stock)
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s

@@ -156,7 +156,7 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 		return err
 	}
 	if (before.Hot == HotHeld) != (after.Hot == HotHeld) {
-		if err := s.heldChanged(tx, after); err != nil {
+		if err := errors.Join(s.heldChanged(tx, after), s.hotHoldings(tx, after)); err != nil {
 			return err
 		}
 	}

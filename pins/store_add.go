@@ -221,6 +221,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 	if err := uploads.insert(tx, `INSERT INTO pin_uploads (account, upload_key, pin, pins, made_ms) VALUES `, ""); err != nil {
 		return err
 	}
+	if err := s.beginHoldings(tx, batch, now); err != nil {
+		return err
+	}
 	return countIn(tx, batch)
 }
 

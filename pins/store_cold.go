@@ -257,6 +257,9 @@ func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing)
 		if err != nil {
 			return err
 		}
+		if err := s.coldHoldings(tx, r.id, w.Terms, cold.Active); err != nil {
+			return err
+		}
 		reason := ""
 		switch {
 		case r.Hot == HotOffloaded && cold.NeedsBytes:

@@ -17,7 +17,7 @@ import (
 func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, decided Decision, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
 		orphans = nil
-		old, wished, err := removePin(tx, account, id)
+		old, wished, err := s.removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 // remove deletes a pin and returns the roots that nothing wants any more.
 func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		root, wished, err := removePin(tx, account, id)
+		root, wished, err := s.removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err err
 }
 
 // removePin deletes the row of a pin and returns its root and its terms.
-func removePin(tx *gorm.DB, account Account, id ID) (root int64, terms deals.TermsID, err error) {
+func (s *store) removePin(tx *gorm.DB, account Account, id ID) (root int64, terms deals.TermsID, err error) {
 	var createdMS int64
 	var meta sql.NullString
 	var wished sql.NullInt64
@@ -112,6 +112,9 @@ func removePin(tx *gorm.DB, account Account, id ID) (root int64, terms deals.Ter
 		return 0, Undecided, ErrNotFound
 	}
 	terms = termsOf(wished)
+	if err == nil {
+		err = s.endHolding(tx, id)
+	}
 	if err != nil || !meta.Valid {
 		return root, terms, err
 	}

@@ -88,28 +88,28 @@ const (
 	heldAccounts = 10_000 // that are remembered
 )
 
-// heldBytes remembers what is held for accounts.
-type heldBytes struct {
-	ask   func(ctx context.Context, account Account) (int64, error)
-	known *lru.Cache[Account, *held]
+// sums remembers what was added up for accounts.
+type sums[T any] struct {
+	ask   func(ctx context.Context, account Account) (T, error)
+	known *lru.Cache[Account, *sum[T]]
 }
 
-type held struct {
+type sum[T any] struct {
 	mu    sync.Mutex // one caller adds up, the others wait for it
 	until time.Time  // of the process
-	bytes int64
+	value T
 }
 
-func newHeldBytes(ask func(ctx context.Context, account Account) (int64, error)) *heldBytes {
-	known, err := lru.New[Account, *held](heldAccounts)
+func newSums[T any](ask func(ctx context.Context, account Account) (T, error)) *sums[T] {
+	known, err := lru.New[Account, *sum[T]](heldAccounts)
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &heldBytes{ask: ask, known: known}
+	return &sums[T]{ask: ask, known: known}
 }
 
-func (h *heldBytes) of(ctx context.Context, account Account) (int64, error) {
-	entry := &held{}
+func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) {
+	entry := &sum[T]{}
 	if other, ok, _ := h.known.PeekOrAdd(account, entry); ok {
 		entry = other
 	}
@@ -117,13 +117,12 @@ func (h *heldBytes) of(ctx context.Context, account Account) (int64, error) {
 	defer entry.mu.Unlock()
 	started := time.Now()
 	if started.Before(entry.until) {
-		return entry.bytes, nil
+		return entry.value, nil
 	}
-	bytes, err := h.ask(ctx, account)
-	if err != nil {
-		return 0, err
+	if value, err = h.ask(ctx, account); err != nil {
+		return value, err
 	}
 	took := time.Since(started)
-	entry.until, entry.bytes = started.Add(took).Add(min(heldFactor*took, heldFor)), bytes
-	return bytes, nil
+	entry.until, entry.value = started.Add(took).Add(min(heldFactor*took, heldFor)), value
+	return value, nil
 }
