@@ -257,6 +257,13 @@ func (m *model) car(w http.ResponseWriter, r *http.Request) {
 	walk(root)
 }
 
+// mangles changes what the gateway sends from the next request on.
+func (m *model) mangles(mangle func(b blocks.Block) (blocks.Block, bool)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mangle = mangle
+}
+
 // dag puts a small tree with shared leaves into the model.
 func (m *model) dag(name string, leaves int) cid.Cid {
 	m.mu.Lock()

@@ -171,7 +171,7 @@ func TestExportKeepsNoCARThatIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, roots := filled(t)
 			n := 0
-			m.mangle = func(b blocks.Block) (blocks.Block, bool) { n++; return mangle(n, b) }
+			m.mangles(func(b blocks.Block) (blocks.Block, bool) { n++; return mangle(n, b) })
 			m.rows = m.rows[1:2]
 			e, dir := exportOf(t, m), t.TempDir()
 			m.intercept = func(http.ResponseWriter, *http.Request) bool { n = 0; return false }
@@ -182,7 +182,7 @@ func TestExportKeepsNoCARThatIsWrong(t *testing.T) {
 			if e.summary.Failed != 1 || len(files) != 0 {
 				t.Errorf("%s, files %v", e.summary.line(), files)
 			}
-			m.mangle = nil
+			m.mangles(nil)
 			if err := exportOf(t, m).toDir(t.Context(), dir); err != nil {
 				t.Fatal(err)
 			}

@@ -103,11 +103,11 @@ func TestGetLeavesNothingOfWhatIsNotWholeAndRight(t *testing.T) {
 				dir := t.TempDir()
 				g := getterOf(t, m, root, filepath.Join(dir, "out"))
 				g.car = car
-				m.mangle = func(b blocks.Block) (blocks.Block, bool) { return mangle(victim, b) }
+				m.mangles(func(b blocks.Block) (blocks.Block, bool) { return mangle(victim, b) })
 				if err := g.run(t.Context()); err == nil || len(left(t, dir)) != 0 {
 					t.Errorf("as a CAR %t: %v, and %q is left", car, err, left(t, dir))
 				}
-				m.mangle = nil
+				m.mangles(nil)
 				if err := g.run(t.Context()); err != nil || len(left(t, dir)) != 1 {
 					t.Errorf("as a CAR %t, once it is right: %v, and %q is left", car, err, left(t, dir))
 				}
@@ -121,7 +121,7 @@ func TestGetLeavesNothingWhenItIsEnded(t *testing.T) {
 	root := m.directory(entry{"a", m.file("one")}, entry{"b", m.file("two")})
 	for _, car := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
-		m.mangle = func(b blocks.Block) (blocks.Block, bool) { cancel(); return b, true }
+		m.mangles(func(b blocks.Block) (blocks.Block, bool) { cancel(); return b, true })
 		dir := t.TempDir()
 		g := getterOf(t, m, root, filepath.Join(dir, "out"))
 		g.car = car
