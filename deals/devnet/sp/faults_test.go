@@ -62,11 +62,12 @@ func TestProposalFaultsAsAClientSeesThem(t *testing.T) {
 				w := newWorld(t, style)
 				d := newDAG(2, 1000)
 				p := w.params(d, newSource(t, d).URL)
-				c.fault.Kind = kind
+				fault := c.fault // the other style runs at the same time
+				fault.Kind = kind
 				if err := w.client.Connect(t.Context(), w.sp.AddrInfo()); err != nil {
 					t.Fatal(err)
 				}
-				w.faults(c.fault)
+				w.faults(fault)
 				if c.want.unsent {
 					// On a connection that is dead unnoticed nobody can say what was sent.
 					if err := w.client.Network().ClosePeer(w.sp.AddrInfo().ID); err != nil {
@@ -173,8 +174,9 @@ func TestPullFaultsAsAClientSeesThem(t *testing.T) {
 			t.Run(string(kind)+"/"+string(style), func(t *testing.T) {
 				t.Parallel()
 				w := newWorld(t, style, func(cfg *sp.Config) { cfg.Pull.Attempts = 4 })
-				c.fault.Kind = kind
-				w.faults(c.fault)
+				fault := c.fault // the other style runs at the same time
+				fault.Kind = kind
+				w.faults(fault)
 				d := newDAG(2, 20_000)
 				src := newSource(t, d)
 				p := w.params(d, src.URL)
