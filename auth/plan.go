@@ -41,16 +41,23 @@ type Rate struct {
 	Burst     int     `json:"burst"`
 }
 
-// Limits bound one account. What is zero, and the rate of a kind that is not there, has no bound but the server's own.
+// Limits bound one account, and say what it pays. What is zero, and the rate of a kind that is not there, has no bound but
+// the server's own.
 type Limits struct {
 	Pins         int64         `json:"pins,omitempty"`           // at once
 	PinsInFlight int64         `json:"pins_in_flight,omitempty"` // queued or pinning
 	Bytes        int64         `json:"bytes,omitempty"`          // held, over all DAGs of the account, each counted once
 	UploadBytes  int64         `json:"upload_bytes,omitempty"`   // of one upload
 	Rates        map[Kind]Rate `json:"rates,omitempty"`
+
+	// Prices are by name, in decimal text; what they mean, the ledger knows. With none, nothing is paid for.
+	Prices map[string]string `json:"prices,omitempty"`
 }
 
-// A Plan is a named set of limits. Every account has one.
+// Bills tells whether accounts of the plan pay for what they use.
+func (l *Limits) Bills() bool { return l != nil && len(l.Prices) > 0 }
+
+// A Plan is a named set of limits and prices. Every account has one.
 type Plan struct {
 	Name    string
 	Limits  Limits

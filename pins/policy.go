@@ -214,7 +214,11 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	if len(keys) == 0 && choice == (Choice{}) {
 		residence, _ := ParseResidence(said.Hot)
 		terms, err := c.standard(ctx)
-		return Decision{terms, residence}, err
+		d := Decision{Terms: terms, Residence: residence}
+		if terms > 0 {
+			d.Copies = c.base.Terms.Replicas
+		}
+		return d, err
 	}
 	p := ColdPolicy{}
 	if c.archive != nil {
@@ -244,13 +248,13 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	case p.Off && residence == ResidenceCold:
 		return Decision{Terms: Uncopied}, nil // the policy wants it of pins that have cold copies
 	case p.Off:
-		return Decision{Uncopied, residence}, nil
+		return Decision{Terms: Uncopied, Residence: residence}, nil
 	case c.archive == nil && len(keys) > 0:
 		return Decision{}, badMeta(strings.Join(keys, ", "), "asks for cold copies, which this server does not make")
 	case c.archive == nil && choice.Path != "":
 		return Decision{}, &spec.InvalidError{Field: "policy " + choice.Path, Problem: "asks for cold copies, which this server does not make"}
 	case c.archive == nil:
-		return Decision{Undecided, residence}, nil // the operator gave the account a policy, and may turn the archive on again
+		return Decision{Terms: Undecided, Residence: residence}, nil // the operator gave the account a policy, and may turn the archive on again
 	case p.Terms.Replicas == 0 && len(keys) > 0:
 		return Decision{}, badMeta(metaReplicas, "must say how many copies there shall be: this server makes none by itself")
 	case p.Terms.Replicas == 0:
@@ -260,7 +264,7 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	if unmet := (*deals.UnmetError)(nil); errors.As(err, &unmet) {
 		return Decision{}, c.refuse(unmet, said, keys, named)
 	}
-	return Decision{terms, residence}, err
+	return Decision{Terms: terms, Residence: residence, Copies: p.Terms.Replicas}, err
 }
 
 // fieldKey is the meta key for the field that an UnmetError names, empty for the whole.

@@ -35,4 +35,5 @@ func (r Residence) String() string {
 type Decision struct {
 	Terms     deals.TermsID // of its cold copies
 	Residence Residence     // of its hot copy
+	Copies    int           // cold, as asked for; 0 where nobody has decided
 }

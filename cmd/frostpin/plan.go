@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
 )
 
 // A planLine is a plan as it is printed.
@@ -28,7 +30,7 @@ func (p *program) planCommand() *cobra.Command {
 func (p *program) planSet() *cobra.Command {
 	var limits auth.Limits
 	var bytes, uploadBytes string
-	var rates []string
+	var rates, prices []string
 	c := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Make a plan or change it",
@@ -36,7 +38,11 @@ func (p *program) planSet() *cobra.Command {
 
 Requests are bounded by kind: status (one pin, its deals and receipt), list, write (adding, replacing and removing pins,
 signing links), upload, read (content that is read with a token) and account (tokens and administration). --rate
-write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts the bound.`,
+write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts the bound.
+
+With at least one price the accounts of a plan pay in advance for what they use: --price hot_gib_month=0.02 is credits per GiB
+and 30 days, --price free_hot_gib_month=5 how much of it is free in each month; --price hot_gib_month= takes it back. The names
+are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and each of them with free_ before it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.withStore(c, true, func(ctx context.Context, s *store) error {
@@ -51,7 +57,7 @@ write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts th
 				if flags.Changed("pins-in-flight") {
 					set.PinsInFlight = limits.PinsInFlight
 				}
-				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setRates(set, rates)); err != nil {
+				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setRates(set, rates), setPrices(set, prices)); err != nil {
 					return err
 				}
 				return s.tokens.SetPlan(ctx, auth.Operator(), args[0], *set)
@@ -64,7 +70,30 @@ write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts th
 	flags.StringVar(&bytes, "bytes", "", "Bytes held, such as 100GiB, each DAG counted once")
 	flags.StringVar(&uploadBytes, "upload-bytes", "", "Bytes of one upload, such as 4GiB")
 	flags.StringArrayVar(&rates, "rate", nil, "Requests of one kind, such as write=10/50; may be given again")
+	flags.StringArrayVar(&prices, "price", nil, "What something costs, such as hot_gib_month=0.02; may be given again")
 	return c
+}
+
+// setPrices reads NAME=AMOUNT, or NAME= for a price that is to go.
+func setPrices(limits *auth.Limits, texts []string) error {
+	prices := maps.Clone(limits.Prices)
+	if prices == nil {
+		prices = map[string]string{}
+	}
+	for _, text := range texts {
+		name, amount, said := strings.Cut(text, "=")
+		switch {
+		case !said:
+			return fmt.Errorf("--price %s: it is not like hot_gib_month=0.02 or hot_gib_month=", text)
+		case amount == "":
+			delete(prices, name)
+		default:
+			prices[name] = amount
+		}
+	}
+	limits.Prices = prices
+	_, err := ledger.ParsePrices(prices)
+	return err
 }
 
 // setSize sets what was said.
@@ -171,6 +200,9 @@ func limitRows(l auth.Limits) (rows [][]string) {
 		if rate, bounded := l.Rates[kind]; bounded {
 			rows = append(rows, []string{"rate " + string(kind), fmt.Sprintf("%v/s, burst %d", rate.PerSecond, rate.Burst)})
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Prices)) {
+		rows = append(rows, []string{"price " + name, l.Prices[name]})
 	}
 	return rows
 }
