@@ -217,10 +217,7 @@ func (q *queue) Pop() any {
 // there is to gain over LRU; the others are the best of what is known, without the promise of a least stay.
 func TestMoreReadsAreHotThanWithLRU(t *testing.T) {
 	t.Parallel()
-	reads := 1_000_000
-	if testing.Short() {
-		reads = 200_000
-	}
+	const reads = 1_000_000
 	for _, c := range []struct{ s, gain float64 }{{0.7, 0.05}, {0.9, 0.05}, {1.1, 0.05}} {
 		t.Run(fmt.Sprintf("Zipf %.1f", c.s), func(t *testing.T) {
 			t.Parallel()
