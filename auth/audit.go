@@ -27,6 +27,7 @@ const (
 	actionTokenCreate   = "token.create"
 	actionTokenRevoke   = "token.revoke"
 	actionTokenRotate   = "token.rotate"
+	actionAccountCredit = "account.credit"
 	actionPlanSet       = "plan.set"
 	actionInviteCreate  = "invite.create"
 	actionInviteRevoke  = "invite.revoke"
@@ -42,6 +43,14 @@ type Entry struct {
 	Account string // whose account was changed; empty when it is about none
 	Subject string // the public id or name of what was changed
 	Detail  json.RawMessage
+}
+
+// NoteCredit records that money was booked for an account.
+func (s *Service) NoteCredit(ctx context.Context, by Actor, account, amount, key string) error {
+	if err := s.noteCredit(ctx, by, account, amount, key); err != nil {
+		return fmt.Errorf("recording a credit: %w", err)
+	}
+	return nil
 }
 
 // Audit returns the newest entries whose ids are below before (all when it is 0), the newest first, of one account or of

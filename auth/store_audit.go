@@ -52,3 +52,10 @@ func (s *Service) selectAudit(ctx context.Context, account string, before int64,
 	})
 	return entries, err
 }
+
+func (s *Service) noteCredit(ctx context.Context, by Actor, account, amount, key string) error {
+	now := s.now()
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return record(tx, now, by, actionAccountCredit, account, key, map[string]any{"amount": amount})
+	})
+}

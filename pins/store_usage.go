@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"errors"
 
 	"gorm.io/gorm"
 
@@ -33,4 +34,45 @@ func (s *store) heldBytes(ctx context.Context, account Account) (bytes int64, er
 			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ?)`, HotHeld, account)
 	})
 	return bytes, err
+}
+
+// retryAtOnce is how many DAGs one transaction takes into work again.
+const retryAtOnce = 200
+
+// retry wants DAGs again that were given up for a reason, as if the account had asked for them now.
+func (s *store) retry(ctx context.Context, account Account, reason string) (any bool, err error) {
+	for after := int64(0); ; {
+		var ids []int64
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			ids = nil
+			err := query(tx, func(r row) error {
+				var id int64
+				err := r.Scan(&id)
+				ids = append(ids, id)
+				return err
+			}, `SELECT DISTINCT r.id FROM pins p JOIN roots r ON r.id = p.root_id
+				WHERE p.account = ? AND p.status = 'failed' AND r.hot = 'gave_up' AND substr(r.reason, 1, ?) = ? AND r.id > ?
+				ORDER BY r.id LIMIT ?`, account, len(reason), reason, after, retryAtOnce)
+			if err != nil {
+				return err
+			}
+			for _, id := range ids {
+				before, holder, err := lockRoot(tx, `r.id = ?`, id)
+				if errors.Is(err, errStale) || err == nil && before.Hot != HotGaveUp {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				if err := s.saveRoot(tx, before, Wanted(before, account, s.now()), holder); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(ids) == 0 {
+			return any, err
+		}
+		any, after = true, ids[len(ids)-1]
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/spec"
 )
@@ -125,4 +126,25 @@ func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) 
 	took := time.Since(started)
 	entry.until, entry.value = started.Add(took).Add(min(heldFactor*took, heldFor)), value
 	return value, nil
+}
+
+// Size returns the bytes of a DAG that is held, or 0.
+func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
+	r, found, err := s.store.heldRoot(ctx, `r.cid = ?`, spec.Canonical(root).String())
+	if err != nil || !found {
+		return 0, err
+	}
+	return r.Bytes, nil
+}
+
+// Retry tries pins of an account again that have failed for a reason: the first word of what their info tells.
+func (s *Service) Retry(ctx context.Context, account Account, reason string) error {
+	retried, err := s.store.retry(ctx, account, reason)
+	if retried {
+		s.sched.poke()
+	}
+	if err != nil {
+		return fmt.Errorf("trying failed pins of account %d again: %w", account, err)
+	}
+	return nil
 }

@@ -37,7 +37,12 @@ var needs = map[string]need{
 	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
 
-	"signUp":      {open: true}, // who signs up has no token yet; SignUp bounds what an address may try
+	"signUp":         {open: true}, // who signs up has no token yet; SignUp bounds what an address may try
+	"getUsage":       {scope: auth.AccountUse, kind: auth.KindAccount},
+	"getLedger":      {scope: auth.AccountUse, kind: auth.KindAccount},
+	"getStatement":   {scope: auth.AccountUse, kind: auth.KindAccount},
+	"receivePayment": {open: true}, // it is signed
+
 	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"createToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
@@ -46,6 +51,8 @@ var needs = map[string]need{
 
 	"listAccounts":   {scope: auth.Admin, kind: auth.KindAccount},
 	"showAccount":    {scope: auth.Admin, kind: auth.KindAccount},
+	"showUsage":      {scope: auth.Admin, kind: auth.KindAccount},
+	"creditAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"createAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"setAccountPlan": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"suspendAccount": {scope: auth.Admin, kind: auth.KindAccount, adds: true},

@@ -38,6 +38,7 @@ type Accounts interface {
 	Register(ctx context.Context, by auth.Actor, name, plan string) (auth.Registration, error)
 	SignUp(ctx context.Context, name, code string) (auth.Registration, error)
 	SetAccountPlan(ctx context.Context, by auth.Actor, account, plan string) error
+	NoteCredit(ctx context.Context, by auth.Actor, account, amount, key string) error
 	SetAccountState(ctx context.Context, by auth.Actor, name string, state auth.State) error
 }
 
@@ -242,6 +243,9 @@ func renderLimits(l auth.Limits) v1.Limits {
 			rates[string(kind)] = v1.Rate{PerSecond: r.PerSecond, Burst: int32(min(r.Burst, 1<<30))} //nolint:gosec // as bounded
 		}
 		shown.Rates = &rates
+	}
+	if l.Bills() {
+		shown.Prices = &l.Prices
 	}
 	return shown
 }

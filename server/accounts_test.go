@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/pins"
@@ -45,20 +46,24 @@ type house struct {
 	t        *testing.T
 	db       *database.DB
 	accounts *auth.Service
+	books    *ledger.Service
 	own, psa contract
 }
 
 func newHouse(t *testing.T, change ...func(*server.Config)) *house {
 	t.Helper()
 	db := databasetest.Open(t)
-	if err := db.Migrate(t.Context(), slices.Concat(auth.Migrations(), pins.Migrations())...); err != nil {
+	if err := db.Migrate(t.Context(), slices.Concat(auth.Migrations(), ledger.Migrations(), pins.Migrations())...); err != nil {
 		t.Fatal(err)
 	}
 	h := &house{t: t, db: db, accounts: auth.New(db, time.Now), own: loadOwnContract(t), psa: loadContract(t)}
 	h.log = new(strings.Builder)
 	log := slog.New(slog.NewJSONHandler(locked{new(sync.Mutex), h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	service := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, db, pinstest.NewTier(), discard(), time.Now)
-	cfg := server.Config{SignUp: true}
+	h.books = ledger.New(db, payers{h.accounts}, time.Now, discard())
+	cfg := server.Config{SignUp: true, Ledger: h.books, Payments: ledger.Webhook{
+		Ledger: h.books, Keys: [][]byte{[]byte(paymentKey)}, Currency: "EUR", Account: h.accountID,
+	}}
 	for _, fn := range change {
 		fn(&cfg)
 	}

@@ -76,6 +76,9 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		large *ingest.LargeError
 		body  *tooLargeError
 	)
+	if v, ok := judgeMoney(err); ok {
+		return v
+	}
 	switch {
 	case errors.As(err, &bad):
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, bad.Error()}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server"
@@ -258,6 +260,10 @@ func (m *memory) Usage(ctx context.Context, account pins.Account) (pins.AccountU
 	}
 	return u, err
 }
+
+func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { return pins.Stock{}, nil }
+func (m *memory) Size(context.Context, cid.Cid) (int64, error)            { return 0, nil }
+func (m *memory) Retry(context.Context, pins.Account, string) error       { return nil }
 
 func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error {
 	leave, err := m.enter(ctx)

@@ -111,6 +111,10 @@ type Gateway struct {
 	MaxDeserializedSize int64         // bytes of a file or directory that is shown as such; no bound when zero
 	MaxDAGSize          int64         // bytes of a file or directory in any format; no bound when zero
 
+	// Sent is told how many bytes readers were sent for whom an account answers, also when the transfer broke off; cold: not
+	// all of them were here. Nobody answers for what is open to everyone.
+	Sent func(account pins.Account, cold bool, bytes int64)
+
 	Now func() time.Time // time.Now when nil
 }
 
@@ -335,6 +339,9 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	handler.ServeHTTP(out, r)
 	if a.fetch && out.status < http.StatusMultipleChoices && out.sent > 0 && begins(r) {
 		g.cfg.Roots.Touched(a.root, st.trail.Tier() != TierHot)
+	}
+	if g.cfg.Sent != nil && a.account != 0 && out.sent > 0 && out.status < http.StatusMultipleChoices {
+		g.cfg.Sent(a.account, st.trail.Tier() != TierHot, out.sent)
 	}
 	return out.finish(a.root, format)
 }

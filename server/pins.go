@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/pins"
@@ -65,7 +66,7 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 1, 0); err != nil {
+	if err := s.admit(c, 1, r.Root, 0, decided.Copies); err != nil {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
@@ -107,7 +108,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 0, 0); err != nil {
+	if err := s.admit(c, 0, r.Root, 0, decided.Copies); err != nil {
 		return err
 	}
 	delegates, err := s.delegates(c)
@@ -133,17 +134,20 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 	return c.NoContent(http.StatusAccepted)
 }
 
-// admit tells whether the caller's plan has room for so many pins more, that bring so many bytes.
-func (s *Server) admit(c echo.Context, more, bytes int64) error {
+// admit tells whether the caller's plan has room for so many pins more, and its balance carries one of a DAG that brings so
+// many bytes and wants so many copies. The root is undefined, and the bytes are 0, where they are not known yet.
+func (s *Server) admit(c echo.Context, more int64, root cid.Cid, bytes int64, copies int) error {
 	l := caller(c).Limits
 	if l == nil {
 		return nil
 	}
 	quota := pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
-	if quota == (pins.Quota{}) {
-		return nil
+	if quota != (pins.Quota{}) {
+		if err := s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes); err != nil {
+			return err
+		}
 	}
-	return s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes)
+	return s.afford(c, root, bytes, copies)
 }
 
 // parseID refuses what can be no id of ours before anything is asked.

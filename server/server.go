@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -38,6 +39,12 @@ type Pins interface {
 	Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error
 	// Usage returns what an account has here now.
 	Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error)
+	// Stock returns what the pins of an account occupy.
+	Stock(ctx context.Context, account pins.Account) (pins.Stock, error)
+	// Size returns the bytes of a DAG that is held, or 0.
+	Size(ctx context.Context, root cid.Cid) (int64, error)
+	// Retry tries pins of an account again that have failed for a reason.
+	Retry(ctx context.Context, account pins.Account, reason string) error
 	// Delegates returns 1 to 20 addresses of our node.
 	Delegates(ctx context.Context) ([]string, error)
 }
@@ -71,6 +78,8 @@ type Config struct {
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
+	Ledger        Ledger               // what accounts have used and paid; nil for none
+	Payments      Payments             // takes what payment providers report; nil for none
 	SignUp        bool                 // strangers with an invite code may make accounts
 }
 

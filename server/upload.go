@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth"
@@ -48,7 +49,13 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	if length := c.Request().ContentLength; most > 0 && length > most {
 		return tooLong(most)
 	}
-	if err := s.admit(c, 1, c.Request().ContentLength); err != nil {
+	var decided pins.Decision
+	if caller(c).Limits.Bills() {
+		if decided, err = s.pins.Decide(c.Request().Context(), u.Choice, u.Meta); err != nil {
+			return err
+		}
+	}
+	if err := s.admit(c, 1, cid.Undef, c.Request().ContentLength, decided.Copies); err != nil {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.

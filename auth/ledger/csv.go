@@ -39,7 +39,7 @@ func WriteUsage(w io.Writer, days []UsageDay) error {
 		return err
 	}
 	for _, d := range days {
-		if err := out.Write([]string{d.Day, string(d.Kind), orZero(d.Qty).String(), d.Kind.unit()}); err != nil {
+		if err := out.Write([]string{d.Day, string(d.Kind), orZero(d.Qty).String(), d.Kind.Unit()}); err != nil {
 			return err
 		}
 	}

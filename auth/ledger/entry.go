@@ -33,8 +33,8 @@ const (
 // Metered are the kinds that have quantities and prices.
 func Metered() []Kind { return []Kind{StorageHot, StorageCold, EgressHot, EgressCold, DealCost} }
 
-// unit is what a quantity of the kind counts.
-func (k Kind) unit() string {
+// Unit is what a quantity of the kind counts.
+func (k Kind) Unit() string {
 	switch k {
 	case StorageHot, StorageCold:
 		return "byte_second"

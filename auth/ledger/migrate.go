@@ -12,7 +12,7 @@ import (
 // is never changed again.
 func Migrations() []*gormigrate.Migration {
 	return []*gormigrate.Migration{{
-		ID: "20261128_60_ledger",
+		ID: "20261128_82_ledger",
 		Migrate: func(tx *gorm.DB) error {
 			words, guard := strings.NewReplacer("SERIAL", "INTEGER PRIMARY KEY AUTOINCREMENT", "CTEXT", "TEXT"), sqliteGuard
 			if tx.Name() == "postgres" {

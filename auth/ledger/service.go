@@ -79,7 +79,7 @@ func (s *Service) transfer(ctx context.Context, e Entry) (booked Entry, fresh bo
 	if err := checkTexts(e.Key, e.Ref); err != nil {
 		return Entry{}, false, err
 	}
-	e.Unit = e.Kind.unit()
+	e.Unit = e.Kind.Unit()
 	booked, fresh, err = s.insertTransfer(ctx, e)
 	if err != nil {
 		return Entry{}, false, fmt.Errorf("booking %s credits for account %d: %w", e.Amount, e.Account, err)
@@ -140,6 +140,42 @@ func (s *Service) plan(ctx context.Context, account int64) (Plan, error) {
 		return Plan{}, fmt.Errorf("looking up the plan of account %d: %w", account, err)
 	}
 	return plan, nil
+}
+
+// A Stock is what an account stores: bytes held hot, and bytes x cold copies.
+type Stock struct{ Hot, Cold int64 }
+
+// A FundsError is an ErrFunds with the figures: what 30 days of what was asked for cost, and what there is.
+type FundsError struct{ Needed, Available Amount }
+
+func (e *FundsError) Error() string {
+	return fmt.Sprintf("30 days of it cost %s credits, and %s are available", e.Needed, max(0, e.Available))
+}
+
+// Is makes errors.Is(err, ErrFunds) true.
+func (e *FundsError) Is(target error) bool { return target == ErrFunds }
+
+// Afford tells whether an account that stores something can pay 30 days of more. What an allowance covers, and whatever
+// an account that is not billed asks for, can be had with nothing. Errors: *FundsError.
+func (s *Service) Afford(ctx context.Context, account int64, stored, more Stock) error {
+	needed, err := s.Costs(ctx, account, stored, more)
+	if err != nil || needed == 0 {
+		return err
+	}
+	b, err := s.Balance(ctx, account)
+	if err == nil && needed > b.Available() {
+		err = &FundsError{needed, b.Available()}
+	}
+	return err
+}
+
+// Costs is what 30 days of more cost an account that stores something: nothing, if it is not billed.
+func (s *Service) Costs(ctx context.Context, account int64, stored, more Stock) (Amount, error) {
+	plan, err := s.plan(ctx, account)
+	if err != nil || !plan.Billed {
+		return 0, err
+	}
+	return plan.Prices.Month(stored.Hot+more.Hot, stored.Cold+more.Cold) - plan.Prices.Month(stored.Hot, stored.Cold), nil
 }
 
 // Hold sets an amount of an account aside under a reference, such as a pin. A hold that exists grows to it, and never

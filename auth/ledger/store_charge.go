@@ -65,7 +65,7 @@ func (b *book) charge(c Charge, price, due Amount, free *big.Int, now time.Time)
 	at := b.tick(now)
 	b.move(-paid, at)
 	return Entry{
-		Account: c.Account, Kind: c.Kind, Qty: c.Qty, Free: free, Unit: c.Kind.unit(), Price: price, Amount: -paid, Waived: due - paid,
+		Account: c.Account, Kind: c.Kind, Qty: c.Qty, Free: free, Unit: c.Kind.Unit(), Price: price, Amount: -paid, Waived: due - paid,
 		Balance: b.Balance.Balance, Ref: c.Ref, Key: c.Key, At: at,
 	}
 }

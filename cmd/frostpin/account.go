@@ -34,7 +34,7 @@ func (p *program) accountCommand() *cobra.Command {
 		p.accountState("suspend", auth.Suspended, "Let an account read and remove, and add nothing more"),
 		p.accountState("resume", auth.Active, "Take a suspension back"),
 		p.accountState("close", auth.Closed, "Close an account for good: all its tokens are revoked"),
-		p.accountPlan(),
+		p.accountPlan(), p.accountCredit(), p.accountStatement(),
 	)
 }
 

@@ -58,6 +58,9 @@ type Config struct {
 
 	SignUp string `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
 
+	Currency    string      `setting:"currency" help:"What a credit is, such as EUR: reports of payments must name it."`
+	PaymentKeys auth.Secret `setting:"payment-keys" help:"Keys with which the adapter of a payment provider signs its reports, separated by commas; each has at least 16 bytes. None: no reports are taken."`
+
 	Network             string   `setting:"network" help:"public: take part in the IPFS network. private: stay on this machine's loopback."`
 	SwarmListen         []string `setting:"swarm-listen" derived:"port 4001, TCP and QUIC; private: any loopback port" help:"Multiaddresses on which the embedded IPFS node listens."`
 	Announce            []string `setting:"announce" help:"Multiaddresses told to clients before those the node finds out itself."`
@@ -147,6 +150,7 @@ func defaults() Config {
 		MaxConnections:           10_000,
 		MaxConnectionsPerAddress: 256,
 		SignUp:                   signUpOff,
+		Currency:                 "credits",
 
 		Network:         hot.Public,
 		ConnectionsLow:  100,
@@ -261,6 +265,7 @@ func (c *Config) Validate() error {
 	wrong.add("trusted-proxies", err)
 
 	wrong.oneOf("signup", c.SignUp, signUpOff, signUpInvite)
+	c.validatePayments(wrong)
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {
 		parsed, err := ma.NewMultiaddr(addr)

@@ -170,6 +170,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
+	books := newLedger(db, tokens, p.now, log)
+	egress := books.Egress()
 	options := server.Config{
 		BasePath:      c.BasePath,
 		Version:       thisBuild().Version,
@@ -188,10 +190,15 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		UploadSlots: c.UploadSlots,
 		Proxies:     proxies,
 		SignUp:      c.SignUp == signUpInvite,
+		Ledger:      books,
+		Payments:    c.payments(books, tokens),
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {
 		return err
+	}
+	if options.Gateway != nil {
+		options.Gateway.Sent = sentBy(egress)
 	}
 	denied, err := deny.Open(c.Denylists, log)
 	if err != nil {
@@ -219,6 +226,14 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	running.Go(func() error { return denied.Run(ctx) })
 	running.Go(func() error {
 		tokens.Run(ctx)
+		return nil
+	})
+	running.Go(func() error {
+		egress.Run(ctx)
+		return nil
+	})
+	running.Go(func() error {
+		accrue(ctx, books, service, p.now, log)
 		return nil
 	})
 	if cold != nil {

@@ -161,6 +161,78 @@ func (e Scope) Valid() bool {
 	}
 }
 
+// Defines values for Format.
+const (
+	FormatCsv  Format = "csv"
+	FormatJson Format = "json"
+)
+
+// Valid indicates whether the value is a known member of the Format enum.
+func (e Format) Valid() bool {
+	switch e {
+	case FormatCsv:
+		return true
+	case FormatJson:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ShowUsageParamsFormat.
+const (
+	ShowUsageParamsFormatCsv  ShowUsageParamsFormat = "csv"
+	ShowUsageParamsFormatJson ShowUsageParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the ShowUsageParamsFormat enum.
+func (e ShowUsageParamsFormat) Valid() bool {
+	switch e {
+	case ShowUsageParamsFormatCsv:
+		return true
+	case ShowUsageParamsFormatJson:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetLedgerParamsFormat.
+const (
+	GetLedgerParamsFormatCsv  GetLedgerParamsFormat = "csv"
+	GetLedgerParamsFormatJson GetLedgerParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the GetLedgerParamsFormat enum.
+func (e GetLedgerParamsFormat) Valid() bool {
+	switch e {
+	case GetLedgerParamsFormatCsv:
+		return true
+	case GetLedgerParamsFormatJson:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for GetUsageParamsFormat.
+const (
+	GetUsageParamsFormatCsv  GetUsageParamsFormat = "csv"
+	GetUsageParamsFormatJson GetUsageParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the GetUsageParamsFormat enum.
+func (e GetUsageParamsFormat) Valid() bool {
+	switch e {
+	case GetUsageParamsFormatCsv:
+		return true
+	case GetUsageParamsFormatJson:
+		return true
+	default:
+		return false
+	}
+}
+
 // Account defines model for Account.
 type Account struct {
 	Created time.Time `json:"created"`
@@ -206,6 +278,19 @@ type AccountSummary struct {
 
 	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
 	State AccountState `json:"state"`
+}
+
+// CreditRequest defines model for CreditRequest.
+type CreditRequest struct {
+	// Amount Credits in decimal text.
+	Amount string `json:"amount"`
+
+	// Correction Not a payment. Only a correction may be below zero.
+	Correction *bool `json:"correction,omitempty"`
+
+	// Key Names the payment; what has the same key is booked once.
+	Key  string  `json:"key"`
+	Note *string `json:"note,omitempty"`
 }
 
 // Deal defines model for Deal.
@@ -307,6 +392,37 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// Ledger defines model for Ledger.
+type Ledger struct {
+	Entries []LedgerEntry `json:"entries"`
+
+	// Next Give it as after for the next page. Nothing means that this is the last.
+	Next *int64 `json:"next,omitempty"`
+}
+
+// LedgerEntry defines model for LedgerEntry.
+type LedgerEntry struct {
+	// Amount What it did to the balance. Charges are negative.
+	Amount string    `json:"amount"`
+	At     time.Time `json:"at"`
+
+	// Balance After it.
+	Balance string `json:"balance"`
+
+	// Free The part of the quantity that an allowance has covered.
+	Free  string `json:"free"`
+	Id    int64  `json:"id"`
+	Key   string `json:"key"`
+	Kind  string `json:"kind"`
+	Price string `json:"price"`
+	Qty   string `json:"qty"`
+	Ref   string `json:"ref"`
+	Unit  string `json:"unit"`
+
+	// Waived What it would have cost beyond the floor of the balance.
+	Waived string `json:"waived"`
+}
+
 // Limits What the plan allows. What is not there has no bound but the server's own.
 type Limits struct {
 	// Bytes Bytes held, each DAG counted once.
@@ -317,6 +433,9 @@ type Limits struct {
 
 	// PinsInFlight Pins that are queued or pinning.
 	PinsInFlight *int64 `json:"pins_in_flight,omitempty"`
+
+	// Prices What the account pays for, by name, in decimal text. Nothing means that nothing is paid for.
+	Prices *map[string]string `json:"prices,omitempty"`
 
 	// Rates Requests by kind, which are status, list, write, upload, read and account.
 	Rates *map[string]Rate `json:"rates,omitempty"`
@@ -347,11 +466,48 @@ type LinkRequest struct {
 	Path *string `json:"path,omitempty"`
 }
 
+// Money For accounts that pay. Amounts are credits in decimal text.
+type Money struct {
+	Available  string     `json:"available"`
+	Balance    string     `json:"balance"`
+	EmptySince *time.Time `json:"empty_since,omitempty"`
+
+	// Estimate The whole month, if it goes on like this.
+	Estimate string `json:"estimate"`
+
+	// Floor How low the balance can fall.
+	Floor string `json:"floor"`
+
+	// Holds Set aside for pins that are being fetched.
+	Holds string `json:"holds"`
+
+	// PerMonth 30 days of what is stored now, and of reading as in the last 30 days.
+	PerMonth string `json:"per_month"`
+
+	// RunwayDays For how many days the available balance carries that. Nothing means that it costs nothing.
+	RunwayDays *int64 `json:"runway_days,omitempty"`
+
+	// Used What is counted of this month so far.
+	Used string `json:"used"`
+}
+
 // NewToken defines model for NewToken.
 type NewToken struct {
 	// Text What goes into the Authorization header. It is shown only now.
 	Text  string `json:"text"`
 	Token Token  `json:"token"`
+}
+
+// Payment defines model for Payment.
+type Payment struct {
+	Account string `json:"account"`
+
+	// Amount In decimal text, above zero.
+	Amount   string `json:"amount"`
+	Currency string `json:"currency"`
+
+	// Id The provider's id of the event.
+	Id string `json:"id"`
 }
 
 // PinStatus A pin as the Pinning Service API describes it.
@@ -491,6 +647,25 @@ type SignUpRequest struct {
 	Name string `json:"name"`
 }
 
+// Statement defines model for Statement.
+type Statement struct {
+	Closing string          `json:"closing"`
+	From    time.Time       `json:"from"`
+	Lines   []StatementLine `json:"lines"`
+	Opening string          `json:"opening"`
+	To      time.Time       `json:"to"`
+}
+
+// StatementLine defines model for StatementLine.
+type StatementLine struct {
+	Amount  string `json:"amount"`
+	Entries int64  `json:"entries"`
+	Free    string `json:"free"`
+	Kind    string `json:"kind"`
+	Qty     string `json:"qty"`
+	Waived  string `json:"waived"`
+}
+
 // Token defines model for Token.
 type Token struct {
 	Created time.Time  `json:"created"`
@@ -545,14 +720,50 @@ type Usage struct {
 	} `json:"pins"`
 }
 
+// UsageDay defines model for UsageDay.
+type UsageDay struct {
+	Day  openapi_types.Date `json:"day"`
+	Kind string             `json:"kind"`
+
+	// Qty A whole number in decimal text; byte-seconds outgrow 64 bits.
+	Qty  string `json:"qty"`
+	Unit string `json:"unit"`
+}
+
+// UsageReport defines model for UsageReport.
+type UsageReport struct {
+	Days []UsageDay         `json:"days"`
+	From openapi_types.Date `json:"from"`
+
+	// Money For accounts that pay. Amounts are credits in decimal text.
+	Money *Money `json:"money,omitempty"`
+
+	// Stored By all pins together; a DAG that two of them name counts twice.
+	Stored struct {
+		// ColdBytes Bytes, once for each proven copy.
+		ColdBytes int64 `json:"cold_bytes"`
+		HotBytes  int64 `json:"hot_bytes"`
+	} `json:"stored"`
+	To openapi_types.Date `json:"to"`
+}
+
 // AccountName defines model for accountName.
 type AccountName = string
+
+// Format defines model for format.
+type Format string
 
 // Requestid defines model for requestid.
 type Requestid = string
 
 // Tokenid defines model for tokenid.
 type Tokenid = string
+
+// UsageFrom defines model for usageFrom.
+type UsageFrom = openapi_types.Date
+
+// UsageTo defines model for usageTo.
+type UsageTo = openapi_types.Date
 
 // Broken defines model for Broken.
 type Broken = Failure
@@ -568,6 +779,53 @@ type ListAccountsParams struct {
 	// After What the page before gave as next.
 	After *int64 `form:"after,omitempty" json:"after,omitempty"`
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ShowUsageParams defines parameters for ShowUsage.
+type ShowUsageParams struct {
+	// From The first day; the first of the running month when it is not given.
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To The last day; today when it is not given. At most 400 days after the first.
+	To     *UsageTo               `form:"to,omitempty" json:"to,omitempty"`
+	Format *ShowUsageParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+}
+
+// ShowUsageParamsFormat defines parameters for ShowUsage.
+type ShowUsageParamsFormat string
+
+// GetLedgerParams defines parameters for GetLedger.
+type GetLedgerParams struct {
+	// After What the page before gave as next.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Kind Only entries of this kind.
+	Kind *string `form:"kind,omitempty" json:"kind,omitempty"`
+
+	// Pin Only entries about this pin request.
+	Pin *string `form:"pin,omitempty" json:"pin,omitempty"`
+
+	// From Only entries booked then or later.
+	From *time.Time `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Only entries booked before.
+	To     *time.Time             `form:"to,omitempty" json:"to,omitempty"`
+	Format *GetLedgerParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+}
+
+// GetLedgerParamsFormat defines parameters for GetLedger.
+type GetLedgerParamsFormat string
+
+// GetStatementParams defines parameters for GetStatement.
+type GetStatementParams struct {
+	// Month Such as 2026-11; the running one when it is not given.
+	Month *string `form:"month,omitempty" json:"month,omitempty"`
+}
+
+// ReceivePaymentParams defines parameters for ReceivePayment.
+type ReceivePaymentParams struct {
+	FrostpinSignature *string `json:"Frostpin-Signature,omitempty"`
 }
 
 // GetPinDealsParams defines parameters for GetPinDeals.
@@ -602,14 +860,33 @@ type UploadParams struct {
 	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 }
 
+// GetUsageParams defines parameters for GetUsage.
+type GetUsageParams struct {
+	// From The first day; the first of the running month when it is not given.
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To The last day; today when it is not given. At most 400 days after the first.
+	To     *UsageTo              `form:"to,omitempty" json:"to,omitempty"`
+	Format *GetUsageParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+}
+
+// GetUsageParamsFormat defines parameters for GetUsage.
+type GetUsageParamsFormat string
+
 // CreateAccountJSONRequestBody defines body for CreateAccount for application/json ContentType.
 type CreateAccountJSONRequestBody = AccountRequest
+
+// CreditAccountJSONRequestBody defines body for CreditAccount for application/json ContentType.
+type CreditAccountJSONRequestBody = CreditRequest
 
 // SetAccountPlanJSONRequestBody defines body for SetAccountPlan for application/json ContentType.
 type SetAccountPlanJSONRequestBody = PlanRequest
 
 // CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
 type CreateLinkJSONRequestBody = LinkRequest
+
+// ReceivePaymentJSONRequestBody defines body for ReceivePayment for application/json ContentType.
+type ReceivePaymentJSONRequestBody = Payment
 
 // SignUpJSONRequestBody defines body for SignUp for application/json ContentType.
 type SignUpJSONRequestBody = SignUpRequest
@@ -637,6 +914,9 @@ type ServerInterface interface {
 	// CloseAccount Close an account for good
 	// (POST /admin/accounts/{account}/close)
 	CloseAccount(ctx echo.Context, account AccountName) error
+	// CreditAccount Book a payment or a correction
+	// (POST /admin/accounts/{account}/credit)
+	CreditAccount(ctx echo.Context, account AccountName) error
 	// SetAccountPlan Give an account another plan
 	// (POST /admin/accounts/{account}/plan)
 	SetAccountPlan(ctx echo.Context, account AccountName) error
@@ -646,9 +926,21 @@ type ServerInterface interface {
 	// SuspendAccount Suspend an account
 	// (POST /admin/accounts/{account}/suspend)
 	SuspendAccount(ctx echo.Context, account AccountName) error
+	// ShowUsage What an account stores, has used and pays
+	// (GET /admin/accounts/{account}/usage)
+	ShowUsage(ctx echo.Context, account AccountName, params ShowUsageParams) error
+	// GetLedger The entries of the account's ledger
+	// (GET /ledger)
+	GetLedger(ctx echo.Context, params GetLedgerParams) error
+	// GetStatement A month of the ledger, summed up
+	// (GET /ledger/statement)
+	GetStatement(ctx echo.Context, params GetStatementParams) error
 	// CreateLink Sign a link
 	// (POST /links)
 	CreateLink(ctx echo.Context) error
+	// ReceivePayment Report a payment
+	// (POST /payments)
+	ReceivePayment(ctx echo.Context, params ReceivePaymentParams) error
 	// GetPinDeals List the deals of a pin
 	// (GET /pins/{requestid}/deals)
 	GetPinDeals(ctx echo.Context, requestid Requestid, params GetPinDealsParams) error
@@ -676,6 +968,9 @@ type ServerInterface interface {
 	// Upload Upload data and pin it
 	// (POST /upload)
 	Upload(ctx echo.Context, params UploadParams) error
+	// GetUsage What the account stores, has used and pays
+	// (GET /usage)
+	GetUsage(ctx echo.Context, params GetUsageParams) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -765,6 +1060,22 @@ func (w *ServerInterfaceWrapper) CloseAccount(ctx echo.Context) error {
 	return err
 }
 
+// CreditAccount converts echo context to params.
+func (w *ServerInterfaceWrapper) CreditAccount(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreditAccount(ctx, account)
+	return err
+}
+
 // SetAccountPlan converts echo context to params.
 func (w *ServerInterfaceWrapper) SetAccountPlan(ctx echo.Context) error {
 	var err error
@@ -813,12 +1124,158 @@ func (w *ServerInterfaceWrapper) SuspendAccount(ctx echo.Context) error {
 	return err
 }
 
+// ShowUsage converts echo context to params.
+func (w *ServerInterfaceWrapper) ShowUsage(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "account" -------------
+	var account AccountName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "account", ctx.Param("account"), &account, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter account: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ShowUsageParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", ctx.QueryParams(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter format: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ShowUsage(ctx, account, params)
+	return err
+}
+
+// GetLedger converts echo context to params.
+func (w *ServerInterfaceWrapper) GetLedger(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetLedgerParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", ctx.QueryParams(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter kind: %s", err))
+	}
+
+	// ------------- Optional query parameter "pin" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "pin", ctx.QueryParams(), &params.Pin, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter pin: %s", err))
+	}
+
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", ctx.QueryParams(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter format: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetLedger(ctx, params)
+	return err
+}
+
+// GetStatement converts echo context to params.
+func (w *ServerInterfaceWrapper) GetStatement(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetStatementParams
+	// ------------- Optional query parameter "month" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "month", ctx.QueryParams(), &params.Month, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter month: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetStatement(ctx, params)
+	return err
+}
+
 // CreateLink converts echo context to params.
 func (w *ServerInterfaceWrapper) CreateLink(ctx echo.Context) error {
 	var err error
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.CreateLink(ctx)
+	return err
+}
+
+// ReceivePayment converts echo context to params.
+func (w *ServerInterfaceWrapper) ReceivePayment(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReceivePaymentParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Frostpin-Signature" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Frostpin-Signature")]; found {
+		var FrostpinSignature string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Frostpin-Signature, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Frostpin-Signature", valueList[0], &FrostpinSignature, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Frostpin-Signature: %s", err))
+		}
+
+		params.FrostpinSignature = &FrostpinSignature
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReceivePayment(ctx, params)
 	return err
 }
 
@@ -989,6 +1446,38 @@ func (w *ServerInterfaceWrapper) Upload(ctx echo.Context) error {
 	return err
 }
 
+// GetUsage converts echo context to params.
+func (w *ServerInterfaceWrapper) GetUsage(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetUsageParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", ctx.QueryParams(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter format: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetUsage(ctx, params)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -1046,6 +1535,10 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.DELETE(options.BaseURL+"/tokens/:tokenid", wrapper.RevokeToken, options.OperationMiddlewares["revokeToken"]...)
 	router.POST(options.BaseURL+"/tokens/:tokenid/rotate", wrapper.RotateToken, options.OperationMiddlewares["rotateToken"]...)
 	router.GET(options.BaseURL+"/account", wrapper.GetAccount, options.OperationMiddlewares["getAccount"]...)
+	router.GET(options.BaseURL+"/usage", wrapper.GetUsage, options.OperationMiddlewares["getUsage"]...)
+	router.GET(options.BaseURL+"/ledger", wrapper.GetLedger, options.OperationMiddlewares["getLedger"]...)
+	router.GET(options.BaseURL+"/ledger/statement", wrapper.GetStatement, options.OperationMiddlewares["getStatement"]...)
+	router.POST(options.BaseURL+"/payments", wrapper.ReceivePayment, options.OperationMiddlewares["receivePayment"]...)
 	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
 	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
 	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
@@ -1054,6 +1547,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/admin/accounts/:account/suspend", wrapper.SuspendAccount, options.OperationMiddlewares["suspendAccount"]...)
 	router.POST(options.BaseURL+"/admin/accounts/:account/resume", wrapper.ResumeAccount, options.OperationMiddlewares["resumeAccount"]...)
 	router.POST(options.BaseURL+"/admin/accounts/:account/close", wrapper.CloseAccount, options.OperationMiddlewares["closeAccount"]...)
+	router.GET(options.BaseURL+"/admin/accounts/:account/usage", wrapper.ShowUsage, options.OperationMiddlewares["showUsage"]...)
+	router.POST(options.BaseURL+"/admin/accounts/:account/credit", wrapper.CreditAccount, options.OperationMiddlewares["creditAccount"]...)
 
 }
 
@@ -1062,107 +1557,137 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7F17bxs5kv8qhO6A3AFt+RE7u6PBAqfJa3zxJr44czN748ChuksSV91kD8m2ogT+7gdWkf2Q2LKUTDxz",
-	"wP3nSBQf9WLVr6qYz4NUFaWSIK0ZjD4PSq55ARY0/ounqaqkfc0LcP/MwKRalFYoORgN3s2BSV4AU1Nm",
-	"58D84OEgGQj3fcntfJAMJP44TDVIBhp+q4SGbDCyuoJkYNI5FNzNb1elG2qsFnI2uLujsWCsyOLLiyws",
-	"XgrJ/OCEcYOfXQophZyxK9C3IgU2vjxnM34LTFimqr6NNkvut1WrFiD7NlpWk1ykrf3i6IS2zrV1Hwtr",
-	"mIWPlk3ALgEkjVsqVskMtEmVBtOz57D2PjtG6ppSSQPI6x+0m8T9lSppQVoUgLLMRcrdSQ7/aRR+3Uz5",
-	"rxqmg9HgXw4bGTqkb83hCy7ySgMttEkQ43mScimVZVyaJWgm1XI4uEsGb2FaGcgeajOe5WEzE/D7gcyJ",
-	"krBMmCHy2M/nlht7eXY6o1UJ2gqiY6qBW9r7VOmC28FokHELB1YUMEjW+ZAMclEIUr5tR7igUXeB5583",
-	"JypzjjSBj7woc/cdiV1sUSNkGtHpn+cg3YFTp9dCWoVSaSy34ERvtwPh8PvO4+l3hWPvkkFl+OzeH/2E",
-	"g4JhIDn/lQjij1+TM2wjHDWpGRPWel9vXU3+Cal1u/C7uhAmwllvwvBvYaEwu56xKgquV25+vyDXmuO/",
-	"JXy0m1x4KchIccP41IJmU6XRGrjhrOQzGLLXys6dcSuAS2fuuGV2LgwTZPtybmyHY0LaJ6cNt4S0MAO9",
-	"Qcv6jFuo85bUBUmSZcJtmueXLVJNeW4gWaPevWKbwZRXudur1ZUhTsVvhA7jt2z0Kghil7w8teIWRgxu",
-	"Qa+QikNmKlOCzCAbkfhLZwU08IxxmTEoSisgG7I0V8aNkUpCbbOd3TSM6OZoDrIqiJZuHSeBYXInhThD",
-	"a9cNIdbE5esty70k7zcL30zTt+pun8rGePwMeB7VUSgtZDfc7n4MYtR+P7HWCcWmcB3XyjoV2lhm9YpZ",
-	"xQq+AJSWVJWrhJ3Uo5wgkZI7HU5Q3IxiSq5r7+OTQTIohBSFk67jTU1OBinXN0Z8ioj8DysLJvgeT8dv",
-	"mZDebYIUdrITySCdczmrKdud/8oxjC397THnhk2cB4OriL0vkFTlObegicFrymutenF+ESwesFKrW5GB",
-	"Zk6xDFsKO+8ebWP6DHh+0+epuS8fGSarYgKaKcnSORcyYcod0J9NSZy4uWePTx6fnj2JrQUyss7zUqVz",
-	"xi1bzkVKu3XLMpCZ2ZEZaE72klikx00aO/dTVRTCFiBt405DCgm7BW2Ekux42D9jXOAueZZBxiZtudtH",
-	"2JxBkPueUIuYTxMkpgTNACkfdG85V3lrWw0/j+LTq1KZmEy25EZkLQn0ktk5clWJbNvsPRw6fxaoaMRM",
-	"QsbC+EYynZ7hd8Oe+a1KVWT3P6ql+/mSGz8pzdBQo1gcn/RMieeLE8RYpfmsS4VmzunR8dHR0bZZbwow",
-	"wSdcd1LXVd9wkaG0TrgVRfz8zhU28/5ZWyT2Y8jGlJVtNHTNHnQ24SyDu84yJuy2Lewr1VWe7/kTDdyH",
-	"R+uEWzlOo+1ImNJs6Q6IvHdX01Tp6L4NSLvX+sZybfvM3mTVMnsd4lnF5i48dx/C/vfTTs6I8xrqmOMW",
-	"tJgKyKJxkJ2DZhm3POUlK/kK6dNl7USpHLjccGpqxWg8mtp4NK5DSydbW+mYvs6l2+cExYOVOjrdVPaC",
-	"y5WjrgbGNSRsAlOlSZgxeNrueRzFaO+UY/e4CF23jWhojYgBLqKp+w7f4+L/TKcjpRVmyDxRE2/ihJwl",
-	"LPiKCbOaSzMFrfHzWk/JGQOeu0Ard8GAVYycxcQLsTBeXK9lsA3fk1/nCGwcgdlUSJ4Pr2UrNPDbqQXD",
-	"KU5SO69Owlo7GrRMhxMp2tAgaQIMDY4m+O2Uixz/KIQx+Ad8LJGmycCCLoT0QXDKZQrOtERjkYCYbMgV",
-	"aK305scZWC5y02Osl861WGrlqOu0qARV5nHnrN92xebRaqZ5YYb3hop+2k0xWhtHx4tJ20UN0/TdRjmX",
-	"jOe5Wpohw0+FYVJZr2p4PSg2UZXM2MRfKgb0LehHhqklOvxdoqL31OfMzyHPEgY8nbNn45cUfkKG99Ku",
-	"PpaQkdkvhTTON91zohshb6a5mM1tz5R4mTp1+K2Cym1Us5IA2h1X0dxTIw46bDc5b73J727MIxnGXUoL",
-	"IbOg1W6bznJXJmG5MDZhSy0sJKwqc8WzpEEGWqD3hsTQ4JutXFRTjABp6K6ATUQ25SKiqqj4Zvd7u9IR",
-	"9/AVQImR628V6FULEL1P5dxsSb2J9z3b/jIwKe0L356NXyL+zzEj4Nwx0+eO+Z3diC769PjJ0dG6nFxB",
-	"qmRm2FSrgkDqCKMK/pFuyJOz706O3CTbo3WE8DcOMWbuczaBHN3yhFUSTMpLyNYxP57nwWF9Nn7Zda8z",
-	"lZpDDaXSdlhmU9rdBciZW/L06Lsn9zHPETjGstewfBfyBF2W2CiUiXZwphwXpFW42XFl50qLTwjkszlw",
-	"Fxywcwpg5mopmZL5KpB5g202LL9N3WmP64einya01djpLoW8QrWP8kXIbZklGj6p5e0rsbsMcpgFi1d7",
-	"VRvDCiHP6cvjTXRZyKnaZjA3abtOkFJEOO2Vb3MvYPnXLdcDWO4om51kYRSrJMYGJ4wuogGeUno/S3i3",
-	"zLtR7+/3K5psoV+hnWlw9GvzMip0OZdfZgV7YNz1aMSNii381rvOa05HpU031gshQMSEgb4xaBu7gq2q",
-	"Sd6SagLTNjfW/Drxy0a3CSmIss+2LLlBqAEytnR+VsKEZCmXSoqU5+w/r968Zv/29sVT9te//PXs34fs",
-	"nYdQuK00OJOjboHQIMMLYJlKKwTClsLOVeWiY3Mt6x+M2IKuw/oeTBDjQm/U/UFu/pq+7A7Ldu35Dk7R",
-	"foGXJ2WIv7YbD2OqPXGHBazit/ICVjV8RSbTX9KZyEYLWPXDizue6BLHOvlSym7FdjxpIyAH7ismZYoR",
-	"LfociVo6IpBHdnJ2dvxdS+K6ZOhw2clPbH6PwrZM1/H75H71XNO2MEtzVE+tQOlW/iDIVVsKiL3t025R",
-	"1pCc6VLjjSQYLfHag7oLIOts5Zre5AJiGMY4yzSYWm+ccGFw4ZFRjysh3BLlF83bmwFAO9AAfWhVPL66",
-	"kD5O25ZTiOUAbhB4XreqveHUFwg+gt83zqTWS8Vh8B7wew+4++kPb2pL9RRp6dh9WQPSNQBOhH5kGvHf",
-	"Sd7XofCtWPZWVHoXFDhiCVKrdM9XIG+4vZlDPND9ET8PtEEB6qZ5EA5s5B6Rgd3hTW33kqP9AVFMTrQn",
-	"78tWtJHT3cHQFt7pJ/Yq3pigFk7aEYPu+ds6tSn6HTSViLDFVL2CSKo9epONJQv23Nmc9QusFX3Rh6NP",
-	"T/6+mPNfZj/8z7NbZZ8tLs5Ozv4y5eKTFS/F05P/sq8uXpYTKZ+/tPwkU6/uDandtrYc5TIYjpiXUeMv",
-	"5C1FzO321OB92cBUZDe3J7vNcNIyEpovmbt04mggX+7qOnFJpv8TaBXqZoTdVbnuTWJ+STENCa4njF+k",
-	"daY4J2fCWM2tv/CjFUhfUHf05w/OmwLRe8P0q1SVfXlBTvU4rOArNgFWGcgwseXCdzPSwLMRQnqE7c/V",
-	"Er/wXyPKN2I8Q4ivzHkKOE5DoW4xQ1IMPVY3upYGZIYZoiHTYLWAWxgRMuiLFknnPAqsSmfwFVUdKQm+",
-	"1EPMJMuFXJhhwBJH7m5oV9TSyIIv4FpiNZLMWoVHQ8azQkj6lfuaUkYID4VqrrXkQ6AEBaj+2IMAWGI+",
-	"gY5DOQnPFlwmmiy4EjP5U/mFSJ7KemqLhbwVFpgbMNxW3bTmY059pdyyId+xo/uTU5aDtaBNwjIxcwRU",
-	"mg3ZDfsPdsAmMPOYDhom7se6ITh4uFsxWkLniQltD2y2NzC0N6obM+vn1jQ1yd3LS58UT35bfFyezj9N",
-	"V48tj5as8gn0eF8qF+kq7jw5rd09ViUlj9RMhsrgeOWq861Q6V1MkTBv1gohq90rkNY4i1acjlyfYntt",
-	"GvI6npclpd2ZCt5W3pMr9ZP2buXLVLMlaXFaY73SGiotnX3bvdSrlqSepBoZc4HJ94SZKp0HDDYDF8Q+",
-	"opqLrgjnvLSq7ILex0dHyTZx3UB78Zs6WkpV7sx6KcjpKDsZrYJnQHajDyH4QtHfAtCsSYBfISYBP6FV",
-	"J51Zww/FHpLYYON7bQzXiG4rBGB75DwbDKdF/TnkWc2n2uZjYrSdFP2eVSXm770xYCrP9kyUdnfqIeJd",
-	"Y3oElncf7CRnt9Eext5l8Bpv9gLAexLmSJvEsy062kBaaWFXV06QWkawbt/A6BG4xhjR/35ubUntGiGJ",
-	"0WMgYqkYn2pfKp2h4Rh5n81Qw80LkUOqhEQsyrAJzIXMKGPo3D4Mpbx8YW0H+n3JtUQ3zYnQju6dd74o",
-	"MiFf7VqiPTZJ3XMiMhqAhQdUL2LnytRAYeR83/vsphN5NI9qyrjEgpOwKMucV+/2BR+FsdcSQSwQbgw5",
-	"g1ZYtJUvtDLWzTa+PB+0sMbB8fBoeOTky52Ml2IwGjweHg0fDyhziXw8bAUkM7A9fkbOpfeq8pwqjAy5",
-	"tKH8rDK1bmPxntMyDEDOs8HITTxuNY+1WpZOjo5+txahsERPi1Cd579LBqe//NI3W729w9DCdJcMznYZ",
-	"79uvUGFCA8DgysUnLbPm+MZnptuo4X5yiM75YbtDxfOjS0sX+YzDoKTT7ffrJlqbrxoh9vG6ML50XGi8",
-	"eDHdUpUlucq5WoJmKTdQN6ph1UDTqWaAa4RoGq60LuknpxFfrL/ghs8gFK9hX59Te/ho+9ZGTKCz9GYO",
-	"f0uVm9tJbFqU6M60dS0BOh2bpXShUOD43iqBu/ffXuTRT42I/RtJJE7cTelMFTY0PLAGXNShOgpOLY9t",
-	"TXCi34Am79GtMxHhJ4993GlEBWN/UNnq96ZpcLjvutel1RXcbXD0+HdbvYMebbdkSFSs+qU2FUf7B+bt",
-	"U+QH47Lek/ehO5vaxulNy3f42f9112sDzVwtGyFYM4GxYzRDDtsN0Q+hm3/C62idXe1L/Et5dYhdcehi",
-	"e81dC8fyvN1q55wkDbdqAdmQvXN3UtO5W8nMt+esKb9b4Rux/TTm+DjHkJr9mMK6UF/saR5ay9we2lxz",
-	"odJMqeyLmRXKTuJW1tTu2iU19X0tqX9/I92uuNnJQscZ3PKMhGRznk8ZZ1TQ8sA8xobhFotDNODbKr+M",
-	"zRpMVUA/o+n7h1Ypqnn/Y1XqLZ7cMTs09sYc9L2I7WfqN4HnvV3JFEtJj8L5QZS5qqQVua9dIHZlm5bR",
-	"L/3QjGxo94fy8oq20dKe+3iIMMCWu4r99Pai6XLicqUkvnNBjFPoVds5Bu2+XLkOhU2n7tfzzsOwVLoW",
-	"NLyojMVuqWtJYABiEVTv7CGy731Hj1wgUNtkXHNuLEGppZCY3FsqvfADXj5/hxv68fn4GQZ3CGgwCmLc",
-	"N9fSXSCayxn4vFLMy8aK9G9jvdtV4w/sX+OpelwyR+iHll0xk4zjyi2hdWLmQmeS1lJIc/i5LlO9O6wr",
-	"BqOAzXPktm9ax0qB8LzOI4N9Jj49tt7dmYSsWx0ojjyOha/XsCVfJf6DANxeS+qcSnzqvv4OHx+xKpi0",
-	"dq0AdvEMWauhxCxq7BcLtxqMvv7IbdvMcUUCLpAEQ0Yl3aHQs43wE4AoISbfM7CXQj7z9XH72cqmWngT",
-	"1qg789S0TUurmAZbadmHavyfhR/q3sUehSIu/QFwQ+j2NWSjqYY7aFdLTPo0TDcFy1Ed66lb9uWLk5V/",
-	"M4EA3xEDqarZHHHnOaQLpqbTXEioX0Aw4NvsXVhE4JwJ1LuWH6YB4PXbYlgctWIvzi+ef6Ap6UUDNjYs",
-	"V3LGCD3H1sn6JYfQGe6b2Qj0RofD7Qu0FdNVci3rpsj6ASXU3dOj07o+h3SYvX5z8+z5+OLmH8/f9WtZ",
-	"KP3+Cj37lhIcttf7rBQRnKMghbetHjAqAOspTvvYSZr94ANfARcV4NaLZnVldyOxQ+ZbxqhdqnkKJeOr",
-	"EeP1dmytBiT4dLP4yMW5SUsUREvl95ua0SM2rbK+b896t0oP97Eq8A/hd6cg2tQZra1sd0Orst+r/ZmY",
-	"0y7KadhLPFA6ca68d+O9eeILarc4qEozZE9V1q5E9J28WK5RlYn3dDOm9LX0+I7HepA6jR+A1zqZGHKL",
-	"8d08f3G2sENWpyvCC3MUKlFNN+QmKkQGy5m+kffarZX6f3x4U559ungw+vV9W7r/7kQpHqV1U2FNhU2P",
-	"8Wo7oZgj9bLWTXQktWdITqMTsdAfLNVEZSsM6mZgGZ9xITcD61wYS+neb2mJmlqjHob61PMf5Eh5yLb7",
-	"RmiceUmP7XmhdH0vUNUPa3r/O55+gMVdTFvwFT0ngt9ieUzn8c06fjD4FMoUllTpaq4lWpNgOmpnZifb",
-	"QdHvO5+4+BYGpFPQ9cD2o+7+3SZqTRbHYjL2QeWOrMRm5ihmIg4/+3dT70jmcrB9T2K2bhB6YNE57FL5",
-	"y86/JGJawuUCuULpSCKCjE2QkP382vDO6z44W0iUPDRE6lbdnxOHWoWulbgxcAw2dZV3LhZAOoolNx6c",
-	"CN4A1vguPcCQg2eQ832ce4moH7YJcGYFvnfqzftE2TkhFLc8F9mQjdsmw+NxVJSY52pJrqkKIVnOjTXO",
-	"6XfBVMxG0BG/UgI28IP6jQJ81yk0HLnD0t6N5SvD6EA9UMJMc2zCiUAJf31yug4m3PfowdFOeMLDGScJ",
-	"yz+BgXob2gpae3FOBmczXvbriS/Nv0ctlM6E5HpF9an+tnOuSuPMcLlC32XOb330PhXo6TnfnXAnu1R6",
-	"4Z+wCRNgpzP2Qj8lXh28W5Xu1l2Z0bW8lgfsQ5tztzIbijLPhinXH1zQ55ub6xYid+WeNFVhk1yli4B+",
-	"Y+mmV18s3T8+OmJaKWuGDPHJa8noF04HQ6/XkD13v3Pj2ARSVYB/BWS4sbuPBxa3NRU5YDeAxpY/AVSK",
-	"Z1bFRLnglvoy8OdFlVtRcm0PnQocZNzyMAE1gk20WhrQzCDWjhWD1DzQmtuwV9VEPTK+MdKwTOHsXNIz",
-	"tOhVjNCSuJmHjrAvcImZD+18I/MHUU4N41nGDg5SkR14sv7t+APaKo7FWG6jRGGydlavGKbqDbOqrGlE",
-	"Ns19m1xLHG7gFjTPCQfz+1/V9XlsLH05ZeixcaaO6xkQIZ6NX4YvsLsx+GIYCvIGYhL2WkqAzDhrlQcM",
-	"C9vrU1UINJ3X8kMBlv/66vk/3v/tv8cXPz3/EOI5eo3GOKPuhmBLsTN9lK4gtm9Y3rrBZWvh2+vWo/bY",
-	"HNRjLn3HR7SS7eTsbNdSNk4KFopJA/exfoDnOWQj0svurkJj8gf3+YdQhToTtyCH7LVqMU4YLFC/llzj",
-	"21MUI+eQMEPPezuhEl4QvNpRyxt7gz73RGXCw4tuDXrjcLJiwhKNY7RxC3w9fTpl+C3QghrI/ROBPpnW",
-	"Uyzbxzxf+b/1Tf/NBtBV7VugYTo5O2OlFtLySQ5sfPX0/Jylc6556kSrrSqBuxpKbBsJd1CoHjg5ZXNV",
-	"aePBfoOpio4Z93G4KPDtOW6doBOvVLZqMYJ69pqDnmdQlMqCTFcHBIr1M6QQsu6X2GTPztUYKrVgD4zV",
-	"wIvu/d30fuM9FW296btHvm4mtPn7TxGx+91J1uvdd4jHfr/Yv27tiLs8xkvQEkKTymTFuGTAdS5AB9ns",
-	"wmoBtzw5OnmofbbaaeqtJkG/lc5AByUgL+BhPTbaPDZ6ontQCslEG8LwzQXOU+viV3Wjw6/vnfJ4ZBS/",
-	"wKfWBoe8FIe3xxjP+dmib+ctEbOiG9Ld2u2MKCrksNH3sJtN84U5S/pp3QKxnsc1rZnaKPHmbN4PdC7F",
-	"oXNHhu3/QoUy0Js/ehdDg9CxxFqlpif2oCqHG/95TGwb41abKz0K6RGnRqpTVQI1yban7JZ23L2/+98A",
-	"AAD//w==",
+	"7F15cxs3lv8qKO5UZbeqRR2WPRO6UrWyfEQbx/Za9mRmI68Mdj+SGHYDHQBNmnHpu2/hPaAPEk2Rcqxk",
+	"auc/iWzieBfe8cPrz4NUFaWSIK0ZjD4PSq55ARY0/sfTVFXSvuIFuH8zMKkWpRVKDkaDdzNgkhfA1ITZ",
+	"GTD/8HCQDIT7vuR2NkgGEn8chhokAw2/VEJDNhhZXUEyMOkMCu7Gt6vSPWqsFnI6uLlJBhOlC27ddzjk",
+	"LxXoVTOm/7Y9RAYTXuV2MBr8wyg5SAYgq2Iw+jn8m5rF4EMSmcmtCowVWXyjIgvbLIVk/uGEcYOfvRFS",
+	"Cjlll6AXIgV29uaCTfkCmLBMVX0kaabcjyhWzUH2LbSsxrlIW+vFpxNaOtfWfSysYRY+WTYGuwSQ9NxS",
+	"sUpmoE2qNJieNYe591txZfgUnmtVxNc8EdpYlvHVY1wJ/euXrysibaGknbHlDKQjqjBMKsumYgGyXum6",
+	"dLj52usKwjTIuIVB0rfOdyq+ypzXi1QZX8XXws4sK5Sx7PToyD1sGJ9Y0M2++lZr1V5rRYk1pZIGUFOf",
+	"aMcY91eqpAWJOsPLMhcpd3s4RPkffW5N8ScNk8Fo8G+HjQU4pG/N4XMu8koDTbRJCuPlPOXSbZ1LswTN",
+	"pFoOBzfJ4C1MKgPZfS3Gq1FYzBj8eiBz6okMGiJ3/XhuujNvjZzF06oEbQXRMdXALa29w4IDK4oIH5JB",
+	"LgpBpnPbFl7SUzeB3Z83BypzjjSBT7woc/cdqXJsUiNkGrHIP3mJTJ1VFtIq1HRjuQUndrttCB+/bT+e",
+	"fpf4bFCc2370Hh8KxpZsx89EEL/9mpxhGWGrSc2YMFdjxNX4H5Batwq/qpfCRDjrDyD8W1gozK57rIqC",
+	"65Ub30/Iteb4v4RPdpMLLwQZfh50f6JI/93jrORTGLJXys7QqgGX7gjhltmZMM6WWG9qOhwT0j46bbgl",
+	"pIUp6A1a1nvcQp23pC5IkiwTbtE8f9Mi1YTnBpI16t0qts3Ba3VliFPxU7bD+C0LvQyC2CUvT61YwIjB",
+	"AvQKqThkpjIlyAyyEYm/dFZAA88YlxmDorQCsiFLc2XcM1JJqM9BZzcNI7oNWw4DzeMkMAzupBBHiHgQ",
+	"zaq9uHy5ZbmV5P1m4atp+lbd7VPZGI/PNWTijrLIi2C7u5JBYxomJMsgFQXP0csZxvaeKq0hpR+2hNfP",
+	"1x33lTviWMlXBUg7ZK9lvmKcNSOwgq+cwI0hV0v2K2jVmnKsVA5cujnnsNpctPOtjffOcILHbOnMwcy7",
+	"lsbZ8jmsnGkYKzWHjCmZoj0v+KeXIKd2NhidHB0lg0LI8P9xTJ4UcXv9Z9u11BObVh/j5FPgedTaQmkh",
+	"uybvfTeBJJXb7yfWOvXepOtxbXbJnbR6xaxiBZ8D6n2qylXCTuqnnEkIrhp3nr3MmFFMyXU7/OBkgKQW",
+	"hbMTx5s2ORmkXF8b8WvEeD1ZWTDBtT0/e+tklYIKSGEni58M0hmX05qy3fEvnerVnqmTobHz73EWsbcr",
+	"kKo85xY0MXjNDFurnl+8DGcXsFKrhchAM2ciDVsKO+tubWP4DHh+3RfHuC+/MUxWxRg0U5KlMy5kgsIf",
+	"9qYkDtx4TMcnD04fPorNBTIyz7NSpTPGLVvOREqrddMykJnZkRl4MOwlsUiP6zS273NVFMI6I9AEm5BC",
+	"whagjTM0x8P+EeMC94ZnGWRs3Ja7fYTNmXa57w61iHmnQWJK0AyQ8kH3ljOVt5bV8PMoPrwqlYnJZEtu",
+	"RNaSQC+ZnS1Xlci2jd7DoYungYpGTCVkLDzfSKbTM/xu2DO+VamKrP57tXQ/X3LjB6URGmoU8+OTniFx",
+	"f3GCGKs0n3ap0Iw5OTo+OjraNup1ASZ49+vhxrrqGy4ylNYxt6KI798FNWbWP2qLxP4ZsjFlZRsNXbMH",
+	"nUU4y+Ack4wJu20J+0p1led7/kQDN8HB6BJu5TiNtiNhStOJj7x3R9NE6ei6DUi71/zGcm37zN541TJ7",
+	"HeJZxWZ8QR/C/ufTTm6l8xrq6HEBWkwEZNGI1s5As4xbnvLS+UhIny5rax9rzXepFaPxTWvj0bgOLZ1s",
+	"LaVj+jqHbp8TFA8707iv6pS94HLlqKuBcQ0JG8NEaRJmDIO3ex5HMdo75dg9wkXXbSOuXSNiSNvS0H2b",
+	"7wnWfqLdkdIKM2SeqIk3cUJOExZ8xYRZzaWZgNb4ea2n5IwBz13InLuwzipGzmLihVgYL65XMtgGSiYq",
+	"R2DjCMwmQvJ8eNXOCvvl1ILhFCepnVcnYa0VDVqmw4kULWiQNKGiBkcT/HbCRY5/FMIY/AM+lUjTZGBB",
+	"F0L6dEbKZQrOtESjypD72pAr0FrpzY8zsFzkpsdYL51rsdTKUddpUQmqzOPOWb/tio2j1VTzwgxvDfr9",
+	"sJtitPYcbS8mbS8hm0Jk5yCt9n/uJPw0zjNp/0lyO2F//TShvWyGYj3h8k/+0MkE6pNb25jnThqH7HzG",
+	"9RRIbSRMuZPvYTz+2v048qNvruQMSdlzWk809BSfQjnDrfyXiksr7IrozSXjea6Wbjo80lK1AN3jkYlu",
+	"Tqb/YPPx+8YAc0HBRb8jvPHNLzY+FMpr5PNKChv9YsnFIn5weo9CVXlGx3mqjGVjWCmZUVycK6UD/QLn",
+	"b1Vg9JrxSMRt01Y8l/w6w8aTJnngl9nIAG21P6vwsk6r9/mceWCyGTLaLdVh6EBFJ1CxsapkxsbedTSg",
+	"F6C/MUwtMazv6gnGSH0h+wzyLGHA0xl7evaC0oWtVMwukZSQkdHfCGlcBLrnQNdCXk9yMZ3ZniFJDbRT",
+	"DKjcQjUrqUi56yyOhaY/M/c5Fs9HOeWT0rXvljjX0znoyUamLmY7pf/InfBcZGvecSMxmtvt6912GLz1",
+	"nmh3Cz49adyCnbQHZ8PR1TmUlUlYLoxN2FILCwmrylzxLGlSz62a+MaC6eHrrWKnJpiYokd3PTUiyiTn",
+	"kQMT/RGzu/2udCRq/QGgxIQa1jNbFbfbDIkbLakX8aFn2XfLEKd9WaWnZy+waM+xjC8x99pz7viVXYtu",
+	"hvjBo6OjdTm5hFTJzLCJVgVVQSOMKvgnctxPHn57cuTztVuSiFh33zwqmfvcp5qFTVglwaS8hGxdeXie",
+	"B+P+9OxFN+rPVGoONZRK22GZTbq55NOjbx/dxjxH4BjLflQyluR+rnRQBa/VJV8N2VlBnzh9SvuT92vu",
+	"zIKLnI/z+MHa8jE2OVqUdnW9Z5EEjBVFNLZ5V2euEJuQMDFxsj9VTm8ly8Uc0PGLezXu8I2HhY6zrSMZ",
+	"y1kTnufRcWYqzyLW4xKcjyoyIPe8cyKMwQnJBGw668tRgb7GPW0O/MCjGtTEJy0MJpggc3JPWXM1Qfvn",
+	"JuEmJLgRPOF/HI83Krnkq2v3fVx+ZiFixvnxYAmS0CKVdj4y7jV6mAiLbpAJp8qOh2GAM8R8LNM4AxNy",
+	"9AmqYhSbcH27HWw8IuJl0pLwICd+BS1pbDMppoivYPkuIEK6+mOjgQ3uBUUXcQOOvGeVnSktfkXIBpsB",
+	"z0AP2QXxfKaWkimZr4K922CoDdNvO3dpjeskoZ8mtNTY7t5Qqay3yB9V/7446KJrcRLGx2oB63W8VlWk",
+	"0hpkGnfge2FZPhVFqWlvl2EB0u7qctf4udqprhcSJZGQl+iiRM8QIbdB1+jxcX02fmEhO4PchZBrsfnG",
+	"Y4WQF/Tl8WY4LuRE7eWMbhCkFBFl8I7C5lrA8i+brqd6v+M52kEjRgv3lU96UB6LvPwB7lL6VJXwmS2f",
+	"ifpwe2qmgSP6GdqwG0e/Ni+jQpdzeTePrQfTsJ7QdU/FJn7rT+i1iK7Sxq4H9w9O4vEO6GuDflxXsFVF",
+	"htj/guqRmwtrfp34aaPLhBRE2Wd+l7w+TJcuiMX4KOVSSZHynP3X5etX7N/fPj9nf/nzXx7+x5C981Uo",
+	"bisNziqrhUcaImggU2mFtcSlsDNVucPPXMn6ByM2J9e99tkTLBOix+D+oEzpmr7sXtnu+p47HLL75a49",
+	"KUMKe7vxMKbas3QTxWo4gs9hVVcAyWT6gCIT2WgOq/4K7Y47eoPPOvlSym4tj3nSRupEuK6YlClGtOgL",
+	"emrpiFSNspOHD4+/bUlclwwdLjv5iY3vC9kt03X8IbldPde0LYzSbNVTK1C6BcEIctWWAmJve7dblDXg",
+	"W7rUeC2pEpl47UHdBZB1endNb3IBMd/jLMs0mFpvnHChn+qLy740hxWruC+C4/aCKNAONLVStCq+RD2X",
+	"Pgm2DZYRg1FcY+1+x5TpnQQfU0/XzqTWU8WRBD34gT0QA+dPXteW6hxp6dj9pq7p1xgCIvQ3phH/neR9",
+	"HU2wFQ6wtbC/SyE9YglSq3TPVyCvub2eQTyL+D1+HmiDAtRFymBFtZF7TLvuXiHWdi852r+mjPiO9uB9",
+	"gI928Xn3enKrZOwH9iremKBWqbkjBt39t3VqU/Q7BWkiwhZT9QNEyj/Rk+xMsmDPnc1ZP8BamSL6cPTr",
+	"ox/nM/636ZP/ebpQ9un85cOTh3+ecPGrFS/E+cl/2x9evijHUj57YflJpn64NajpS/x3jEGPl1GnMshb",
+	"ipjb7eiq2wBVqciuFye7jXDSMhKaL5k7dOIJDr7c1XXivkLjQtBQaBR2V+W6FQd2l+ojCa4njJ+ktac4",
+	"J6fCWM0DyLY3Ut8ThP/Hz180sfqtmYzLVJV90CpO4PQAL64MUPUD83kjDTwbYfmB4BEztcQv/NdYkRgx",
+	"nmE5osx5CvichkItEGRSDH1dYXQlDcgMQTZDpsFqAQsYURXD3+Dx6TMqsanSGXxFEHwlwaNlxVSyXMi5",
+	"GYZk78idDe0iED1Z8DlcSYTmy6yFwh8ynhVC0q/c14S6wVR2SB+v4TcCJShA9dsehOIKlhlpO90Uipsm",
+	"ire4FFP5vrxj1UFlPWliIRfCAnMPDLdB/dd8zImHFiwb8h07uj86ZTlYC9okLBNTR0Cl2ZBds/9kB2wM",
+	"U5/TQcPE/bPuEXx4uNvNjIT2ExVadxDFE3BpTiCamMsx8RcAd71YJfdAc9RLeikkxPAcTmb7FmbVrsta",
+	"I5S/Yoh398IESU2DsIetJMT1bsFsRFzwGueyw2kQ0BO7gxb6oAkN0uCWg51gAWGZawCBdURAjDY9ieu9",
+	"8457FzhjXsOFNc2d2q5vpE+KR7/MPy1PZ79OVg8sj0oxH0OPc69y0ZNENu5Q2EP28QyJyHxf2YJuBzjX",
+	"Hc8UF7ImAQJUCFntfkcglqmmLde72H4PCHkdR07SmbAzFfxRfAua0Q/au5S7Wf6WpMVpjTcK1gpS0h2f",
+	"u1/GqCWpB2ZBvoLwEAtTpbOQ4s9gIVL4hlDRXRHOeWlV2a3/HkcuBbXFdaOYgN/UwXiqcuc1lIJ82m7t",
+	"seAZ0LHUl4C6o+hvyf+tSYCfISYB79FpIJ1ZS0+LPSSxKb3stTCcI7qsEN/vgVdqUoQt6s8gz2o+1S4F",
+	"gpragKbHrCoRYeuNAVN5tifIqbtSX4HYNWWEdYvdH/an+g5P+yrJLg+v8Wav+koPpBVpk3i29fL5KY/E",
+	"8Bl9eEtTgNsP9XXVpcSZv2O1hrx4jMHigfHYFlXZqVZL53uOhY3X8HtQimt0cJtZQw/iD3tJ8haBKlGq",
+	"7K6UNXEj52TUMY1tsAjwlm0zEQYGk1ZKxw7gJyuMaMgyqinecHjMOAILCS68VF6BC+qwEpAzS59nX487",
+	"8u0wMn9Lxmk+Kru/2JGqcrWjXs+UbWbYV3maHyfttcb4HfHEb3U6PJmTjjeOshFVSQNppYVdXTp2tTyN",
+	"uh8FZgCBa8zz+d/PrC2p/0QoRPecwrFyuseiLpXO8HQe+bjbUFeW5yKHVKH28dywMcyEzAih5kJ3TIcF",
+	"1JQOsXtyJTHUdnZ6xxA94K8wu0Tx9pVEp8ckdRMNkdEDiL8nZJadKVMXeyL7e+zRdO5cQR9ETRiXeO+i",
+	"xn5mCmhd8EkYeyWxEAHCPUMBvRUWHZLnWhnrRjt7czFo1YsGx8Oj4VEI5HgpBqPBg+HR8MGAkHLIx8NW",
+	"UmkKtseZz7n0kXGe00UbQ2mJcAurMvUBinfYnK5hEukiG4zcwGetXkatHiwnR0e/Wc+TMEVPz5MaV3qT",
+	"DE7/9re+0erlHYaeLDfJ4OEuz/t+MqgwoaPB4HLmoWmtBBefmm7nCfeTQ0ywHLZbbnh+dGmZCxOIaZCR",
+	"TfOpnzcrbvmqEWKfcxUBYCZ0AymuypLSHblagmYpN9DXdccA15hmb7jS8oQfnUZsTz8inU8h3OHC5k9O",
+	"7T2EMTY35nXjTX9qzOiWy15uJbFhUaLjPbHQs9+8URaAqce3olJvPnx9kcdgMCL2ryWROHHuqDNVvp3S",
+	"vWrAyzrdioJTy2NbE5zoN4nvDxg7mYjwU1h81umLBsY+Udnqt6ZpiGpvumen1RXcbHD0+DebvVMB2G7J",
+	"kKh4+ZW6NTja3zNvz5EfeHfIr8kHqp1FbeP0puU7/Oz/uum1gWamlo0QrJnA2DaaRw7b/fnuQzf/gMfR",
+	"Orvah/hdeXWIbX4w4PCauxY45Xm7d5BzkjQs1ByyIXvnzqSmFVklM9+lYk353Qxfie2nMccHgcrYvYgp",
+	"vDjlb0OZ+9Yyt4Y211xUMlUquzuz8OZAP7dqbB1eHxKYI2sgvo/7W/kM2TMXLW023xk1IDs+5UKyKVjT",
+	"9Jq5coTQqyFrbmLhBTxKFOCGl5x6fEwqF1ujl60FZDQcecQbh0Um7G8nML/9UdPt6LTTSfPb2afOZd64",
+	"jSKe3K+wP1Fq3rSOci5pW9juLPEBLBv3K0wdoLyhvlx/PFlp44R3kpS4SWvFAkKyGc8njDNKWN0zo/Fe",
+	"eMuohfjXd0a7G5s1mKqAfkbT9/d9iFCzg9/3EHmLO3fMDr35YiHpXsT2I/UfIxe9jQUpexDuqfqHCG9T",
+	"SStyj7gkdmWbvoCf+r4Z2dDud+XlJS2jpT135mHdhbTX0aZSyhdROLn18abb8a4Pv1O7POoj96/q6LcT",
+	"7jcebXWYmkV3hEg34s0DF3f2mHHDzi//Slgr5zTTDcB7FbGfQk8Ib50xY2wSTMxiBdzpb8lXtwYMed17",
+	"JJpefN1OTLDa7/SeI7bSwzk5y7megmYiS5hRrOTTBq6DaD9sGtO5pbiRhPR9UG7Jmv2/yk4l0ZyhR6LU",
+	"1zPnQmZ9u/ZVqbtnAzsz8rGqfPOXVtf4vrnpgtVvNLWXOTsDTMyj7N2tUXov8mOX+Ung7tLzfMu0fwAz",
+	"6ZXvCyxkSGcO2RkaSKoFEUqVhSrIwSv4ZBneC266DIUuju7H92tHQxglGoCBN6nfGJYHexQsKBVL24bz",
+	"0LSBg1ET+sT31Q/TLEGDFybM7b9/dz5kr0PPP7ppHW6+iVadKSBH5YoVXgI3LGgDY7zFiF56MM3J0cmj",
+	"g+Pjx50XEygJe72WgO5st+W+5NaCdo/+789HB99++Hx6c0B/nNz8KaICX1OwG5r0tf4PD9yz7J15Znu5",
+	"I4FKmHvA+dlln+AJOTdbMnns/duXTStELleOnc6FRydfoZLSrNw3D6kLhabThcP7+R4JRpczg79RVIZS",
+	"QFeSSqXU2Kbu/Pz07MVj3/ZPzhEr1twpwMYJiOYqhUT4+lLpuX/gxbN3uKDvn509RfXAci8jC+i+uZIT",
+	"pZl2umB60krcAvaH+TqRfruHyz1XH3BXPVLsCH3fcY6YSuf5Ea2DrPpOGV5afaJoi8A+D+itjJcI6p60",
+	"8kvhflLoU2TEVJo6I26cYI2as+WyfXXYfvfu4sdnyeL4u8v3P4abgpfvf/Rd667k9z+enR9cfn928vCR",
+	"E7QZfHJz448YZ5PKxY9WlfXdlbHKVj6Bim0OMP+MKUKfRE3YTC2dvDI1sf69FaqIiymiIBYQ2j5smGu0",
+	"s3R2NoZ2c6N97tXx0clpj5n9Crkvv4k/aIa01VCz9S6ecMbVXSvoHSPBvbsPRfKwncHo5w/dVJCLVRsl",
+	"6DkHSiHN4ee6xcHNYX3bPOqGPEM76nvGY7gY3v30jUGclr9asd5cOQk3Nuo4cOTxM/hqJbbkq8R/EFCZ",
+	"V5LgWIlXnfo7pLBVIQhs3zPDJprt+gI38xrYaQgxVra8NPzILdvMcEYCTCAJhozagYQmAW34LgGXJMRU",
+	"cgr2jZBP/d3q/fIpTaeJzSiiboyrJm1aWsU02Er3ulX/tLCHunVwj1YSl34HmENotm38ISPameyWmPRp",
+	"mG6aXUR1rKfnhb/6Pl75VxYQ0GzEQKpqOkO82wzSOVOTSS4k1C8gMOC73HN3okn/EVHvSn6cBGCZXxbD",
+	"i7Ur9vzi5bOPNCS9UMDFY7mi5lVSUefi+kUKoTG77zIp6hQNrgu0FZNVciVrE1q/iQp19/TotD4fSYfZ",
+	"q9fXT5+dvbz++7N3/VoW2oZ8gZ59TQkOy+t9PxcRnKMghZeE3WNtBqynOK1jJ2n2Dx/429NRAW69bq/u",
+	"CtJI7JD51ojUFtC233M3Yrxejq3VgASfThZfP8KDFwXRUuuWTc3oEZvWlfCvz3o3Sw/38Ub578LvTjMN",
+	"UyNpt7LdPVqVW7AExJz2hc6GvcQDpROmZCimePPE59Sq56AqzZCdq6x9i9030sZMdFUmPobMmNJX0uNK",
+	"PMYEqdP4AYRAQBNDAadt5YdamCVWwyTDq/qoYEVePuQmKkQGr8J+pbiwe8/2X7i0nf3dH50oxWtlXQhu",
+	"c32ux3i1nVBMW3lZ6wIsk9ozJKeRWuTRASeVi/IwXTIF68ErG3KUC2MJZv41LVFzkbCHoR7y/js5Uh4q",
+	"1s2axpmXbAn9w7lAV/pY03q/4+kHOB67sAhoQvQRfot33zpvhq3jB4NvIpnAkrokmCuJ1iSYjtqZ2cl2",
+	"UF7pnQdMfg0D0rmtec/2o26uuU3UGvQo9bG9V7kjK7GJWI2ZiMPP/qW+NyRzOdi+d4u2ThDKDziHXSp/",
+	"2PkXeZiWcPXn38nYBAnZz68NLyHeB+0QAJr3DVRxs+7PiUOtQsejuDFwDDZ1h5C61zDDqz4+ORG8AewP",
+	"sfQJhjxAFZ3v49xLxF5g0ZkzK/DFsd68j5WdUYZiwXORDdlZ22T4TDfdOM5ztSTXVIWQLOfGGuf0u2Aq",
+	"mtTDLX6hBCSf+3px42uVQrMqt1lau7F8ZRhtqCeVMNU8hXgq4S+PTteTCbc19z7aKZ9wf8ZJwvIPYKDe",
+	"hpY0rbU4J4OzKS/79cS3dblFLZTOhOR6RVcswxsuVLZqnBkuV+i7zPjCR+8TgZ6e890p72SXSs89jCMM",
+	"gF0ysY/mOfHq4N2qdKfuyoyu5JU8YB/bnFvIbCjKPBumXH90QZ9vjFm3n3JH7klzG22cq3Qe6kp4VdOr",
+	"L7Z9OT46Ylopa4YM85NXktEvnA6GPmE+5+6eY2PAjDqFu8ON1X06sLisicgBO8lobBeHyAWZMbMqxsoF",
+	"t9TTB39eVLkVJdcWq+wHGbc8DEBNxMZaLQ1oKjbQTUVqPNMa27AfqrH6xvimeoZlCkfnkt7ni17FCC2J",
+	"G3noCPscp5j60M43wfwoyolhPMvYwUEqsgNP1u+OP6Kt4ngJzC2UKEzWzuoVw4KIYVaVNY3IpmEG/Eri",
+	"4wYWoHlOeTC//lV9L5CdSX+NM2DGnanjegpEiKdnL8IX2Bkv+GIYCvImxSTslZQAmXHWKg85LGzNmqpC",
+	"oOm8kh8LsPznH579/cN3fz17+f7ZxxDP0VsXjDPq7hFsR4n3fDGBXcbB5HVzpK1V71fYPDK8MlKaPnPp",
+	"uwVFKysnDx/ueoWOk4KFS6yB+1g34nkOGaHuZXdVoVT10X3+ce1d/K9Ui3HCYPeJK8k1vhSGYuQcEIHl",
+	"pMEJlfCC4NWO2qWx1+hzj1UmwiuRlPWvGByvmLBE4yi0RuTw5fTp9NhoJS2SVoP9UKbuuaTbCzqith7J",
+	"FujK5nLkqvYt0DCdPHzISi2kxWb8Z5fnFxcsnXHNUydabVUJ3NVQYk+YcAYFDPfJKZupShuf7DdYquiY",
+	"cR+HiwJf/cYtEPLDUMGxYcR6NfAig6JUFmS6OqCkWD9Dtr5Iefe6oEot2ANjNfCie343fUPxnIpece87",
+	"R75sJLT5+w8RsftRvFN9z/5ea5t135a4y2O8BCGWCDvQjFeMSwZc5wJ0kM1uWi3kLU+OTu5rna1eOfVS",
+	"k6DfSmdQv62LvID79dho8dgkkPCyQjLRTmH4pgbBU1vDYnd3izBjx4aMr3C08Hql+CtFJrH3x7RfkpIg",
+	"P/3LMWoqeYQWAYdqNMzmi0TC60MwZBmyszyn7zrdDxB5dunrvVhDcGtvv/4joNL852oRmhtsJOfvBkP/",
+	"F678j4grb7/ibBdgeY1K6CZ56y4kP39wjPDlA/wC37s1OOSlOFwcI5v8WNE3vy1RYMmNdK5tGzZQ44/9",
+	"oRhUdvOMx8I+/bTuT7IOdjCtkdqllM3RfLDk/O5D57O3fhgAUJs/ehdLmWL0hdeqmqajB1XZGrCOGLe0",
+	"agj8qozjVgBIOUZ1AX45TNrkKnxnn9h94DAtvRDVp3ubIyVVJVB30/ZSu3cMbj7c/F8AAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -1,0 +1,348 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/labstack/echo/v4"
+	"github.com/oapi-codegen/runtime/types"
+
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server/v1"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A Ledger knows what accounts have used and paid; ledger.Service is one.
+type Ledger interface {
+	// Afford returns a *ledger.FundsError when an account cannot pay for more.
+	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
+	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
+	Usage(ctx context.Context, account int64, from, to time.Time) ([]ledger.UsageDay, error)
+	Entries(ctx context.Context, f ledger.Filter) ([]ledger.Entry, error)
+	Statement(ctx context.Context, account int64, month time.Time) (ledger.Statement, error)
+	Credit(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)
+	Adjust(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)
+}
+
+// Payments credit accounts for signed events; ledger.Webhook is one.
+type Payments interface {
+	Receive(ctx context.Context, signature string, body []byte) (ledger.Entry, bool, error)
+}
+
+var (
+	errNoLedger   = errors.New("no ledger is kept")
+	errNoPayments = errors.New("no payments are taken")
+)
+
+const (
+	maxUsageDays    = 400
+	defaultEntries  = 100
+	maxPayment      = 64 << 10
+	signatureHeader = "Frostpin-Signature"
+	nextHeader      = "Frostpin-Next"
+)
+
+// unknownSize is what a DAG is taken to have at least whose size nobody knows yet. What it has more is asked for when it
+// comes.
+const unknownSize = 1 << 20
+
+// afford tells whether the caller can pay for a pin that brings so many bytes; what is not known is asked of the pins.
+// Accounts that pay nothing cost nothing here.
+func (s *Server) afford(c echo.Context, root cid.Cid, size int64, copies int) error {
+	if s.cfg.Ledger == nil || !caller(c).Limits.Bills() {
+		return nil
+	}
+	ctx := c.Request().Context()
+	if size <= 0 && root.Defined() {
+		held, err := s.pins.Size(ctx, root)
+		if err != nil {
+			return fmt.Errorf("looking up the size of a dag: %w", err)
+		}
+		size = held
+	}
+	if size <= 0 {
+		size = unknownSize
+	}
+	stock, err := s.pins.Stock(ctx, account(c))
+	if err != nil {
+		return err
+	}
+	return s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), ledger.Stock{Hot: size, Cold: size * int64(copies)})
+}
+
+// GetUsage shows what the caller's account stores, has used and pays.
+func (s ownAPI) GetUsage(c echo.Context, params v1.GetUsageParams) error {
+	return s.usage(c, caller(c).Account, caller(c).Limits.Bills(), v1.ShowUsageParams{
+		From: params.From, To: params.To, Format: (*v1.ShowUsageParamsFormat)(params.Format),
+	})
+}
+
+// ShowUsage shows the same of any account.
+func (s ownAPI) ShowUsage(c echo.Context, name v1.AccountName, params v1.ShowUsageParams) error {
+	ctx := c.Request().Context()
+	account, err := s.accounts.AccountByName(ctx, name)
+	if err != nil {
+		return unless(err, errNoAccount)
+	}
+	plan, err := s.accounts.Plan(ctx, account.Plan)
+	if err != nil {
+		return err
+	}
+	return s.usage(c, account.ID, plan.Limits.Bills(), params)
+}
+
+func (s ownAPI) usage(c echo.Context, account int64, bills bool, params v1.ShowUsageParams) error {
+	if s.cfg.Ledger == nil {
+		return errNoLedger
+	}
+	from, to, err := usagePeriod(params.From, params.To, time.Now().UTC())
+	if err != nil {
+		return err
+	}
+	csv, err := wantsCSV(given(params.Format))
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	days, err := s.cfg.Ledger.Usage(ctx, account, from, to)
+	if err != nil {
+		return err
+	}
+	if csv {
+		var body bytes.Buffer
+		if err := ledger.WriteUsage(&body, days); err != nil {
+			return err
+		}
+		return c.Blob(http.StatusOK, csvType, body.Bytes())
+	}
+	stock, err := s.pins.Stock(ctx, pins.Account(account))
+	if err != nil {
+		return err
+	}
+	report := v1.UsageReport{From: types.Date{Time: from}, To: types.Date{Time: to}, Days: []v1.UsageDay{}}
+	report.Stored.HotBytes, report.Stored.ColdBytes = stock.Hot, stock.Cold
+	for _, d := range days {
+		day, err := time.Parse(time.DateOnly, d.Day)
+		if err != nil {
+			return fmt.Errorf("reading a day of the ledger: %w", err)
+		}
+		report.Days = append(report.Days, v1.UsageDay{Day: types.Date{Time: day}, Kind: string(d.Kind), Qty: d.Qty.String(), Unit: d.Kind.Unit()})
+	}
+	if bills {
+		outlook, err := s.cfg.Ledger.Outlook(ctx, account, stock.Hot, stock.Cold)
+		if err != nil {
+			return err
+		}
+		report.Money = renderMoney(outlook)
+	}
+	return s.respond(c, http.StatusOK, report)
+}
+
+// usagePeriod is the period that was asked for, or the running month.
+func usagePeriod(first, last *types.Date, now time.Time) (from, to time.Time, err error) {
+	from, to = now.AddDate(0, 0, 1-now.Day()).Truncate(24*time.Hour), now.Truncate(24*time.Hour)
+	if first != nil {
+		from = first.Time
+	}
+	if last != nil {
+		to = last.Time
+	}
+	if to.Before(from) || to.Sub(from) > maxUsageDays*24*time.Hour {
+		return from, to, &spec.InvalidError{Field: "to", Problem: fmt.Sprintf("must be from 0 to %d days after from", maxUsageDays)}
+	}
+	return from, to, nil
+}
+
+// csvType is that of texts/csv with a line of names.
+const csvType = "text/csv; charset=utf-8; header=present"
+
+func wantsCSV[T ~string](format T) (bool, error) {
+	switch format {
+	case "", "json":
+		return false, nil
+	case "csv":
+		return true, nil
+	}
+	return false, &spec.InvalidError{Field: "format", Problem: "must be json or csv"}
+}
+
+// GetLedger lists entries of the caller's account.
+func (s ownAPI) GetLedger(c echo.Context, params v1.GetLedgerParams) error {
+	if s.cfg.Ledger == nil {
+		return errNoLedger
+	}
+	csv, err := wantsCSV(given(params.Format))
+	if err != nil {
+		return err
+	}
+	f := ledger.Filter{
+		Account: caller(c).Account, Kind: ledger.Kind(given(params.Kind)), Ref: given(params.Pin),
+		From: given(params.From), To: given(params.To), After: given(params.After), Limit: defaultEntries,
+	}
+	if params.Limit != nil {
+		f.Limit = int(*params.Limit)
+	}
+	if f.Limit < 1 || f.Limit > ledger.MaxPage {
+		return &spec.InvalidError{Field: "limit", Problem: fmt.Sprintf("must be from 1 to %d", ledger.MaxPage)}
+	}
+	entries, err := s.cfg.Ledger.Entries(c.Request().Context(), f)
+	if err != nil {
+		return err
+	}
+	list := v1.Ledger{Entries: []v1.LedgerEntry{}}
+	if len(entries) == f.Limit {
+		list.Next = &entries[f.Limit-1].ID
+	}
+	if csv {
+		var body bytes.Buffer
+		if err := ledger.WriteEntries(&body, entries, true); err != nil {
+			return err
+		}
+		if list.Next != nil {
+			c.Response().Header().Set(nextHeader, strconv.FormatInt(*list.Next, 10))
+		}
+		return c.Blob(http.StatusOK, csvType, body.Bytes())
+	}
+	for _, e := range entries {
+		list.Entries = append(list.Entries, renderEntry(e))
+	}
+	return s.respond(c, http.StatusOK, list)
+}
+
+// GetStatement sums up a month of the caller's account.
+func (s ownAPI) GetStatement(c echo.Context, params v1.GetStatementParams) error {
+	if s.cfg.Ledger == nil {
+		return errNoLedger
+	}
+	month := time.Now()
+	if params.Month != nil {
+		var err error
+		if month, err = time.Parse("2006-01", *params.Month); err != nil {
+			return &spec.InvalidError{Field: "month", Problem: "is not like 2026-11"}
+		}
+	}
+	st, err := s.cfg.Ledger.Statement(c.Request().Context(), caller(c).Account, month)
+	if err != nil {
+		return err
+	}
+	shown := v1.Statement{From: st.From, To: st.To, Opening: st.Opening.String(), Closing: st.Closing.String(), Lines: []v1.StatementLine{}}
+	for _, l := range st.Lines {
+		shown.Lines = append(shown.Lines, v1.StatementLine{
+			Kind: string(l.Kind), Entries: l.Entries, Qty: l.Qty.String(), Free: l.Free.String(), Amount: l.Amount.String(), Waived: l.Waived.String(),
+		})
+	}
+	return s.respond(c, http.StatusOK, shown)
+}
+
+// ReceivePayment credits an account for the signed event of a payment provider's adapter.
+func (s ownAPI) ReceivePayment(c echo.Context, params v1.ReceivePaymentParams) error {
+	if s.cfg.Payments == nil {
+		return errNoPayments
+	}
+	body, err := readBody(c, maxPayment)
+	if err != nil {
+		return err
+	}
+	e, _, err := s.cfg.Payments.Receive(c.Request().Context(), given(params.FrostpinSignature), body)
+	if err != nil {
+		return err
+	}
+	s.funded(c, e.Account)
+	return s.respond(c, http.StatusOK, renderEntry(e))
+}
+
+// CreditAccount books what was paid in, or a correction.
+func (s ownAPI) CreditAccount(c echo.Context, name v1.AccountName) error {
+	if s.cfg.Ledger == nil {
+		return errNoLedger
+	}
+	var req v1.CreditRequest
+	if err := readObject(c, &req, "amount and key, and maybe note and correction"); err != nil {
+		return err
+	}
+	amount, err := ledger.ParseAmount(req.Amount)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	account, err := s.accounts.AccountByName(ctx, name)
+	if err != nil {
+		return unless(err, errNoAccount)
+	}
+	book := s.cfg.Ledger.Credit
+	if given(req.Correction) {
+		book = s.cfg.Ledger.Adjust
+	}
+	e, fresh, err := book(ctx, account.ID, amount, "operator/"+req.Key, given(req.Note))
+	if err != nil {
+		return err
+	}
+	if fresh {
+		if err := s.accounts.NoteCredit(ctx, caller(c).Actor(), account.Name, amount.String(), req.Key); err != nil {
+			return err
+		}
+	}
+	s.funded(c, account.ID)
+	return s.respond(c, http.StatusOK, renderEntry(e))
+}
+
+// funded tries again what an account could not pay for. The money is booked whether that works now or not.
+func (s *Server) funded(c echo.Context, account int64) {
+	if err := s.pins.Retry(c.Request().Context(), pins.Account(account), spec.ReasonInsufficientFunds); err != nil {
+		s.log.Warn("trying pins again that were not paid for", "account", account, "err", err)
+	}
+}
+
+func renderEntry(e ledger.Entry) v1.LedgerEntry {
+	shown := v1.LedgerEntry{
+		Id: e.ID, At: whole(e.At), Kind: string(e.Kind), Qty: "0", Free: "0", Unit: e.Unit, Price: e.Price.String(), Amount: e.Amount.String(),
+		Waived: e.Waived.String(), Balance: e.Balance.String(), Ref: e.Ref, Key: e.Key,
+	}
+	if e.Qty != nil {
+		shown.Qty = e.Qty.String()
+	}
+	if e.Free != nil {
+		shown.Free = e.Free.String()
+	}
+	return shown
+}
+
+func renderMoney(o ledger.Outlook) *v1.Money {
+	m := v1.Money{
+		Balance: o.Balance.Balance.String(), Holds: o.Balance.Holds.String(), Available: o.Balance.Available().String(), Floor: o.Balance.Floor.String(),
+		EmptySince: moment(o.Balance.Empty), Used: o.Used.String(), Estimate: o.Estimate.String(), PerMonth: o.PerMonth.String(),
+	}
+	if o.RunwayDays >= 0 {
+		m.RunwayDays = &o.RunwayDays
+	}
+	return &m
+}
+
+// judgeMoney knows the errors of the ledger.
+func judgeMoney(err error) (verdict, bool) {
+	var short *ledger.FundsError
+	switch {
+	case errors.As(err, &short):
+		return verdict{http.StatusConflict, spec.ReasonInsufficientFunds, "the balance does not carry this pin: " + short.Error()}, true
+	case errors.Is(err, ledger.ErrFunds):
+		return verdict{http.StatusConflict, spec.ReasonInsufficientFunds, "the balance would fall below its floor"}, true
+	case errors.Is(err, ledger.ErrSignature):
+		return verdict{http.StatusForbidden, reasonForbidden, "the signature is not valid, or older than five minutes"}, true
+	case errors.Is(err, ledger.ErrKeyReused):
+		return verdict{http.StatusConflict, reasonConflict, "this key was used for another account or amount"}, true
+	case errors.Is(err, ledger.ErrNotFound):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such account"}, true
+	case errors.Is(err, ledger.ErrInvalid):
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, err.Error()}, true
+	case errors.Is(err, errNoLedger), errors.Is(err, errNoPayments):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server has no " + map[bool]string{true: "ledger", false: "payments"}[errors.Is(err, errNoLedger)]}, true
+	}
+	return verdict{}, false
+}

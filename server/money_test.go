@@ -1,0 +1,225 @@
+package server_test
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"math/big"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/ingest"
+	"github.com/frostpin/frostpin/server"
+	"github.com/frostpin/frostpin/server/v1"
+)
+
+const (
+	paymentKey = "0123456789abcdef0123456789abcdef"
+	paidPlan   = "paid"
+)
+
+// payers are the plans of accounts.
+type payers struct{ accounts *auth.Service }
+
+func (p payers) Plan(ctx context.Context, account int64) (ledger.Plan, error) {
+	a, err := p.accounts.Account(ctx, account)
+	if err != nil {
+		return ledger.Plan{}, err
+	}
+	plan, err := p.accounts.Plan(ctx, a.Plan)
+	if err != nil || !plan.Limits.Bills() {
+		return ledger.Plan{}, err
+	}
+	prices, err := ledger.ParsePrices(plan.Limits.Prices)
+	return ledger.Plan{Billed: true, Prices: prices}, err
+}
+
+func (h *house) accountID(ctx context.Context, name string) (int64, error) {
+	a, err := h.accounts.AccountByName(ctx, name)
+	if errors.Is(err, auth.ErrNotFound) {
+		err = ledger.ErrNotFound
+	}
+	return a.ID, err
+}
+
+// A till is a house whose customers pay.
+type till struct {
+	*house
+	admin string
+}
+
+func newTill(t *testing.T, prices map[string]string) *till {
+	t.Helper()
+	k := &till{house: newHouse(t, func(c *server.Config) { c.Uploads = unread{t} })}
+	k.admin, _ = k.open("root", auth.AllScopes)
+	if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, auth.Limits{Prices: prices}); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// unread are uploads that must be refused before they are read.
+type unread struct{ t *testing.T }
+
+func (u unread) Upload(context.Context, ingest.Upload) ([]pins.Pin, bool, error) {
+	u.t.Error("an upload was read")
+	return nil, false, nil
+}
+
+func (k *till) customer(name string) (token string) {
+	k.t.Helper()
+	account, err := k.accounts.CreateAccount(k.t.Context(), auth.Operator(), name, paidPlan)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	token, _ = k.token(account.ID, auth.OwnScopes)
+	return token
+}
+
+func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024"}) // a credit for a MiB
+	ann := k.customer("ann")
+	pin := `{"cid":"` + cidV0 + `"}`
+	refused := func(method, target string) {
+		t.Helper()
+		w := k.do(ann, method, target, pin)
+		wantFailure(t, w, http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+		if strings.HasPrefix(target, "/psa") {
+			k.psa.check(t, method, "/pins"+map[bool]string{true: "/{requestid}"}[strings.Count(target, "/") > 2], w)
+		}
+	}
+	refused("POST", "/psa/pins")
+	refused("POST", "/api/v1/upload")
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"first"}`)
+	id := k.mustAdd(t, ann, pin)
+	again := ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"first"}`)
+	if again.Balance != "1" {
+		t.Errorf("the same key was booked twice: %+v", again)
+	}
+	wantFailure(t, k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", `{"amount":"2","key":"first"}`), 409, "CONFLICT", "key")
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"back","correction":true}`)
+	wantFailure(t, k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", `{"amount":"-1","key":"more","correction":true}`), 409, "INSUFFICIENT_FUNDS", "floor")
+
+	// At zero nothing can be added, and everything can be seen and removed.
+	refused("POST", "/psa/pins")
+	refused("POST", "/psa/pins/"+id)
+	for _, path := range []string{"/psa/pins?status=queued,pinning", "/psa/pins/" + id, "/api/v1/usage", "/api/v1/ledger", "/api/v1/ledger/statement"} {
+		if w := k.do(ann, "GET", path, ""); w.Code != http.StatusOK {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if w := k.do(ann, "DELETE", "/psa/pins/"+id, ""); w.Code != http.StatusAccepted {
+		t.Errorf("removing: %d", w.Code)
+	}
+	entries, err := k.accounts.Audit(t.Context(), "ann", 0, 10)
+	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {
+		t.Errorf("%d credits are in the audit: %v", credits, err)
+	}
+}
+
+func actions(entries []auth.Entry) (all string) {
+	for _, e := range entries {
+		all += e.Action + " "
+	}
+	return all
+}
+
+func TestWhatAnAllowanceCoversNeedsNoBalance(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "1"})
+	k.mustAdd(t, k.customer("ann"), `{"cid":"`+cidV0+`"}`)
+}
+
+func TestAccountsWithoutPricesPayNothing(t *testing.T) {
+	k := newTill(t, nil)
+	ann := k.customer("ann")
+	k.mustAdd(t, ann, `{"cid":"`+cidV0+`"}`)
+	if usage := ask[v1.UsageReport](k.house, 200, ann, "GET", "/usage", ""); usage.Money != nil {
+		t.Errorf("%+v", usage.Money)
+	}
+}
+
+func TestSignedPaymentsAreCreditedOnce(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1"})
+	ann := k.customer("ann")
+	report := func(key, body string) int {
+		t.Helper()
+		w := k.do("", "POST", "/api/v1/payments", body, "Frostpin-Signature", ledger.Sign([]byte(key), []byte(body), time.Now()))
+		k.own.check(t, "POST", "/payments", w)
+		return w.Code
+	}
+	const event = `{"id":"evt_1","account":"ann","amount":"12.50","currency":"EUR"}`
+	for _, c := range []struct {
+		key, body string
+		want      int
+	}{
+		{paymentKey, event, 200}, {paymentKey, event, 200},
+		{"another key of enough bytes", event, 403},
+		{paymentKey, strings.Replace(event, "12.50", "99", 1), 409},
+		{paymentKey, strings.Replace(event, "EUR", "USD", 1), 400},
+		{paymentKey, strings.Replace(event, "ann", "nobody", 1), 404},
+		{paymentKey, "{", 400},
+	} {
+		if got := report(c.key, c.body); got != c.want {
+			t.Errorf("%s: %d, want %d", c.body, got, c.want)
+		}
+	}
+	wantFailure(t, k.do("", "POST", "/api/v1/payments", event), 403, "FORBIDDEN", "signature")
+	if got := ask[v1.UsageReport](k.house, 200, ann, "GET", "/usage", "").Money; got == nil || got.Balance != "12.5" || got.Available != "12.5" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestLedgerIsShownInPagesAndAsCSV(t *testing.T) {
+	k := newTill(t, map[string]string{"egress_hot_gib": "1"})
+	ann, ben := k.customer("ann"), k.customer("ben")
+	account, err := k.accounts.AccountByName(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"10","key":"in","note":"=cmd()"}`)
+	for _, pin := range []string{"one", "two"} {
+		err := k.books.Charge(t.Context(), ledger.Charge{
+			Account: account.ID, Kind: ledger.EgressHot, Qty: big.NewInt(3 << 30), At: time.Now(), Ref: pin, Key: pin,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := ask[v1.Ledger](k.house, 200, ann, "GET", "/ledger?limit=2", "")
+	if len(first.Entries) != 2 || first.Next == nil {
+		t.Fatalf("%+v", first)
+	}
+	rest := ask[v1.Ledger](k.house, 200, ann, "GET", "/ledger?limit=2&after="+big.NewInt(*first.Next).String(), "")
+	if len(rest.Entries) != 1 || rest.Next != nil || rest.Entries[0].Balance != "4" || rest.Entries[0].Amount != "-3" {
+		t.Errorf("%+v", rest)
+	}
+	if of := ask[v1.Ledger](k.house, 200, ann, "GET", "/ledger?pin=two", ""); len(of.Entries) != 1 || of.Entries[0].Ref != "two" {
+		t.Errorf("%+v", of)
+	}
+	if st := ask[v1.Statement](k.house, 200, ann, "GET", "/ledger/statement", ""); st.Opening != "0" || st.Closing != "4" || len(st.Lines) != 2 {
+		t.Errorf("%+v", st)
+	}
+	w := k.do(ann, "GET", "/api/v1/ledger?format=csv", "")
+	rows, err := csv.NewReader(w.Body).ReadAll()
+	if err != nil || len(rows) != 4 || rows[1][10] != "'=cmd()" || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/csv") {
+		t.Errorf("%v, %q, %s", err, rows, w.Header())
+	}
+	usage := ask[v1.UsageReport](k.house, 200, ann, "GET", "/usage", "")
+	if len(usage.Days) != 1 || usage.Days[0].Qty != "6442450944" || usage.Money.Used != "6" {
+		t.Errorf("%+v", usage)
+	}
+	if shown := ask[v1.UsageReport](k.house, 200, k.admin, "GET", "/admin/accounts/ann/usage", ""); shown.Money == nil || shown.Money.Balance != "4" {
+		t.Errorf("%+v", shown)
+	}
+	wantFailure(t, k.do(ann, "GET", "/api/v1/ledger?format=xml", ""), 400, "BAD_REQUEST", "format")
+	wantFailure(t, k.do(ann, "GET", "/api/v1/usage?from=2020-01-01&to=2026-01-01", ""), 400, "BAD_REQUEST", "400 days")
+	wantFailure(t, k.do(ann, "GET", "/api/v1/ledger/statement?month=2026-13", ""), 400, "BAD_REQUEST", "month")
+	if others := ask[v1.Ledger](k.house, 200, ben, "GET", "/ledger", ""); len(others.Entries) != 0 {
+		t.Errorf("ben sees %+v", others)
+	}
+}
