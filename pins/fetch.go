@@ -155,6 +155,7 @@ func (d *scheduler) walks(ctx context.Context) {
 		for j := d.nextWalk(); j != nil; j = d.nextWalk() {
 			d.workers.Go(func() {
 				d.walk(ctx, j)
+				d.s.settle(ctx, j)
 				d.jobs.walked(j)
 				j.cancel()
 				j.release()
@@ -176,7 +177,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 	if begun.Hot == HotRestoring {
 		err = d.restore(j)
 	} else {
-		err = d.hold(j)
+		err = d.carried(j)
 	}
 	if ctx.Err() != nil && err != nil {
 		return // stopping: Run gives the claim back
@@ -207,7 +208,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 }
 
 // hold is HotTier.Hold with a panic made an error.
-func (d *scheduler) hold(j *job) (err error) {
+func (d *scheduler) hold(ctx context.Context, j *job) (err error) {
 	defer d.guard(j.root, &err)
 	if j.root.Reason != "" { // one that is fetched for the first time has no wrong blocks
 		damaged, err := d.s.store.damaged(j.ctx, j.root.id)
@@ -218,7 +219,7 @@ func (d *scheduler) hold(j *job) (err error) {
 			return err
 		}
 	}
-	return d.s.hot.Hold(j.ctx, j.root.CID, d.s.cfg.Limits, &j.progress)
+	return d.s.hot.Hold(ctx, j.root.CID, d.s.cfg.Limits, &j.progress)
 }
 
 func (d *scheduler) recordFailed(ctx context.Context, j *job, err error) {

@@ -14,6 +14,7 @@ type job struct {
 	progress Progress
 	ctx      context.Context //nolint:containedctx // a job lives longer than the call that starts it
 	cancel   context.CancelFunc
+	asked    []ID   // for which something may be set aside
 	release  func() // undoes the connections to its origins
 }
 

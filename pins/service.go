@@ -32,6 +32,8 @@ type Config struct {
 	HotQuota int64         // bytes of held DAGs; what is over it is let go where cold copies are proven. 0: no bound
 	HotStay  time.Duration // how long a DAG stays after it came or was read
 
+	Sponsor Sponsor // whether accounts can have what is fetched for them; nil: always
+
 	Room func() Room // how much may still be stored, cheap to ask; nil: there is always plenty
 }
 
@@ -192,6 +194,14 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 		return false
 	}
 	blocks, bytes := progress.Totals()
+	if s.cfg.Sponsor != nil {
+		j := &job{root: a.root}
+		err := s.carry(ctx, j, bytes)
+		s.settle(ctx, j)
+		if err != nil {
+			return false // the scheduler finds it, too, and says so
+		}
+	}
 	root, orphans, err := s.store.move(ctx, a.root.id, false, func(r Root) Root {
 		return After(r, nil, blocks, bytes, s.cfg.Policy, s.now())
 	})

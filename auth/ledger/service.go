@@ -215,6 +215,15 @@ func (s *Service) ReleaseHold(ctx context.Context, ref string) error {
 	return nil
 }
 
+// HeldRefs returns references of holds above one in the order of their text, at most limit.
+func (s *Service) HeldRefs(ctx context.Context, after string, limit int) ([]string, error) {
+	refs, err := s.selectHeldRefs(ctx, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing holds: %w", err)
+	}
+	return refs, nil
+}
+
 func checkHold(ref string, amount Amount) error {
 	if ref == "" || len(ref) > maxText {
 		return invalid("a reference has 1 to %d bytes", maxText)

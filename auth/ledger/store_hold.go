@@ -88,3 +88,16 @@ func (b *book) reserve(tx *gorm.DB, ref string, held, amount Amount) error {
 	}
 	return b.save(tx)
 }
+
+func (s *Service) selectHeldRefs(ctx context.Context, after string, limit int) (refs []string, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		refs = nil
+		return query(tx, func(r row) error {
+			var ref string
+			err := r.Scan(&ref)
+			refs = append(refs, ref)
+			return err
+		}, `SELECT ref FROM holds WHERE ref > ? ORDER BY ref LIMIT ?`, after, limit)
+	})
+	return refs, err
+}

@@ -68,8 +68,8 @@ func (s stored) Forget(ctx context.Context, ended []ledger.Holding) error {
 	return s.pins.ForgetHoldings(ctx, list)
 }
 
-// accrue books storage until ctx ends. Several servers may do so at once.
-func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, now func() time.Time, log *slog.Logger) {
+// accrue books storage, and gives back what is set aside for nothing, until ctx ends. Several servers may do so at once.
+func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, from *sponsor, now func() time.Time, log *slog.Logger) {
 	ticker := time.NewTicker(accrueEvery)
 	defer ticker.Stop()
 	done := ""
@@ -82,6 +82,7 @@ func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, n
 		case ctx.Err() == nil:
 			log.Error("booking what is stored; it is tried again", "err", err)
 		}
+		from.settleRest(ctx, log)
 		select {
 		case <-ctx.Done():
 			return

@@ -153,6 +153,9 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		config.Archive = cold
 	}
 	var service *pins.Service
+	books := newLedger(db, tokens, p.now, log)
+	backing := newSponsor(tokens, books, func() *pins.Service { return service })
+	config.Sponsor = backing
 	reading, err := p.openReading(c, db, tier, cold, func(root cid.Cid) { service.Doubt(root) }, log)
 	if err != nil {
 		return err
@@ -170,7 +173,6 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
-	books := newLedger(db, tokens, p.now, log)
 	egress := books.Egress()
 	options := server.Config{
 		BasePath:      c.BasePath,
@@ -233,7 +235,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return nil
 	})
 	running.Go(func() error {
-		accrue(ctx, books, service, p.now, log)
+		accrue(ctx, books, service, backing, p.now, log)
 		return nil
 	})
 	if cold != nil {

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+const (
+	limitsFor   = 2 * time.Second // how long the limits of an account are remembered while its pins are fetched
+	limitsKnown = 10_000
+	holdsAtOnce = 500
+)
+
+// A sponsor tells pins what accounts may have and can pay, by their plans and balances.
+type sponsor struct {
+	accounts *auth.Service
+	books    *ledger.Service
+	pins     func() *pins.Service // made after it
+	limits   *lru.Cache[pins.Account, seenLimits]
+}
+
+// seenLimits are the limits of an account as of when they were about to be read.
+type seenLimits struct {
+	auth.Limits
+	read time.Time
+}
+
+func newSponsor(accounts *auth.Service, books *ledger.Service, service func() *pins.Service) *sponsor {
+	limits, err := lru.New[pins.Account, seenLimits](limitsKnown)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	return &sponsor{accounts, books, service, limits}
+}
+
+func (s *sponsor) limitsOf(ctx context.Context, account pins.Account) (auth.Limits, error) {
+	started := time.Now()
+	if seen, ok := s.limits.Get(account); ok && started.Sub(seen.read) < limitsFor {
+		return seen.Limits, nil
+	}
+	a, err := s.accounts.Account(ctx, int64(account))
+	if err != nil {
+		return auth.Limits{}, err
+	}
+	plan, err := s.accounts.Plan(ctx, a.Plan)
+	if err == nil {
+		s.limits.Add(account, seenLimits{plan.Limits, started})
+	}
+	return plan.Limits, err
+}
+
+// Carry implements pins.Sponsor.
+func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, bytes int64, copies int) error {
+	limits, err := s.limitsOf(ctx, account)
+	if err != nil {
+		return err
+	}
+	if limits.Bytes > 0 {
+		usage, err := s.pins().Usage(ctx, account)
+		if err != nil {
+			return err
+		}
+		if usage.Bytes+bytes > limits.Bytes {
+			return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
+				"%d bytes are held for this account, this has %d or more, and its plan allows %d", usage.Bytes, bytes, limits.Bytes)}
+		}
+	}
+	if !limits.Bills() {
+		return nil
+	}
+	stock, err := s.pins().Stock(ctx, account)
+	if err != nil {
+		return err
+	}
+	cost, err := s.books.Costs(ctx, int64(account), ledger.Stock(stock), ledger.Stock{Hot: bytes, Cold: bytes * int64(copies)})
+	if err != nil || cost == 0 {
+		return err
+	}
+	err = s.books.Hold(ctx, int64(account), string(pin), min(cost, ledger.MaxAmount))
+	if errors.Is(err, ledger.ErrFunds) {
+		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
+			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", bytes, cost)}
+	}
+	return err
+}
+
+// Settle implements pins.Sponsor.
+func (s *sponsor) Settle(ctx context.Context, list []pins.ID) error {
+	var problems []error
+	for _, id := range list {
+		problems = append(problems, s.books.ReleaseHold(ctx, string(id)))
+	}
+	return errors.Join(problems...)
+}
+
+// settleRest gives back what is set aside for pins that wait for nothing any more: of servers that were killed.
+func (s *sponsor) settleRest(ctx context.Context, log *slog.Logger) {
+	for after := ""; ; {
+		refs, err := s.books.HeldRefs(ctx, after, holdsAtOnce)
+		if err == nil && len(refs) > 0 {
+			after = refs[len(refs)-1]
+			err = s.settleUnless(ctx, refs)
+		}
+		if err != nil && ctx.Err() == nil {
+			log.Error("giving back what is set aside for nothing; it is tried again", "err", err)
+		}
+		if err != nil || len(refs) < holdsAtOnce {
+			return
+		}
+	}
+}
+
+// settleUnless settles pins unless they wait.
+func (s *sponsor) settleUnless(ctx context.Context, refs []string) error {
+	list := make([]pins.ID, len(refs))
+	for i, ref := range refs {
+		list[i] = pins.ID(ref)
+	}
+	waiting, err := s.pins().Waiting(ctx, list)
+	if err != nil {
+		return err
+	}
+	return s.Settle(ctx, slices.DeleteFunc(list, func(id pins.ID) bool { return slices.Contains(waiting, id) }))
+}

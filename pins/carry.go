@@ -1,0 +1,123 @@
+package pins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A Sponsor knows what accounts may have and can pay. All methods may be called concurrently.
+type Sponsor interface {
+	// Carry tells whether an account can have a pin's DAG, of which so many bytes are known, and so many cold copies. What
+	// that costs stays set aside for the pin until Settle. Asked again with more bytes, only the difference is. Errors:
+	// *ShortError; anything else means that it cannot tell now.
+	Carry(ctx context.Context, account Account, pin ID, bytes int64, copies int) error
+
+	// Settle says that nothing has to be set aside for pins any more. For those for which nothing is, it is no error.
+	Settle(ctx context.Context, pins []ID) error
+}
+
+// A ShortError tells what an account is short of: a reason of package spec, and words for the user.
+type ShortError struct{ Reason, Problem string }
+
+func (e *ShortError) Error() string { return e.Reason + ": " + e.Problem }
+
+const (
+	carryEvery = 250 * time.Millisecond
+	carryFirst = 1 << 20 // bytes before which nobody is asked
+	carryPins  = 100     // of a root that are asked about; the others ride with them
+)
+
+// carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused with the
+// reason of the pin that came last.
+func (d *scheduler) carried(j *job) error {
+	if d.s.cfg.Sponsor == nil {
+		return d.hold(j.ctx, j)
+	}
+	ctx, cancel := context.WithCancelCause(j.ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		d.watchSize(ctx, j, cancel)
+	}()
+	err := d.hold(ctx, j)
+	cancel(nil)
+	<-watched
+	if err != nil {
+		return err
+	}
+	_, bytes := j.progress.Totals()
+	if err := d.s.carry(j.ctx, j, bytes); err != nil {
+		return errors.Join(err, d.s.hot.Release(j.ctx, j.root.CID))
+	}
+	return nil
+}
+
+// watchSize ends a walk as soon as nobody can have what it has fetched.
+func (d *scheduler) watchSize(ctx context.Context, j *job, end context.CancelCauseFunc) {
+	ticker := time.NewTicker(carryEvery)
+	defer ticker.Stop()
+	for next := int64(carryFirst); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		_, bytes := j.progress.Totals()
+		if bytes < next {
+			continue
+		}
+		next = bytes + max(carryFirst, bytes/8)
+		if err := d.s.carry(ctx, j, bytes); err != nil {
+			end(err)
+			return
+		}
+	}
+}
+
+// carry returns a *Refused when no account that has a pin of a root can have so many bytes. When that cannot be told now
+// the walk goes on.
+func (s *Service) carry(ctx context.Context, j *job, bytes int64) error {
+	pins, err := s.store.wantedBy(ctx, j.root, carryPins)
+	if err != nil {
+		s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
+		return nil
+	}
+	var short *ShortError
+	can := len(pins) == 0
+	for _, p := range pins {
+		j.asked = append(j.asked, p.ID)
+		err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, bytes, p.Cold.Wanted)
+		if err == nil || !errors.As(err, &short) {
+			can = true
+		}
+		if err != nil && !errors.As(err, &short) && ctx.Err() == nil {
+			s.log.Warn("asking whether an account can have a dag", "cid", j.root.CID, "err", err)
+		}
+	}
+	if can {
+		return nil
+	}
+	return &Refused{short.Error()}
+}
+
+// settle gives back what was set aside while a DAG was fetched.
+func (s *Service) settle(ctx context.Context, j *job) {
+	if len(j.asked) == 0 {
+		return
+	}
+	if err := s.cfg.Sponsor.Settle(ctx, slices.Compact(slices.Sorted(slices.Values(j.asked)))); err != nil && ctx.Err() == nil {
+		s.log.Warn("giving back what was set aside for a dag; it is tried again later", "cid", j.root.CID, "err", err)
+	}
+}
+
+// Waiting returns those of the pins that wait for their data.
+func (s *Service) Waiting(ctx context.Context, pins []ID) ([]ID, error) {
+	waiting, err := s.store.waiting(ctx, pins)
+	if err != nil {
+		return nil, fmt.Errorf("looking for pins that wait: %w", err)
+	}
+	return waiting, nil
+}

@@ -1,0 +1,169 @@
+package pins_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// purses are a Sponsor: what each account can have, in bytes, and what is set aside.
+type purses struct {
+	mu    sync.Mutex
+	can   map[pins.Account]int64
+	aside map[pins.ID]int64
+	err   error
+}
+
+func (p *purses) Carry(_ context.Context, account pins.Account, pin pins.ID, bytes int64, _ int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return p.err
+	}
+	if bytes > p.can[account] {
+		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: "the purse is empty"}
+	}
+	p.aside[pin] = bytes
+	return nil
+}
+
+func (p *purses) Settle(_ context.Context, list []pins.ID) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range list {
+		delete(p.aside, id)
+	}
+	return nil
+}
+
+func (p *purses) give(account pins.Account, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.can[account] = bytes
+}
+
+func (p *purses) held() map[pins.ID]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.aside)
+}
+
+func eachSponsored(t *testing.T, test func(t *testing.T, w *world, p *purses)) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		p := &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}}
+		cfg := config()
+		cfg.Sponsor = p
+		w := newWorld(t, db, pinstest.NewTier(), cfg)
+		w.start()
+		test(t, w, p)
+	})
+}
+
+func (w *world) nothingAside(p *purses) {
+	w.t.Helper()
+	w.until("nothing is set aside", func() bool { return len(p.held()) == 0 })
+}
+
+func TestPinsThatNobodyCanPayFailWithTheReasonAndAreTriedAgain(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(alice, d.Size()-1)
+		pin := w.untilStatus(w.add(alice, request(d.Root)), spec.Failed)
+		if details := pin.Info()["status_details"]; !strings.Contains(details, "INSUFFICIENT_FUNDS: the purse is empty") {
+			t.Errorf("it says %q", details)
+		}
+		w.nothingAside(p)
+		if w.held(d.Root) {
+			t.Error("it is held all the same")
+		}
+		p.give(alice, d.Size())
+		if err := w.Retry(t.Context(), bob, spec.ReasonInsufficientFunds); err != nil || w.get(pin).Status() != spec.Failed {
+			t.Errorf("somebody else's money: %v, %s", err, w.get(pin).Status())
+		}
+		if err := w.Retry(t.Context(), alice, spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(pin, spec.Pinned)
+		w.nothingAside(p)
+	})
+}
+
+func TestDAGIsFetchedForWhoCanPay(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("shared", 3)
+		w.tier.Silence(true)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(bob, d.Size())
+		w.add(alice, request(d.Root))
+		pin := w.add(bob, request(d.Root))
+		w.tier.Silence(false)
+		w.untilStatus(pin, spec.Pinned)
+		w.nothingAside(p)
+	})
+}
+
+func TestPinsAreNotRefusedBecauseNobodyCouldBeAsked(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		p.err = errors.New("the ledger is away")
+		d := pinstest.Tree("it", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+	})
+}
+
+// An endless tier goes on fetching until it is told to stop.
+type endless struct{ *pinstest.Tier }
+
+func (e endless) Hold(ctx context.Context, _ cid.Cid, lim pins.Limits, p *pins.Progress) error {
+	if lim.Offline {
+		return pins.ErrAbsent
+	}
+	p.Add(1, 4<<20)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func TestWalkEndsWhenThePurseIsEmpty(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		p := &purses{can: map[pins.Account]int64{alice: 3 << 20}, aside: map[pins.ID]int64{}}
+		cfg := config()
+		cfg.Sponsor = p
+		w := &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}
+		w.Service = pins.New(cfg, db, endless{w.tier}, discard(), time.Now)
+		w.start()
+		d := pinstest.Tree("it", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		w.untilStatus(w.add(alice, request(d.Root)), spec.Failed)
+		w.nothingAside(p)
+	})
+}
+
+// TestPinThatIsHereAlreadyIsPaidForToo takes the way by which a request is answered `pinned` at once.
+func TestPinThatIsHereAlreadyIsPaidForToo(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("here", 3)
+		w.tier.AddLocal(d.Blocks...)
+		pin := w.untilStatus(w.add(alice, request(d.Root)), spec.Failed)
+		if w.held(d.Root) {
+			t.Error("it is held")
+		}
+		p.give(alice, d.Size())
+		if err := w.Retry(t.Context(), alice, spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(pin, spec.Pinned)
+	})
+}

@@ -1,0 +1,46 @@
+package pins
+
+import (
+	"context"
+	"database/sql"
+
+	"gorm.io/gorm"
+)
+
+// wantedBy returns pins of a root, of which only ids, accounts, roots and standings are known.
+func (s *store) wantedBy(ctx context.Context, root Root, most int) (list []Pin, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		err := query(tx, func(r row) error {
+			var p Pin
+			var terms sql.NullInt64
+			err := r.Scan(&p.ID, &p.Account, &terms)
+			p.Root, p.Terms = root.CID, termsOf(terms)
+			list = append(list, p)
+			return err
+		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? LIMIT ?`, root.id, most)
+		if err != nil {
+			return err
+		}
+		return s.addStandings(tx, list)
+	})
+	return list, err
+}
+
+// waiting returns those of the pins that wait for their data.
+func (s *store) waiting(ctx context.Context, pins []ID) (waiting []ID, err error) {
+	ids := make([]string, len(pins))
+	for i, id := range pins {
+		ids[i] = string(id)
+	}
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		waiting = nil
+		return query(tx, func(r row) error {
+			var id ID
+			err := r.Scan(&id)
+			waiting = append(waiting, id)
+			return err
+		}, `SELECT id FROM pins WHERE id IN ? AND status IN ('queued', 'pinning')`, ids)
+	})
+	return waiting, err
+}
