@@ -76,7 +76,7 @@ func BenchmarkGateway(b *testing.B) {
 	}
 }
 
-func readOnce(b *testing.B, client *http.Client, url, ranges string, size int64) {
+func readOnce(b *testing.B, client *http.Client, url, ranges string, size int64, headers ...string) {
 	b.Helper()
 	req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -85,6 +85,9 @@ func readOnce(b *testing.B, client *http.Client, url, ranges string, size int64)
 	}
 	if ranges != "" {
 		req.Header.Set("Range", ranges)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := client.Do(req)
 	if err != nil {

@@ -1,0 +1,85 @@
+package server_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// What accounts cost: the same requests with real tokens, rates and metering, and with none of them. The pins are the model,
+// which answers faster than a database, so the share is larger here than it is.
+func BenchmarkAccounts(b *testing.B) {
+	db := databasetest.Open(b)
+	if err := db.Migrate(b.Context(), slices.Concat(auth.Migrations(), ledger.Migrations())...); err != nil {
+		b.Fatal(err)
+	}
+	accounts := auth.New(db, time.Now)
+	limits := auth.Limits{Pins: 1000, Bytes: 1 << 40, Rates: map[auth.Kind]auth.Rate{}, Prices: map[string]string{"egress_hot_gib": "0.01"}}
+	for _, kind := range auth.Kinds() {
+		limits.Rates[kind] = auth.Rate{PerSecond: 1e6, Burst: 1e6}
+	}
+	if err := accounts.SetPlan(b.Context(), auth.Operator(), auth.Public, limits); err != nil {
+		b.Fatal(err)
+	}
+	made, err := accounts.Register(b.Context(), auth.Operator(), "ann", auth.Public)
+	if err != nil {
+		b.Fatal(err)
+	}
+	egress := ledger.New(db, payers{accounts}, time.Now, discard()).Egress()
+
+	w := newWorld()
+	w.fill(b)
+	content := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{7}).Read(content) //nolint:errcheck // it cannot fail
+	small, large := w.add(b, content[:1<<10]), w.add(b, content)
+	w.pinned[spec.Canonical(small)], w.pinned[spec.Canonical(large)] = 1, 1
+	f := newFixture(b)
+	id := f.mustAdd(b, alice, `{"cid":"`+cidV0+`","name":"a name"}`)
+
+	with, err := server.New(server.Config{Gateway: &server.Gateway{
+		Blocks: w, Roots: w, Access: server.AccessToken,
+		Sent: func(account pins.Account, _ bool, bytes int64) { egress.Add(int64(account), ledger.EgressHot, bytes) },
+	}}, f.pins, accounts, discard())
+	if err != nil {
+		b.Fatal(err)
+	}
+	without, err := server.New(server.Config{Gateway: &server.Gateway{Blocks: w, Roots: w}}, f.pins, f.tokens, discard())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, path string
+		size       int64
+	}{
+		{"status", "/psa/pins/" + id, 100}, {"read1KiB", "/ipfs/" + small.String(), 1 << 10}, {"read1MiB", "/ipfs/" + large.String(), 1 << 20},
+	} {
+		for _, h := range []struct {
+			name, token string
+			handler     http.Handler
+		}{{"without", alice, without}, {"with", made.Text.Reveal(), with}} {
+			b.Run(fmt.Sprintf("%s/%s", c.name, h.name), func(b *testing.B) {
+				s := httptest.NewServer(h.handler)
+				defer s.Close()
+				client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}
+				defer client.CloseIdleConnections()
+				b.SetParallelism(8)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						readOnce(b, client, s.URL+c.path, "", c.size, "Authorization", "Bearer "+h.token)
+					}
+				})
+			})
+		}
+	}
+}
