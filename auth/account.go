@@ -137,6 +137,15 @@ func (s *Service) SearchAccounts(ctx context.Context, part string, after int64, 
 	return accounts, nil
 }
 
+// ClosedAccounts returns accounts that were closed before a time, with ids above after, oldest first, at most limit.
+func (s *Service) ClosedAccounts(ctx context.Context, before time.Time, after int64, limit int) ([]Account, error) {
+	accounts, err := s.selectClosed(ctx, before, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing closed accounts: %w", err)
+	}
+	return accounts, nil
+}
+
 // SetAccountState suspends an account, resumes or closes it. Closing revokes all its tokens and cannot be undone. When it
 // returns, no server of this database goes by the old state any more. Setting the state that an account has changes
 // nothing. Errors: ErrNotFound, ErrClosed.

@@ -114,6 +114,12 @@ func (s *Service) selectAccountsLike(ctx context.Context, part string, after int
 	})
 }
 
+func (s *Service) selectClosed(ctx context.Context, before time.Time, after int64, limit int) ([]Account, error) {
+	return s.findAccounts(ctx, func(tx *gorm.DB) *gorm.DB {
+		return tx.Where("state = ? AND state_ms < ? AND id > ?", Closed, before.UnixMilli(), after).Limit(limit)
+	})
+}
+
 func (s *Service) findAccounts(ctx context.Context, where func(tx *gorm.DB) *gorm.DB) ([]Account, error) {
 	var rows []accountRow
 	err := s.db.Read(ctx, func(tx *gorm.DB) error { return where(tx).Order("id").Find(&rows).Error })

@@ -104,6 +104,23 @@ func (s *Service) Delete(ctx context.Context, account Account, id ID) error {
 	return err
 }
 
+// DeleteAll removes all requests of an account and tells how many there were.
+func (s *Service) DeleteAll(ctx context.Context, account Account) (removed int, err error) {
+	for {
+		ids, err := s.store.some(ctx, account)
+		if err != nil || len(ids) == 0 {
+			return removed, err
+		}
+		for _, id := range ids {
+			err := s.Delete(ctx, account, id)
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return removed, err
+			}
+			removed++
+		}
+	}
+}
+
 // Get returns one request. It returns ErrNotFound if there is no such request in the account.
 func (s *Service) Get(ctx context.Context, account Account, id ID) (Pin, error) {
 	return s.store.get(ctx, account, id)

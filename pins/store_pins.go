@@ -79,6 +79,20 @@ func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []i
 	return orphans, err
 }
 
+// some returns ids of pins of an account, as long as it has any.
+func (s *store) some(ctx context.Context, account Account) (ids []ID, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		ids = nil
+		return query(tx, func(r row) error {
+			var id ID
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT id FROM pins WHERE account = ? LIMIT 500`, account)
+	})
+	return ids, err
+}
+
 func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		found := false

@@ -56,7 +56,8 @@ type Config struct {
 	TrustedProxies           []string `setting:"trusted-proxies" help:"Networks, such as 10.0.0.5/32, of proxies that are believed when they name a client's address (X-Forwarded-For), host and scheme."`
 	PublicMetrics            bool     `setting:"metrics-public" help:"Show /metrics and the details of /readyz to everyone, not only to this machine."`
 
-	SignUp string `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
+	SignUp          string        `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
+	ClosedRetention time.Duration `setting:"closed-retention" help:"How long the pins of a closed account stay before they are removed. 0s: for ever."`
 
 	Currency    string      `setting:"currency" help:"What a credit is, such as EUR: reports of payments must name it."`
 	PaymentKeys auth.Secret `setting:"payment-keys" help:"Keys with which the adapter of a payment provider signs its reports, separated by commas; each has at least 16 bytes. None: no reports are taken."`
@@ -150,6 +151,7 @@ func defaults() Config {
 		MaxConnections:           10_000,
 		MaxConnectionsPerAddress: 256,
 		SignUp:                   signUpOff,
+		ClosedRetention:          30 * 24 * time.Hour,
 		Currency:                 "credits",
 
 		Network:         hot.Public,
@@ -265,6 +267,7 @@ func (c *Config) Validate() error {
 	wrong.add("trusted-proxies", err)
 
 	wrong.oneOf("signup", c.SignUp, signUpOff, signUpInvite)
+	wrong.check("closed-retention", c.ClosedRetention < 0, "it must not be negative")
 	c.validatePayments(wrong)
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {

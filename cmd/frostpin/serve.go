@@ -231,6 +231,10 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return nil
 	})
 	running.Go(func() error {
+		emptyClosed(ctx, tokens, service, c.ClosedRetention, p.now, log)
+		return nil
+	})
+	running.Go(func() error {
 		egress.Run(ctx)
 		return nil
 	})
