@@ -71,4 +71,8 @@
 //     leaves of our deals are read: at best one call for 64 of them. No method of Lotus gives more of a tree at once but
 //     StateMarketDeals, which is the whole market of everybody; and to send many requests in one message costs the node
 //     as much. Snapshots begin with the first deal, so that many deals are never met by the first round of a database.
+//   - The market's ProviderSectors would show the same by sector, and is not read: its nodes hold 7 to 20 sectors, so that
+//     for 300,000 deals with three providers it takes 0.9 calls per hundred at 16 deals in a sector, 1.15 at 5, and 13 at
+//     one, where the leaves take 1.6. A miner's partitions would take some 50 calls for each provider, but show only that
+//     a sector lives: the sector of a deal is taken from the head, and a reorganisation can make that untrue.
 package deals
