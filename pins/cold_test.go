@@ -379,8 +379,8 @@ func TestWithoutArchiveAPinCostsNoStatementMore(t *testing.T) {
 		p, err = s.Add(t.Context(), alice, request(leaf(0)), decided)
 		return err
 	})
-	statements("holding", 3, func() error { return pins.SetHot(t.Context(), s, p.Root, pins.HotHeld) }) // lock, root, status
-	statements("deleting", 6, func() error { return s.Delete(t.Context(), alice, p.ID) })               // pin, retained, lock, others, root, status
+	statements("holding", 5, func() error { return pins.SetHot(t.Context(), s, p.Root, pins.HotHeld) }) // lock, root, two of holdings, status
+	statements("deleting", 8, func() error { return s.Delete(t.Context(), alice, p.ID) })               // pin, two of holdings, retained, lock, others, root, status
 }
 
 func TestInfoTellsHowColdCopiesStand(t *testing.T) {

@@ -38,7 +38,11 @@ func (s *store) beginHoldings(tx *gorm.DB, batch []*addition, now time.Time) err
 // hotHoldings follows a root that became held or no longer is. The root is locked.
 func (s *store) hotHoldings(tx *gorm.DB, r Root) error {
 	now := s.now().Unix()
-	if r.Hot != HotHeld {
+	switch r.Hot {
+	case HotHeld:
+	case HotReleasing:
+		return nil // no pin has it any more
+	case HotQueued, HotFetching, HotGaveUp, HotOffloaded, HotRestoring:
 		return changeHoldings(tx, now, `root_id = ? AND hot = 1`, `hot = 0`, r.id)
 	}
 	var before bool
