@@ -252,7 +252,7 @@ const retryAfter = 5 * time.Second
 // readAtOnce is how many blocks of one list are read at the same time.
 const (
 	readAtOnce = 32
-	fewAtOnce  = 4 // while they are hot
+	fewAtOnce  = 2 // while they are hot
 )
 
 // readExchange is where boxo's sessions get blocks.
