@@ -8,7 +8,7 @@
 //
 // # Order
 //
-//  1. The hot blocks (Store). A block that is missing, wrong, or does not come in time is looked for elsewhere.
+//  1. The hot blocks (Store), and those of them that somebody has just read. A block that is missing, wrong, or does not come in time is looked for elsewhere.
 //  2. Providers with a proven copy of the root that the context names (WithRoot), best first by what they have done
 //     before. The next is asked too when one is slow, for a block and for a whole DAG; three at most. The first that
 //     brings something goes on alone.
@@ -37,6 +37,8 @@
 //   - A transfer walks the DAG itself and asks for a CAR at each place where a block is missing. So it goes on where the
 //     last provider stopped, and after a restart, without any record of how far it came. A provider that falls silent
 //     keeps its connection while others are asked for what is missing: whoever goes on first has it.
+//   - A block that was read hot and verified is given to others for a second (Recent): what many read at once is read and
+//     hashed once. Transfers and checks of what is held always look into the store.
 //   - A CAR is read, hashed and stored at the same time, each a few blocks or one batch ahead of the next.
 //   - A whole file below a root is a transfer of its own, from the copies of the root.
 package retrieval

@@ -123,13 +123,20 @@ func (s *Service) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 // rest of us, in what it wraps.
 func (s *Service) hot(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	begun := s.now()
-	data, err := s.stored(ctx, c)
-	if err != nil {
-		return nil, err
+	b, again := s.recent.get(c)
+	if !again {
+		data, err := s.stored(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if b, err = blocks.NewBlockWithCid(data, c); err != nil {
+			return nil, err
+		}
+		s.recent.add(b)
 	}
 	s.meter.reads.WithLabelValues(TierHot).Inc()
 	s.meter.firstByte.WithLabelValues(TierHot).Observe(s.now().Sub(begun).Seconds())
-	return blocks.NewBlockWithCid(data, c)
+	return b, nil
 }
 
 // stored asks the store for a block, in bounded time.

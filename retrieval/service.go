@@ -30,6 +30,7 @@ type Config struct {
 	BlockSize  int                // largest block, in bytes; 2 MiB
 	Budget     Budget             // of a transfer that a reader has begun
 	Transfers  int                // of whole DAGs at once; 8
+	Recent     int64              // bytes of blocks just read hot that are kept in memory for other readers; 0: none are
 	ProbeEvery time.Duration      // between two copies that are read back by the way; 0: none is
 	Doubt      func(root cid.Cid) // a block below root that should be hot was missing or wrong; nil: nobody is told
 }
@@ -67,6 +68,7 @@ type Service struct {
 	client *http.Client
 	ranks  *ranks
 	store  *store
+	recent *recents
 	meter  *meter
 	flight singleflight.Group
 	slots  chan struct{} // transfers of whole DAGs
@@ -94,6 +96,7 @@ func New(cfg Config, parts Parts, log *slog.Logger, now func() time.Time) *Servi
 		ranks:  newRanks(now, log),
 		store:  &store{db: parts.DB, now: now},
 		meter:  newMeter(),
+		recent: newRecents(cfg.Recent, now),
 		slots:  make(chan struct{}, cfg.Transfers),
 		jobs:   map[string]*job{}, sources: map[string]remembered{},
 	}
@@ -136,8 +139,9 @@ const (
 	keepTime  = 5 * time.Second
 )
 
-// keep stores what is known of providers.
+// keep stores what is known of providers, and forgets what is too old to be used.
 func (s *Service) keep(ctx context.Context) {
+	s.recent.expire()
 	if err := s.store.keep(ctx, s.ranks.changed()); err != nil && ctx.Err() == nil {
 		s.log.Warn("storing what is known of providers", "err", err)
 	}

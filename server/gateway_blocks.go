@@ -250,7 +250,10 @@ func judgeRead(c cid.Cid, err error, why func(error) Fault) *fault {
 const retryAfter = 5 * time.Second
 
 // readAtOnce is how many blocks of one list are read at the same time.
-const readAtOnce = 32
+const (
+	readAtOnce = 32
+	fewAtOnce  = 2 // while they are hot
+)
 
 // readExchange is where boxo's sessions get blocks.
 type readExchange struct{ *blockReader }
@@ -294,7 +297,11 @@ func (e readExchange) GetBlocks(ctx context.Context, ks []cid.Cid) (<-chan block
 		}
 		var next atomic.Int64
 		var running sync.WaitGroup
-		for range min(len(ks), readAtOnce) {
+		atOnce := readAtOnce
+		if r.atHand() { // slow, but here: more at once would read what may not be needed before what is
+			atOnce = fewAtOnce
+		}
+		for range min(len(ks), atOnce) {
 			running.Go(func() {
 				for i := next.Add(1) - 1; i < int64(len(ks)) && ctx.Err() == nil; i = next.Add(1) - 1 {
 					if _, ok := give(ks[i]); !ok {

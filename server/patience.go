@@ -45,6 +45,9 @@ func (w *steadyWriter) WriteHeader(code int) {
 
 // Write implements http.ResponseWriter.
 func (w *steadyWriter) Write(b []byte) (written int, err error) {
+	if w.own {
+		return w.ResponseWriter.Write(b)
+	}
 	for {
 		n := min(len(b)-written, writeChunk)
 		w.extend()

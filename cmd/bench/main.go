@@ -28,6 +28,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	only := flags.String("run", ".", "measure only what matches")
+	rows := flags.String("rows", ".", "of the gateway, measure only the readings that match")
 	quick := flags.Bool("quick", false, "a tenth of the load: to see that it works, not to quote")
 	binary := flags.String("binary", "", "measure this frostpin instead of building one")
 	static := flags.String("static", "", "serve the static handler on this address (used by bench itself)")
@@ -49,12 +50,16 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	matchRows, err := regexp.Compile(*rows)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "frostpin-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{dir: dir, binary: filepath.Join(dir, "frostpin"), scale: 1}
+	b := &bench{dir: dir, binary: filepath.Join(dir, "frostpin"), scale: 1, rows: matchRows}
 	if *quick {
 		b.scale = 10
 	}
@@ -103,6 +108,7 @@ type bench struct {
 	dir    string
 	binary string
 	scale  int
+	rows   *regexp.Regexp // of the gateway
 
 	plugins bool // of Kubo are registered in this process
 }

@@ -23,6 +23,9 @@ import (
 // linkKey is the file with the key that signs links.
 func (c *Config) linkKey() string { return filepath.Join(c.DataDir, "link.key") }
 
+// recentBytes is memory for what many read at the same time: a hundred usual blocks.
+const recentBytes = 32 << 20
+
 // openReading makes what reads DAGs, hot first. cold is nil where nothing is stored cold; doubt is told of roots
 // that should be hot and are not whole.
 func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *coldTier, doubt func(root cid.Cid), log *slog.Logger) (*retrieval.Service, error) {
@@ -39,6 +42,7 @@ func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *co
 		IPNI:       c.IPNIURL,
 		BlockSize:  int(c.MaxBlockSize),
 		Budget:     budget(c.limits()),
+		Recent:     recentBytes,
 		ProbeEvery: c.ProbePace,
 		Doubt:      doubt,
 	}, parts, log, p.now), nil
