@@ -61,7 +61,9 @@ func TestStrangerSignsUpPaysStoresAndReads(t *testing.T) {
 	if seconds := stored / int64(len(content)); seconds < 2 || seconds > 300 {
 		t.Errorf("%d byte-seconds are booked", stored)
 	}
-	var ledger struct{ Entries []struct{ Kind, Amount, Balance string } }
+	var ledger struct {
+		Entries []struct{ Kind, Amount, Balance string }
+	}
 	ann.want(http.StatusOK, http.MethodGet, "/ledger", nil, nil, &ledger)
 	kinds := map[string]int{}
 	for _, e := range ledger.Entries {

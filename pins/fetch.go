@@ -177,7 +177,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 	if begun.Hot == HotRestoring {
 		err = d.restore(j)
 	} else {
-		err = d.carried(j)
+		err = d.carried(j) //nolint:contextcheck // the job has its own
 	}
 	if ctx.Err() != nil && err != nil {
 		return // stopping: Run gives the claim back
@@ -211,9 +211,9 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 func (d *scheduler) hold(ctx context.Context, j *job) (err error) {
 	defer d.guard(j.root, &err)
 	if j.root.Reason != "" { // one that is fetched for the first time has no wrong blocks
-		damaged, err := d.s.store.damaged(j.ctx, j.root.id)
+		damaged, err := d.s.store.damaged(ctx, j.root.id)
 		if err == nil && damaged {
-			err = d.mend(j.ctx, j.root.CID)
+			err = d.mend(ctx, j.root.CID)
 		}
 		if err != nil {
 			return err

@@ -40,7 +40,7 @@ func (s *store) heldBytes(ctx context.Context, account Account) (bytes int64, er
 const retryAtOnce = 200
 
 // retry wants DAGs again that were given up for a reason, as if the account had asked for them now.
-func (s *store) retry(ctx context.Context, account Account, reason string) (any bool, err error) {
+func (s *store) retry(ctx context.Context, account Account, reason string) (some bool, err error) {
 	for after := int64(0); ; {
 		var ids []int64
 		err := s.db.Write(ctx, func(tx *gorm.DB) error {
@@ -71,8 +71,8 @@ func (s *store) retry(ctx context.Context, account Account, reason string) (any 
 			return nil
 		})
 		if err != nil || len(ids) == 0 {
-			return any, err
+			return some, err
 		}
-		any, after = true, ids[len(ids)-1]
+		some, after = true, ids[len(ids)-1]
 	}
 }

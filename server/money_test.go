@@ -157,7 +157,8 @@ func TestSignedPaymentsAreCreditedOnce(t *testing.T) {
 		key, body string
 		want      int
 	}{
-		{paymentKey, event, 200}, {paymentKey, event, 200},
+		{paymentKey, event, 200},
+		{paymentKey, event, 200},
 		{"another key of enough bytes", event, 403},
 		{paymentKey, strings.Replace(event, "12.50", "99", 1), 409},
 		{paymentKey, strings.Replace(event, "EUR", "USD", 1), 400},
