@@ -86,7 +86,7 @@ func (p ColdPolicy) check() error {
 	return nil
 }
 
-// Keys of a pin's meta that say which copies it wants. No other key may begin with metaPrefix, so that a misspelt
+// Keys of a pin's meta that say which copies it wants, and until when. No other key may begin with metaPrefix, so that a misspelt
 // one is not silently without effect.
 const (
 	metaPrefix    = "frostpin."
@@ -96,6 +96,7 @@ const (
 	metaDays      = "frostpin.duration_days"
 	metaCold      = "frostpin.cold"
 	metaHot       = "frostpin.hot"
+	metaExpires   = "frostpin.expires" // about the pin itself; see readExpiry
 )
 
 func badMeta(key, problem string) error {
@@ -105,7 +106,7 @@ func badMeta(key, problem string) error {
 // readMeta reads what a pin's meta says about its copies. keys are those that ask for something cold, in order.
 func readMeta(meta map[string]string) (p ColdPolicy, keys []string, err error) {
 	for key := range meta {
-		if strings.HasPrefix(key, metaPrefix) {
+		if strings.HasPrefix(key, metaPrefix) && key != metaExpires {
 			keys = append(keys, key)
 		}
 	}
@@ -214,7 +215,7 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	if len(keys) == 0 && choice == (Choice{}) {
 		residence, _ := ParseResidence(said.Hot)
 		terms, err := c.standard(ctx)
-		return Decision{terms, residence}, err
+		return Decision{Terms: terms, Residence: residence}, err
 	}
 	p := ColdPolicy{}
 	if c.archive != nil {
@@ -244,13 +245,13 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	case p.Off && residence == ResidenceCold:
 		return Decision{Terms: Uncopied}, nil // the policy wants it of pins that have cold copies
 	case p.Off:
-		return Decision{Uncopied, residence}, nil
+		return Decision{Terms: Uncopied, Residence: residence}, nil
 	case c.archive == nil && len(keys) > 0:
 		return Decision{}, badMeta(strings.Join(keys, ", "), "asks for cold copies, which this server does not make")
 	case c.archive == nil && choice.Path != "":
 		return Decision{}, &spec.InvalidError{Field: "policy " + choice.Path, Problem: "asks for cold copies, which this server does not make"}
 	case c.archive == nil:
-		return Decision{Undecided, residence}, nil // the operator gave the account a policy, and may turn the archive on again
+		return Decision{Terms: Undecided, Residence: residence}, nil // the operator gave the account a policy, and may turn the archive on again
 	case p.Terms.Replicas == 0 && len(keys) > 0:
 		return Decision{}, badMeta(metaReplicas, "must say how many copies there shall be: this server makes none by itself")
 	case p.Terms.Replicas == 0:
@@ -260,7 +261,7 @@ func (c *coldTerms) decide(ctx context.Context, choice Choice, meta map[string]s
 	if unmet := (*deals.UnmetError)(nil); errors.As(err, &unmet) {
 		return Decision{}, c.refuse(unmet, said, keys, named)
 	}
-	return Decision{terms, residence}, err
+	return Decision{Terms: terms, Residence: residence}, err
 }
 
 // fieldKey is the meta key for the field that an UnmetError names, empty for the whole.

@@ -35,4 +35,5 @@ func (r Residence) String() string {
 type Decision struct {
 	Terms     deals.TermsID // of its cold copies
 	Residence Residence     // of its hot copy
+	Expiry    Expiry        // when it is removed by itself
 }
