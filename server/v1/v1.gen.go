@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -35,6 +36,36 @@ func (e AccountState) Valid() bool {
 	case AccountStateClosed:
 		return true
 	case AccountStateSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ColdCopiesStatus.
+const (
+	ColdCopiesStatusDegraded   ColdCopiesStatus = "degraded"
+	ColdCopiesStatusDisabled   ColdCopiesStatus = "disabled"
+	ColdCopiesStatusFailed     ColdCopiesStatus = "failed"
+	ColdCopiesStatusInProgress ColdCopiesStatus = "in_progress"
+	ColdCopiesStatusPending    ColdCopiesStatus = "pending"
+	ColdCopiesStatusStored     ColdCopiesStatus = "stored"
+)
+
+// Valid indicates whether the value is a known member of the ColdCopiesStatus enum.
+func (e ColdCopiesStatus) Valid() bool {
+	switch e {
+	case ColdCopiesStatusDegraded:
+		return true
+	case ColdCopiesStatusDisabled:
+		return true
+	case ColdCopiesStatusFailed:
+		return true
+	case ColdCopiesStatusInProgress:
+		return true
+	case ColdCopiesStatusPending:
+		return true
+	case ColdCopiesStatusStored:
 		return true
 	default:
 		return false
@@ -92,24 +123,54 @@ func (e DealState) Valid() bool {
 	}
 }
 
-// Defines values for PinStatusStatus.
+// Defines values for HotCopyResidence.
 const (
-	PinStatusStatusFailed  PinStatusStatus = "failed"
-	PinStatusStatusPinned  PinStatusStatus = "pinned"
-	PinStatusStatusPinning PinStatusStatus = "pinning"
-	PinStatusStatusQueued  PinStatusStatus = "queued"
+	Auto     HotCopyResidence = "auto"
+	ColdOnly HotCopyResidence = "cold-only"
+	Keep     HotCopyResidence = "keep"
 )
 
-// Valid indicates whether the value is a known member of the PinStatusStatus enum.
-func (e PinStatusStatus) Valid() bool {
+// Valid indicates whether the value is a known member of the HotCopyResidence enum.
+func (e HotCopyResidence) Valid() bool {
 	switch e {
-	case PinStatusStatusFailed:
+	case Auto:
 		return true
-	case PinStatusStatusPinned:
+	case ColdOnly:
 		return true
-	case PinStatusStatusPinning:
+	case Keep:
 		return true
-	case PinStatusStatusQueued:
+	default:
+		return false
+	}
+}
+
+// Defines values for HotCopyState.
+const (
+	Fetching  HotCopyState = "fetching"
+	GaveUp    HotCopyState = "gave_up"
+	Held      HotCopyState = "held"
+	Offloaded HotCopyState = "offloaded"
+	Queued    HotCopyState = "queued"
+	Releasing HotCopyState = "releasing"
+	Restoring HotCopyState = "restoring"
+)
+
+// Valid indicates whether the value is a known member of the HotCopyState enum.
+func (e HotCopyState) Valid() bool {
+	switch e {
+	case Fetching:
+		return true
+	case GaveUp:
+		return true
+	case Held:
+		return true
+	case Offloaded:
+		return true
+	case Queued:
+		return true
+	case Releasing:
+		return true
+	case Restoring:
 		return true
 	default:
 		return false
@@ -207,6 +268,28 @@ type AccountSummary struct {
 	// State active: everything. suspended: it can be read and emptied. closed: none of its tokens counts.
 	State AccountState `json:"state"`
 }
+
+// ColdCopies defines model for ColdCopies.
+type ColdCopies struct {
+	// Active Copies that are proven on chain.
+	Active int32 `json:"active"`
+
+	// InProgress Copies under way.
+	InProgress int32 `json:"in_progress"`
+
+	// NextCheckAt When the service looks at them next.
+	NextCheckAt *time.Time `json:"next_check_at,omitempty"`
+
+	// Reason What they wait for or why they failed.
+	Reason *string          `json:"reason,omitempty"`
+	Status ColdCopiesStatus `json:"status"`
+
+	// Wanted Copies that the pin was promised; 0 as long as that is not decided.
+	Wanted int32 `json:"wanted"`
+}
+
+// ColdCopiesStatus defines model for ColdCopies.Status.
+type ColdCopiesStatus string
 
 // Deal defines model for Deal.
 type Deal struct {
@@ -307,6 +390,37 @@ type Failure struct {
 	} `json:"error"`
 }
 
+// HotCopy defines model for HotCopy.
+type HotCopy struct {
+	// Attempts Tries that ended without the whole DAG.
+	Attempts int32 `json:"attempts"`
+
+	// Blocks Blocks that are here so far; all of them once held.
+	Blocks int64 `json:"blocks"`
+
+	// Bytes The sum of their sizes.
+	Bytes int64 `json:"bytes"`
+
+	// NextTryAt When it is tried again
+	NextTryAt *time.Time `json:"next_try_at,omitempty"`
+
+	// Reason Why it waits or failed.
+	Reason *string `json:"reason,omitempty"`
+
+	// Residence Whether it stays once all deals are proven.
+	Residence HotCopyResidence `json:"residence"`
+	State     HotCopyState     `json:"state"`
+
+	// VerifiedAt When every block was last read and hashed, after it came.
+	VerifiedAt *time.Time `json:"verified_at,omitempty"`
+}
+
+// HotCopyResidence Whether it stays once all deals are proven.
+type HotCopyResidence string
+
+// HotCopyState defines model for HotCopy.State.
+type HotCopyState string
+
 // Limits What the plan allows. What is not there has no bound but the server's own.
 type Limits struct {
 	// Bytes Bytes held, each DAG counted once.
@@ -355,21 +469,20 @@ type NewToken struct {
 }
 
 // PinStatus A pin as the Pinning Service API describes it.
-type PinStatus struct {
-	Created   time.Time          `json:"created"`
-	Delegates []string           `json:"delegates"`
-	Info      *map[string]string `json:"info,omitempty"`
-	Pin       struct {
-		Cid  string             `json:"cid"`
-		Meta *map[string]string `json:"meta,omitempty"`
-		Name *string            `json:"name,omitempty"`
-	} `json:"pin"`
-	Requestid string          `json:"requestid"`
-	Status    PinStatusStatus `json:"status"`
-}
+type PinStatus = json.RawMessage
 
-// PinStatusStatus defines model for PinStatus.Status.
-type PinStatusStatus string
+// PinStory defines model for PinStory.
+type PinStory struct {
+	Cold  ColdCopies `json:"cold"`
+	Deals DealList   `json:"deals"`
+
+	// ExpiresAt When the service removes the pin by itself, if it has an end.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Hot       HotCopy    `json:"hot"`
+
+	// Pin A pin as the Pinning Service API describes it.
+	Pin PinStatus `json:"pin"`
+}
 
 // PlanRequest defines model for PlanRequest.
 type PlanRequest struct {
@@ -649,6 +762,9 @@ type ServerInterface interface {
 	// CreateLink Sign a link
 	// (POST /links)
 	CreateLink(ctx echo.Context) error
+	// GetPinStory Get all that is known of a pin
+	// (GET /pins/{requestid})
+	GetPinStory(ctx echo.Context, requestid Requestid) error
 	// GetPinDeals List the deals of a pin
 	// (GET /pins/{requestid}/deals)
 	GetPinDeals(ctx echo.Context, requestid Requestid, params GetPinDealsParams) error
@@ -819,6 +935,22 @@ func (w *ServerInterfaceWrapper) CreateLink(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.CreateLink(ctx)
+	return err
+}
+
+// GetPinStory converts echo context to params.
+func (w *ServerInterfaceWrapper) GetPinStory(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "requestid" -------------
+	var requestid Requestid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "requestid", ctx.Param("requestid"), &requestid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter requestid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetPinStory(ctx, requestid)
 	return err
 }
 
@@ -1037,6 +1169,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	}
 
 	router.POST(options.BaseURL+"/upload", wrapper.Upload, options.OperationMiddlewares["upload"]...)
+	router.GET(options.BaseURL+"/pins/:requestid", wrapper.GetPinStory, options.OperationMiddlewares["getPinStory"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
@@ -1062,107 +1195,116 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7F17bxs5kv8qhO6A3AFt+RE7u6PBAqfJa3zxJr44czN748ChuksSV91kD8m2ogT+7gdWkf2Q2LKUTDxz",
-	"wP3nSBQf9WLVr6qYz4NUFaWSIK0ZjD4PSq55ARY0/ounqaqkfc0LcP/MwKRalFYoORgN3s2BSV4AU1Nm",
-	"58D84OEgGQj3fcntfJAMJP44TDVIBhp+q4SGbDCyuoJkYNI5FNzNb1elG2qsFnI2uLujsWCsyOLLiyws",
-	"XgrJ/OCEcYOfXQophZyxK9C3IgU2vjxnM34LTFimqr6NNkvut1WrFiD7NlpWk1ykrf3i6IS2zrV1Hwtr",
-	"mIWPlk3ALgEkjVsqVskMtEmVBtOz57D2PjtG6ppSSQPI6x+0m8T9lSppQVoUgLLMRcrdSQ7/aRR+3Uz5",
-	"rxqmg9HgXw4bGTqkb83hCy7ySgMttEkQ43mScimVZVyaJWgm1XI4uEsGb2FaGcgeajOe5WEzE/D7gcyJ",
-	"krBMmCHy2M/nlht7eXY6o1UJ2gqiY6qBW9r7VOmC28FokHELB1YUMEjW+ZAMclEIUr5tR7igUXeB5583",
-	"JypzjjSBj7woc/cdiV1sUSNkGtHpn+cg3YFTp9dCWoVSaSy34ERvtwPh8PvO4+l3hWPvkkFl+OzeH/2E",
-	"g4JhIDn/lQjij1+TM2wjHDWpGRPWel9vXU3+Cal1u/C7uhAmwllvwvBvYaEwu56xKgquV25+vyDXmuO/",
-	"JXy0m1x4KchIccP41IJmU6XRGrjhrOQzGLLXys6dcSuAS2fuuGV2LgwTZPtybmyHY0LaJ6cNt4S0MAO9",
-	"Qcv6jFuo85bUBUmSZcJtmueXLVJNeW4gWaPevWKbwZRXudur1ZUhTsVvhA7jt2z0Kghil7w8teIWRgxu",
-	"Qa+QikNmKlOCzCAbkfhLZwU08IxxmTEoSisgG7I0V8aNkUpCbbOd3TSM6OZoDrIqiJZuHSeBYXInhThD",
-	"a9cNIdbE5esty70k7zcL30zTt+pun8rGePwMeB7VUSgtZDfc7n4MYtR+P7HWCcWmcB3XyjoV2lhm9YpZ",
-	"xQq+AJSWVJWrhJ3Uo5wgkZI7HU5Q3IxiSq5r7+OTQTIohBSFk67jTU1OBinXN0Z8ioj8DysLJvgeT8dv",
-	"mZDebYIUdrITySCdczmrKdud/8oxjC397THnhk2cB4OriL0vkFTlObegicFrymutenF+ESwesFKrW5GB",
-	"Zk6xDFsKO+8ebWP6DHh+0+epuS8fGSarYgKaKcnSORcyYcod0J9NSZy4uWePTx6fnj2JrQUyss7zUqVz",
-	"xi1bzkVKu3XLMpCZ2ZEZaE72klikx00aO/dTVRTCFiBt405DCgm7BW2Ekux42D9jXOAueZZBxiZtudtH",
-	"2JxBkPueUIuYTxMkpgTNACkfdG85V3lrWw0/j+LTq1KZmEy25EZkLQn0ktk5clWJbNvsPRw6fxaoaMRM",
-	"QsbC+EYynZ7hd8Oe+a1KVWT3P6ql+/mSGz8pzdBQo1gcn/RMieeLE8RYpfmsS4VmzunR8dHR0bZZbwow",
-	"wSdcd1LXVd9wkaG0TrgVRfz8zhU28/5ZWyT2Y8jGlJVtNHTNHnQ24SyDu84yJuy2Lewr1VWe7/kTDdyH",
-	"R+uEWzlOo+1ImNJs6Q6IvHdX01Tp6L4NSLvX+sZybfvM3mTVMnsd4lnF5i48dx/C/vfTTs6I8xrqmOMW",
-	"tJgKyKJxkJ2DZhm3POUlK/kK6dNl7USpHLjccGpqxWg8mtp4NK5DSydbW+mYvs6l2+cExYOVOjrdVPaC",
-	"y5WjrgbGNSRsAlOlSZgxeNrueRzFaO+UY/e4CF23jWhojYgBLqKp+w7f4+L/TKcjpRVmyDxRE2/ihJwl",
-	"LPiKCbOaSzMFrfHzWk/JGQOeu0Ard8GAVYycxcQLsTBeXK9lsA3fk1/nCGwcgdlUSJ4Pr2UrNPDbqQXD",
-	"KU5SO69Owlo7GrRMhxMp2tAgaQIMDY4m+O2Uixz/KIQx+Ad8LJGmycCCLoT0QXDKZQrOtERjkYCYbMgV",
-	"aK305scZWC5y02Osl861WGrlqOu0qARV5nHnrN92xebRaqZ5YYb3hop+2k0xWhtHx4tJ20UN0/TdRjmX",
-	"jOe5Wpohw0+FYVJZr2p4PSg2UZXM2MRfKgb0LehHhqklOvxdoqL31OfMzyHPEgY8nbNn45cUfkKG99Ku",
-	"PpaQkdkvhTTON91zohshb6a5mM1tz5R4mTp1+K2Cym1Us5IA2h1X0dxTIw46bDc5b73J727MIxnGXUoL",
-	"IbOg1W6bznJXJmG5MDZhSy0sJKwqc8WzpEEGWqD3hsTQ4JutXFRTjABp6K6ATUQ25SKiqqj4Zvd7u9IR",
-	"9/AVQImR628V6FULEL1P5dxsSb2J9z3b/jIwKe0L356NXyL+zzEj4Nwx0+eO+Z3diC769PjJ0dG6nFxB",
-	"qmRm2FSrgkDqCKMK/pFuyJOz706O3CTbo3WE8DcOMWbuczaBHN3yhFUSTMpLyNYxP57nwWF9Nn7Zda8z",
-	"lZpDDaXSdlhmU9rdBciZW/L06Lsn9zHPETjGstewfBfyBF2W2CiUiXZwphwXpFW42XFl50qLTwjkszlw",
-	"Fxywcwpg5mopmZL5KpB5g202LL9N3WmP64einya01djpLoW8QrWP8kXIbZklGj6p5e0rsbsMcpgFi1d7",
-	"VRvDCiHP6cvjTXRZyKnaZjA3abtOkFJEOO2Vb3MvYPnXLdcDWO4om51kYRSrJMYGJ4wuogGeUno/S3i3",
-	"zLtR7+/3K5psoV+hnWlw9GvzMip0OZdfZgV7YNz1aMSNii381rvOa05HpU031gshQMSEgb4xaBu7gq2q",
-	"Sd6SagLTNjfW/Drxy0a3CSmIss+2LLlBqAEytnR+VsKEZCmXSoqU5+w/r968Zv/29sVT9te//PXs34fs",
-	"nYdQuK00OJOjboHQIMMLYJlKKwTClsLOVeWiY3Mt6x+M2IKuw/oeTBDjQm/U/UFu/pq+7A7Ldu35Dk7R",
-	"foGXJ2WIv7YbD2OqPXGHBazit/ICVjV8RSbTX9KZyEYLWPXDizue6BLHOvlSym7FdjxpIyAH7ismZYoR",
-	"LfociVo6IpBHdnJ2dvxdS+K6ZOhw2clPbH6PwrZM1/H75H71XNO2MEtzVE+tQOlW/iDIVVsKiL3t025R",
-	"1pCc6VLjjSQYLfHag7oLIOts5Zre5AJiGMY4yzSYWm+ccGFw4ZFRjysh3BLlF83bmwFAO9AAfWhVPL66",
-	"kD5O25ZTiOUAbhB4XreqveHUFwg+gt83zqTWS8Vh8B7wew+4++kPb2pL9RRp6dh9WQPSNQBOhH5kGvHf",
-	"Sd7XofCtWPZWVHoXFDhiCVKrdM9XIG+4vZlDPND9ET8PtEEB6qZ5EA5s5B6Rgd3hTW33kqP9AVFMTrQn",
-	"78tWtJHT3cHQFt7pJ/Yq3pigFk7aEYPu+ds6tSn6HTSViLDFVL2CSKo9epONJQv23Nmc9QusFX3Rh6NP",
-	"T/6+mPNfZj/8z7NbZZ8tLs5Ozv4y5eKTFS/F05P/sq8uXpYTKZ+/tPwkU6/uDandtrYc5TIYjpiXUeMv",
-	"5C1FzO321OB92cBUZDe3J7vNcNIyEpovmbt04mggX+7qOnFJpv8TaBXqZoTdVbnuTWJ+STENCa4njF+k",
-	"daY4J2fCWM2tv/CjFUhfUHf05w/OmwLRe8P0q1SVfXlBTvU4rOArNgFWGcgwseXCdzPSwLMRQnqE7c/V",
-	"Er/wXyPKN2I8Q4ivzHkKOE5DoW4xQ1IMPVY3upYGZIYZoiHTYLWAWxgRMuiLFknnPAqsSmfwFVUdKQm+",
-	"1EPMJMuFXJhhwBJH7m5oV9TSyIIv4FpiNZLMWoVHQ8azQkj6lfuaUkYID4VqrrXkQ6AEBaj+2IMAWGI+",
-	"gY5DOQnPFlwmmiy4EjP5U/mFSJ7KemqLhbwVFpgbMNxW3bTmY059pdyyId+xo/uTU5aDtaBNwjIxcwRU",
-	"mg3ZDfsPdsAmMPOYDhom7se6ITh4uFsxWkLniQltD2y2NzC0N6obM+vn1jQ1yd3LS58UT35bfFyezj9N",
-	"V48tj5as8gn0eF8qF+kq7jw5rd09ViUlj9RMhsrgeOWq861Q6V1MkTBv1gohq90rkNY4i1acjlyfYntt",
-	"GvI6npclpd2ZCt5W3pMr9ZP2buXLVLMlaXFaY73SGiotnX3bvdSrlqSepBoZc4HJ94SZKp0HDDYDF8Q+",
-	"opqLrgjnvLSq7ILex0dHyTZx3UB78Zs6WkpV7sx6KcjpKDsZrYJnQHajDyH4QtHfAtCsSYBfISYBP6FV",
-	"J51Zww/FHpLYYON7bQzXiG4rBGB75DwbDKdF/TnkWc2n2uZjYrSdFP2eVSXm770xYCrP9kyUdnfqIeJd",
-	"Y3oElncf7CRnt9Eext5l8Bpv9gLAexLmSJvEsy062kBaaWFXV06QWkawbt/A6BG4xhjR/35ubUntGiGJ",
-	"0WMgYqkYn2pfKp2h4Rh5n81Qw80LkUOqhEQsyrAJzIXMKGPo3D4Mpbx8YW0H+n3JtUQ3zYnQju6dd74o",
-	"MiFf7VqiPTZJ3XMiMhqAhQdUL2LnytRAYeR83/vsphN5NI9qyrjEgpOwKMucV+/2BR+FsdcSQSwQbgw5",
-	"g1ZYtJUvtDLWzTa+PB+0sMbB8fBoeOTky52Ml2IwGjweHg0fDyhziXw8bAUkM7A9fkbOpfeq8pwqjAy5",
-	"tKH8rDK1bmPxntMyDEDOs8HITTxuNY+1WpZOjo5+txahsERPi1Cd579LBqe//NI3W729w9DCdJcMznYZ",
-	"79uvUGFCA8DgysUnLbPm+MZnptuo4X5yiM75YbtDxfOjS0sX+YzDoKTT7ffrJlqbrxoh9vG6ML50XGi8",
-	"eDHdUpUlucq5WoJmKTdQN6ph1UDTqWaAa4RoGq60LuknpxFfrL/ghs8gFK9hX59Te/ho+9ZGTKCz9GYO",
-	"f0uVm9tJbFqU6M60dS0BOh2bpXShUOD43iqBu/ffXuTRT42I/RtJJE7cTelMFTY0PLAGXNShOgpOLY9t",
-	"TXCi34Am79GtMxHhJ4993GlEBWN/UNnq96ZpcLjvutel1RXcbXD0+HdbvYMebbdkSFSs+qU2FUf7B+bt",
-	"U+QH47Lek/ehO5vaxulNy3f42f9112sDzVwtGyFYM4GxYzRDDtsN0Q+hm3/C62idXe1L/Et5dYhdcehi",
-	"e81dC8fyvN1q55wkDbdqAdmQvXN3UtO5W8nMt+esKb9b4Rux/TTm+DjHkJr9mMK6UF/saR5ay9we2lxz",
-	"odJMqeyLmRXKTuJW1tTu2iU19X0tqX9/I92uuNnJQscZ3PKMhGRznk8ZZ1TQ8sA8xobhFotDNODbKr+M",
-	"zRpMVUA/o+n7h1Ypqnn/Y1XqLZ7cMTs09sYc9L2I7WfqN4HnvV3JFEtJj8L5QZS5qqQVua9dIHZlm5bR",
-	"L/3QjGxo94fy8oq20dKe+3iIMMCWu4r99Pai6XLicqUkvnNBjFPoVds5Bu2+XLkOhU2n7tfzzsOwVLoW",
-	"NLyojMVuqWtJYABiEVTv7CGy731Hj1wgUNtkXHNuLEGppZCY3FsqvfADXj5/hxv68fn4GQZ3CGgwCmLc",
-	"N9fSXSCayxn4vFLMy8aK9G9jvdtV4w/sX+OpelwyR+iHll0xk4zjyi2hdWLmQmeS1lJIc/i5LlO9O6wr",
-	"BqOAzXPktm9ax0qB8LzOI4N9Jj49tt7dmYSsWx0ojjyOha/XsCVfJf6DANxeS+qcSnzqvv4OHx+xKpi0",
-	"dq0AdvEMWauhxCxq7BcLtxqMvv7IbdvMcUUCLpAEQ0Yl3aHQs43wE4AoISbfM7CXQj7z9XH72cqmWngT",
-	"1qg789S0TUurmAZbadmHavyfhR/q3sUehSIu/QFwQ+j2NWSjqYY7aFdLTPo0TDcFy1Ed66lb9uWLk5V/",
-	"M4EA3xEDqarZHHHnOaQLpqbTXEioX0Aw4NvsXVhE4JwJ1LuWH6YB4PXbYlgctWIvzi+ef6Ap6UUDNjYs",
-	"V3LGCD3H1sn6JYfQGe6b2Qj0RofD7Qu0FdNVci3rpsj6ASXU3dOj07o+h3SYvX5z8+z5+OLmH8/f9WtZ",
-	"KP3+Cj37lhIcttf7rBQRnKMghbetHjAqAOspTvvYSZr94ANfARcV4NaLZnVldyOxQ+ZbxqhdqnkKJeOr",
-	"EeP1dmytBiT4dLP4yMW5SUsUREvl95ua0SM2rbK+b896t0oP97Eq8A/hd6cg2tQZra1sd0Orst+r/ZmY",
-	"0y7KadhLPFA6ca68d+O9eeILarc4qEozZE9V1q5E9J28WK5RlYn3dDOm9LX0+I7HepA6jR+A1zqZGHKL",
-	"8d08f3G2sENWpyvCC3MUKlFNN+QmKkQGy5m+kffarZX6f3x4U559ungw+vV9W7r/7kQpHqV1U2FNhU2P",
-	"8Wo7oZgj9bLWTXQktWdITqMTsdAfLNVEZSsM6mZgGZ9xITcD61wYS+neb2mJmlqjHob61PMf5Eh5yLb7",
-	"RmiceUmP7XmhdH0vUNUPa3r/O55+gMVdTFvwFT0ngt9ieUzn8c06fjD4FMoUllTpaq4lWpNgOmpnZifb",
-	"QdHvO5+4+BYGpFPQ9cD2o+7+3SZqTRbHYjL2QeWOrMRm5ihmIg4/+3dT70jmcrB9T2K2bhB6YNE57FL5",
-	"y86/JGJawuUCuULpSCKCjE2QkP382vDO6z44W0iUPDRE6lbdnxOHWoWulbgxcAw2dZV3LhZAOoolNx6c",
-	"CN4A1vguPcCQg2eQ832ce4moH7YJcGYFvnfqzftE2TkhFLc8F9mQjdsmw+NxVJSY52pJrqkKIVnOjTXO",
-	"6XfBVMxG0BG/UgI28IP6jQJ81yk0HLnD0t6N5SvD6EA9UMJMc2zCiUAJf31yug4m3PfowdFOeMLDGScJ",
-	"yz+BgXob2gpae3FOBmczXvbriS/Nv0ctlM6E5HpF9an+tnOuSuPMcLlC32XOb330PhXo6TnfnXAnu1R6",
-	"4Z+wCRNgpzP2Qj8lXh28W5Xu1l2Z0bW8lgfsQ5tztzIbijLPhinXH1zQ55ub6xYid+WeNFVhk1yli4B+",
-	"Y+mmV18s3T8+OmJaKWuGDPHJa8noF04HQ6/XkD13v3Pj2ARSVYB/BWS4sbuPBxa3NRU5YDeAxpY/AVSK",
-	"Z1bFRLnglvoy8OdFlVtRcm0PnQocZNzyMAE1gk20WhrQzCDWjhWD1DzQmtuwV9VEPTK+MdKwTOHsXNIz",
-	"tOhVjNCSuJmHjrAvcImZD+18I/MHUU4N41nGDg5SkR14sv7t+APaKo7FWG6jRGGydlavGKbqDbOqrGlE",
-	"Ns19m1xLHG7gFjTPCQfz+1/V9XlsLH05ZeixcaaO6xkQIZ6NX4YvsLsx+GIYCvIGYhL2WkqAzDhrlQcM",
-	"C9vrU1UINJ3X8kMBlv/66vk/3v/tv8cXPz3/EOI5eo3GOKPuhmBLsTN9lK4gtm9Y3rrBZWvh2+vWo/bY",
-	"HNRjLn3HR7SS7eTsbNdSNk4KFopJA/exfoDnOWQj0svurkJj8gf3+YdQhToTtyCH7LVqMU4YLFC/llzj",
-	"21MUI+eQMEPPezuhEl4QvNpRyxt7gz73RGXCw4tuDXrjcLJiwhKNY7RxC3w9fTpl+C3QghrI/ROBPpnW",
-	"Uyzbxzxf+b/1Tf/NBtBV7VugYTo5O2OlFtLySQ5sfPX0/Jylc6556kSrrSqBuxpKbBsJd1CoHjg5ZXNV",
-	"aePBfoOpio4Z93G4KPDtOW6doBOvVLZqMYJ69pqDnmdQlMqCTFcHBIr1M6QQsu6X2GTPztUYKrVgD4zV",
-	"wIvu/d30fuM9FW296btHvm4mtPn7TxGx+91J1uvdd4jHfr/Yv27tiLs8xkvQEkKTymTFuGTAdS5AB9ns",
-	"wmoBtzw5OnmofbbaaeqtJkG/lc5AByUgL+BhPTbaPDZ6ontQCslEG8LwzQXOU+viV3Wjw6/vnfJ4ZBS/",
-	"wKfWBoe8FIe3xxjP+dmib+ctEbOiG9Ld2u2MKCrksNH3sJtN84U5S/pp3QKxnsc1rZnaKPHmbN4PdC7F",
-	"oXNHhu3/QoUy0Js/ehdDg9CxxFqlpif2oCqHG/95TGwb41abKz0K6RGnRqpTVQI1yban7JZ23L2/+98A",
-	"AAD//w==",
+	"7D1rcxs3kn8Fxbuq3FWNqEds765SW3WKX9HFm/hs57J7kUsGZ5oklkNgAmBEMyn996vuBuZBYihSjpVc",
+	"1X2zSRBo9PsJ/TrKzbIyGrR3o/NfR5W0cgkeLP1P5rmptf9OLgH/W4DLraq8Mnp0Pno3B6HlEoSZCj8H",
+	"ERaPR9lI4feV9PNRNtL047jVKBtZ+LlWForRubc1ZCOXz2EpcX+/rnCp81bp2ej2lteC86pIH6+KeHil",
+	"tAiLMyEdffZaaa30TLwFe6NyEBevL8VM3oBQXph6CND2yMNA9WYBegjQqp6UKu/AS6szBl1ajx8r74SH",
+	"j15MwK8ANK9bGVHrAqzLjQU3AHM8+xCICbuuMtoB0fpri5vgv3KjPWhPDFBVpcol3uT4n87Q1+2W/2ph",
+	"Ojof/ctxy0PH/K07fiFVWVvgg7YR4gJNcqm18UJqtwIrtFmNR7fZ6A1MawfFQwETSB6BmUCABwpkJeWF",
+	"cmOicdgPj7sI/IwyY00F1ivGY25BeoZ9auxS+tH5qJAejrxawijbpEM2KtVSsfDtusIrXnUbaf7r9kZV",
+	"KQkn8FEuqxK/Y7ZLHeqUzhMy/eMcNF44R7lW2hviSuelB2S9/S5Ey++6T8DfW1p7m41qJ2d3/ugHWhQV",
+	"A/P5T4yQcP0GnRGMeNWsIUw8630Dupn8E3KPUASoXimXoGxQYfRv5WHp9r1jvVxKu8b9w4HSWkn/1/DR",
+	"b1PhpWIlJZ2QUw9WTI0lbYDLRSVnMBbfGT9H5bYEqVHdSS/8XDmhWPeV0vkexZT2Tx611FLawwzsFi6b",
+	"O+7AzhsWF0JJUSgEWpavO6iaytJBtoG9O9m2gKmsS4TV29oxpdIWoUf4HYC+jYzYR6/MvbqBcwE3YNeE",
+	"xbFwtatAF1CcM/tr1AIWZCGkLgQsK6+gGIu8NA7XaKOh0dmoN51gvCHOQddLxiWegxwYN0cupB06ULeI",
+	"2GCXT9csd6J8WC18NknfKbtDIpui8VNTFk9NFXCzKamE+S3K83qWFmlBVNbcgBZGi3wuld4UmC/PRtlo",
+	"qbRaIkFPtoUHjfF1Zc3MgnODx5H9Fiu5vsf+KPHX+RzyxbX0A/rad+xpaczCCVIGsCR9sb/etiCDVd08",
+	"hPdbi5VUnpSRsWI1X/OHU6lKKMZD/FETYqJMFMrJSUmSgCKB6/pIRPs8s5KFxXlj6R98RlJqVlIHoRim",
+	"dfQQV9IhzZfKQfGVOEEFWxo9Y4dRop0X6AAUkKuCr3QQuTZ4O9y+ATFrNUL3xinmfgayTBogqDwUgRX2",
+	"oyqfedhPvEeNt43T08YSTZV1Xni7Ft6IpVwAqcLcVOtMnDWrUEuyBUP0ZqRLnRHmDkk7TUlCLu21U78k",
+	"pPrrtQcXHeunF2+E0oHikMNeRjAb5XOpZw1m+/u/RW0kVsE1mksnJuie0ynqYO8oN2UpPVgm8IZl8t68",
+	"uHzVYVprbhRqD7QaTqyUn/evtrV9AbK8HgpD8MsvnND1cgK2UXuZMHjBcDejaePWiTw9+/LR4yeps0An",
+	"znlemXyOGmg1VzlDi8cK0IXbkxhkKw/iWMLHda6SemC5VH4J2rexIuSQiRuwThktTsfDO6YZ7rUsCijE",
+	"pMt3hzAbWjt96A2tSjnskWMqsAII81H2VnNTdsBq6XmS3t5UxqV4ssM3quhwYODM3pXrWhW7dh+g0OWz",
+	"iEWnZhoKEde3nIlyRt+NB/b3JjcJ6L8xK/x5UPwV+l59bCwXp2cDW9L90ghBwyRnfSy0e05PTk9OTnbt",
+	"er0EFwOetLFtRd9JVRC3TqRXy/T9Mc5z8+FdOygOa1jHVLVvJXRDH/SAQM2AvlohlN8FwqFcXZflgT8Z",
+	"9lLWSGnSHRk7KGjRPTktDsUi7aKA9ged77y0fkjtTdYdtddDnjdiLm8al/NQlbGXp41eQxNQ34BVU5Xy",
+	"jH6cg5+DFYX0MpeVqOSa8NMn7cSYEqTe8moawWjd9UZ5tK5DRyY7oPRUX8/oDjlB6Ui8Sb1sC/tSavJL",
+	"LaCHn4kJTI1lZqbMwD18cBSO/YN+ct22Qv0NJMZcKG89dPmB+PVHvh0LrXJjEZCaBRWn9CwT0VfMhLdS",
+	"uylYS583csrOGMhS6ZkoMdL1RrCzmAUmVi6w65WOuuEr9usQwY5CqKnSshxf6U7cG8BpGIOd/AgQclgH",
+	"olFHdSBLMUBdX9kC4qQbBiDBnKN/wMdKcYjgwS6VDhmeXOocyqGQIaYDt/gKrDV2++MCvFSlG1DWK3Qt",
+	"VtYgdlGKKjBVmXbOdkZYW/tggCCXbnxnHiRsu81GG+v4eilu+8b4p6ZK5ByCPCfu/s424RXpXHINTLAn",
+	"7Hw8u3h5D3GblCZfJA78mj5vg3eSAmfEVNqvhCzLYOCWbL3mUBZJ3XrH4ejTDdj8ehmOUFagY+jusT/F",
+	"896uh6N5dna8VSiiM6n0UGShpj3rRogZj851XZaHm03exthd0bwFpwoYyhuTSVEew6G1YxogUUjDdZIt",
+	"vQRZ7c0oGy0AqhEFRsWR0eU6KbONAYw//rmGmpUC+HzOOgOJPspGZjotTUghWEBfjb+eyRu4riv6tARJ",
+	"iil1VrRXw0Si1KEgTiXfspTOt+nCuURtloXQN6TT940QE0kE1oIR+Y2ERG7NWilNyfarpr4w5GmWUiOt",
+	"zMqNxY+dPAibUXL9jJiYWhdiEgTcgb0B+4UTZkUk7WuNASniQB2JlAmQ+RwVBOdNoSCO2Td+Ujqx+2ul",
+	"KfN14EbXSl9PSzWb+4EtG4XDHIdCUnFlcc9TrAzYSGfLd7sTb4I71wcspOAdOpwLpYtosRFMTjtlolTO",
+	"Z2JllYdM1BVKRNbyaKdau8UxvPh6JxXNlLI7vHTfSkOCN/UiYYbJqLv9ffLaJkK/bwEqykr9XKOwtpW8",
+	"u0QOd8saIN4PgH2/Kkg+lJp5dvGSCteSEpUYarmhUCtAdq36ZZMvn5ycbPLJW8iNLpyYWrPk6mrKYsmP",
+	"bLHOHv/l7AQ32Z2Jo9rz1iUuBH4uJlBSyJ2JWoPLZQXFZrGqtdXRQ2hD58Lk7thCZawfV8WUoXsFeoZH",
+	"Pjr5y5O7iIcITpHsO1i9iwXuPkl8sgZHenBmkAraGwL2ovZzY9UvVIEWc5AY+ItLTk7MzUoLtF4RzVtk",
+	"8/H4XeLOMG5ein+aMaip271W+m2Ta9+ii9K7WiJ4+aTht08sOhVQwixqvCZi2lq2VPqSvzzdLosqPTW7",
+	"FOY2bjcRUqkEpYPwbcMCXn7acYOVNmPVLFirYVzsDhUHGLrXGrNH5aXxl4LxCv/aXV7ZCjTa3pimutHW",
+	"1StyVlsG2AI7G308mpmj8OE/ndHjN3L1t5C1inxsksVPUxZ3CU+nJNgN2++K1inH0NGrexXaLCzNDbim",
+	"tDRBN9pBOc0EO+boNkmNsdH+tYG58XcBHCO1lsd3rW71wlYah2iFB7LnvTMZ8bqU+n72bqDSvAkMrkod",
+	"/CY4/RvuZW1dP2MXI8uEsQJ77cgK9lWYqSdlhwZcEtkGrP11Fo5Nggk5qGrIimCAwJVMsUKPOhNKi1xq",
+	"o1UuS/Gfb7//TvzbmxdPxZ//9OfH/z4W70IiXPraAhoXcwOc03dyCaIweU3ljBhwK++udPODc7Fgx6fx",
+	"eDKqVFCMiP/gZM2GdO1fXOtb7j3c38PSZwGVMYu220w4Vx+YPV7AOu1/LWDdFCFYxIM7VqjifAHr4SLR",
+	"njd6TWuRv4zxOzP0AbWJVDXBleIyIxgXQy5jwx2JxHVx9vjx6V86HNdHQ4/KyD+jdMTsFKcXgr05fZ/d",
+	"LZ4b0hZ3aa8asBUx3akCR77qcgGTt3vbHcIaS+x9bHyvuRiSBekh2QXQTUPVhtyUClKZ6IuisOAauUHm",
+	"ojAy1LdCdYCS5kl68b6DdVzSA225hrRKSBwtdIjId1WGU5XcayofbmrVwcD5HoxPJcxrVKnNUeli5kAJ",
+	"84Ci5dOvv2801VPCJZL7dVNWbMqYjOgvXMv+e/H7ZkFzZ0VyZ21xn1peQhPk3tiBr0BfS389h3RK4xv6",
+	"POKGGKhfrKeEU8v3lAPav0hl/UF8dHhZi0rM3c2Has7d+tf+Ja1O1SpsHES8VUGdalePDfr378rUNuv3",
+	"amKMhB2q6ltIOMRJS3ahRdTnqHM2DVgnzuYPz3958rfFXP599vX/PLsx/tni1eOzx3+aSvWLVy/V07P/",
+	"8t++ellNtH7+0suzwnx7Z/IEwdpxlddRcaS8jCbTxt5SQt3ubvC4q6cjV8X1zdl+O5x1lISVK0r4p7Pi",
+	"crWv6yQ1q/5fwBrXZIf3Fa47W1Hu0+/LjBsQEw7p3ClNyZly3kofDH6ySfoerdF//DRMO8NyZ0LmbW6q",
+	"oe4OyS3DYinXYgKidlBQewLGke7cgizOKXnLFdq5WdEX4WvK554LWVAytyplDrSO41EqgI1DVvb8SjvQ",
+	"BdX5x8KCtwpu4JxzwGGuotf3aCpU+IarG0ZDaNhTMy1KpRduHLPG52gbukM/vHIpF3ClqWFaF53e6LGQ",
+	"xVJp/hV+zYV/SgTGhvONEnLEBGcVwrVHMTVN9RC+DleWA1nomGRJ562a6R+qe+ZsTTEw/qT0jfIgcMF4",
+	"VwP2ho85Dc38qxZ9p4j3J49ECd6DdZko1CxU5MbiWvyHOBITmIXsHSkmGdbiElo83q9fPuP7pJh2IEF6",
+	"cArw4Px9Sq1feteOTfWNlz1bPvl58XH1aP7LdP2ll8mpGjmBAe/LlCpfp50nlNr9Y1UW8sRYRxxeSpd3",
+	"0bcioceYIhNBrS2Vrv19q4SkxfnKzS12t88TrdPdNSy0e2Mh6Mo70phh00FQ7ieaHU5L45q6TjfqDxr1",
+	"2/5JuYaTBsqnrMwVFeEz4ep8HrPtBWAQ+wV3zvVZuJSVN1W/vHF6cpLtYtetvD5900RLuSlRrVPXu5mS",
+	"tWg9qqUsgPXGUIbgnqy/I0GzWcnmE1Ic8EMV6vVbvFipAzixk+08BDA6IwlWDMAOqG63OZxeq0pZNHRq",
+	"dD6VwLvl769EXVEXVlAGwpTFgSXxPqQhr79vTE/VgP0XI+fstzrUHvZZvEGbg6oWA21PhJvYLJFc7SCv",
+	"rfLrt8hIHSXYTJhS9AjSUowYfj/3vuKJ0liuGlAQqaJbaKpYGVuQ4jgPPpvjmeAXqoTcKB3aZyYwV7rg",
+	"2jC6fRRKBf6ithry+7IrTW4astCe7l1wvjgyYV/tSpM+dlkzFqsKXkDtY9zL4+fGNYnCxP2+CnVsZHlS",
+	"j2YqpKa2wXioKNCrR7jgo3L+SlMSCxSuYWfQK0+68oU1zuNuF68vR51c4+h0fDI+oSpbBVpWanQ++nJ8",
+	"Mv5yxDVqouNxJyCZgR/wM0qpg1dVltwn6tiljU3EtWtkm1qwUcooALksRue48UVnvr0zVX12cvKbTTHH",
+	"IwammJuOjtts9Ojvfx/arQHvOE5Z32ajx/usDxPiJDBxRnH0FuOTjlpDusmZ68+S4k+OyTk/7g7RBnr0",
+	"cYmRz0VclPUeJPhpO1tbrlsmDvG6cmEASFkyvFRuqauKXeXSrMCKXDpoZumpP6QdpncgLaVoWqp0jPST",
+	"RwlfbLi1Ss4gtiDT0wMo9mEoL3U25QR6Rx/UX4iQpLYlju5t23SNkNOx3aEZW0JO7+wHuX3/+VmeK7Tb",
+	"bP+9ZhRnaClRVdFY2gNLwKsmVCfGafixKwnI+m3S5D25dS7B/OyxX/TeygDnvzbF+rfGaXS4b/vm0tsa",
+	"brcoevqbnd7LHu3WZIRU6m7lYUPE/QPT9inRQ0jdwBR86B5Quyi9rfmOfw3/uh3UgW5uVi0TbKjA1DXa",
+	"JcfdN1seQjb/gOZok1xdI35fWh3T4D652EFyN8Kxsuy+BoBOkoUbs4BiLN6hTWofF6l1EYYsN4QfT/hM",
+	"ZH+UcnzQMeT3CIShDuDQ1useWsoQhi7VMFSaGVPcm1ix7SStZV3jrr3mdwc+FdW/vZLudtzspaHTBO54",
+	"RkqLuSynQgpuaHlgGtObJh0Sx2ggvPxwPzJbcPUShgnN3z+0SPHk0u8rUm/o5kjs+PZIykE/CNlhp2EV",
+	"eDn4cArHUjpk4cIirlzV2qsy9C4wuYptzRiOfmhCtrj7XWn5lsHoSM9dNKQ0wA5bJX5486qdVZV6bTQ9",
+	"xcWEM+RV+zkF7aExvQmFXa/DO9AupGG5dS1K+LJ2nmZerzQnAygXwZ3tIUX2VZjL1AtK1LYVV5qnoVRq",
+	"pTQV91bGLsKCl8/fEUDfPL94RsEdT+NwEIPfXGk0IFbqGYS6UsrLptmDz6O9u/MBD+xf060GXDJE9EPz",
+	"rpppIenkDtMim9HwFXFrpbQ7/rXpLb4dTNW8C722O5rZ0XN2xJxzYlIn5sbTuyRNNNHNkzsvddBO+JWG",
+	"FUaRpycnnHhLMc8MfNOlfKgiavunP6tn3sA3wAcoUw9s/cGTAo3pSOpSY/3CjciRMzgXn2SL46aRNMkc",
+	"z0kJhBdpqIEk9mZ/4WjQLFRNN59uyGIxtskfnIf0ZvNuUxY+iPn8K82zjFno6Gi+o2fzvImWrttCQuOX",
+	"Y9GZKHOLpiRA/Xxt6ab5CMF2czqR81nMlYJnOmL/b5ehOa+sYZhzn4W2yXtzbjY4dm+mXVx6Iyz42uqh",
+	"ZNf/2axUOzSQli+m0u+QhYpPebiUaHXYZEjCbNvHnpSxgXb20NU6WYcHkVgfnwvQpp7NqRwxh3whzHRa",
+	"Kg3N80YOwhs6GC1zztZBo3k/TGPeP4AlqGduLV5cvnr+gbfk54rERfuOlzb8LkLzTFN89iVMs3IthPxQ",
+	"hAusV9N1dqWbFw+apz9Jdh+dPGratliGxXffXz97fvHq+h/P3w1LWZwI+INaiAje4IOojHBJjBRfZX1Y",
+	"c+E7cOzFzWHxUWiMHPYguKmkafhvOXYswswoz0u275wVcn0uZAOOb8SAGZ8tSwho0XteESN6nsrYlowB",
+	"tul0e35+0uMpA9SnZtHfhd69PnnXFDp3kh2X1tVwsPMjE6fbq9WSl2lgbIYRXojugnqSC57COaorNxZP",
+	"TdFtUA3PdFAXT11lIQAqhLFXOqT9QgqQsNP6AWTWWcVwtEQvPgfD2Ukpi6aKFd9G5giaW/2hdEkmctTl",
+	"9pmCmn4L3f+XDbb5OXQRjM5/et/l7r8hK6WD936FtG28GlBeXSeUSueB1/r1r6z7FIuyxGLxgQBtJqZY",
+	"U6w/Q598Fp493a7BchfA59REbQvaAEFDR8Lv5EiFTH7/dfs08bIB3fPC2MYucDOYaB/26Xn6sVoiLj31",
+	"BdNbYfQtdU31no1v4gdH75xNYcUN0O5KkzaJqqNxZvbSHZwUeRfqWZ9DgfT6/B5YfzTj/7tYrS3uearR",
+	"PyjfsZbYLiimVMTxr+HF/1vmuRI87JhZDlzAT4Ojw65NMHbhmTDXYS4M5JbGJupTrGwihxzm18a/UHBI",
+	"+jXWzx46c46nHk6JY2viMFNaGSCBXdP8X6oFsIxSJ1ZITkRvgFq/VyHBUEIgEPo+6F5SMpimR6Twil7q",
+	"D+p9YvycMxQ3slTFWFx0VUZI03KvalmaFbumJoZkpXTexUeRUzqCr/iJHLCVP2geKaFHG+McGl6WYecX",
+	"pfhCA6mEmZU0m5VIJfz5yaPNZMJdr56c7JVPeDjlpGH1B1BQb+K0SQcWdDKkmMlqWE7CxMYdYmFsobS0",
+	"a25bDtYOXZXWmZF6Tb7LXN6E6H2qyNND353zTn5l7CK8YRU3oAF4GpF/yrQ6ereu0Oqu3fmVvtJH4kOX",
+	"cje6GKuqLMa5tB8w6Asz781kGZrcs7ZZkN/iCkUR6ugN4ksTHacnJ8Ia491YUH7ySovwaphyIo4AjsVz",
+	"/B2uExPIzRLCM0DjLeg+HnkCa6pKoCERS5OgCrhD062XE4PBLY/r0M+XdelVJa0/RhE4KqSXcQOeD5xY",
+	"s3JghaMSDDWS8kxJZ28nvq0n5gsX5mWdKAztLjX/AQXyKs5Jk+DOY0TsCzpiFkK7MN/+QVVTJ2RRiKOj",
+	"XBVHAa1/Pf1AukpSjx4CyhhmbeftWlAHhxPeVA2OwtuD3lL+Bpc7uAErS86DBfjXTdumuNChyzaOXtHL",
+	"bXYGjIhnFy/jFzT0Gn0xCgU7T8Urf6U1QOFQW5Uxh0WvLuRmqUh1XukPS/Dyp2+f/+P9X//74tUPzz/E",
+	"eI6fo3Ko1HEJTZqj6uMqFpN9S/M2c087+yG/6/w5JpoZG1CXYRAo2eB49vjxvh2OkgUsJvUj9amtRJYl",
+	"FOcsl32o4rz6B/z8Q2xOnqkb0GPxnekQTjmaW7jS0tLjcxwjl5AJx3+YBplKBUYIYseTkOJ78rknplAh",
+	"vYhn8APG9FIL4ziFGzzg0/HTm87oJC34XYHw/m+osQ7UsoaIFwZCdv41qu254HXjW5BiOnv8WFRWaS8n",
+	"JYiLt08vL0U+l1bmyFpdUYnUtVDRNFG0QbGp5OyRmJvaupDsd1Sq6KnxEIerJT0sKz0yOtPKFOsOIXiU",
+	"s73oZQHLynjQ+fqIk2LDBFkq3YzRbJNn7yYdk3vwR85bkMu+/W6fBCA7lZzIGrIjn7YT6fzDt0jo/f4m",
+	"m2MQe8Rjv13s30z8pF0eFzhoBXF2abKm15SkLRXYyJv9tFrMW56dnD0UnJ0pqwbULMq3sQXYKATsBTys",
+	"x8bA0/wvuQeV0kJ1Uxhh5gQ9tX7+qpl/+ek9Ck/IjNIX9Nbi6FhW6vjmlOK5sFvy8cwV5azYQqLV7lZE",
+	"SSDHrbxHaAasTbdsHI1bVIlKp35GpU4+sRmo2Sz/drfpJpe3dwvuI3oix+jFjLt/M5D7GbZ/9C6VRCJ/",
+	"lDrf2gnro7oab/21xBQYF52haX4oOiSqWmHITQU8ct3dst8odPv+9n8DAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
