@@ -16,11 +16,17 @@ func (s *Service) Archived(ctx context.Context, w deals.Wish, standing deals.Sta
 	return s.store.archived(ctx, w, standing)
 }
 
-// Decide finds out which copies a request wants: what its meta keys say, over what the policies in c say, over what the
+// Decide finds out until when a request is wanted, and which copies: what its meta keys say, over what the policies in c say, over what the
 // service does by itself. The decision is the one to give to Add. Errors: *spec.InvalidError names the meta key or
 // the policy that is wrong or cannot be had here.
 func (s *Service) Decide(ctx context.Context, c Choice, meta map[string]string) (Decision, error) {
-	return s.cold.decide(ctx, c, meta)
+	expiry, err := readExpiry(meta, s.now())
+	if err != nil {
+		return Decision{}, err
+	}
+	decided, err := s.cold.decide(ctx, c, meta)
+	decided.Expiry = expiry
+	return decided, err
 }
 
 // HasPolicy tells whether there is a policy of this name.

@@ -34,6 +34,7 @@
 //
 //   - A pin that was acknowledged is committed. The status `pinned` is written only after HotTier.Hold returned nil.
 //   - A deleted pin is a deleted row. Workers update rows and never insert them, so none comes back.
+//   - A pin that has an end is removed after it and never before, by whichever server sees it first, as if it were deleted.
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
 //   - The counters of pin_counts equal the rows of pins, because the transaction that inserts pins counts them and triggers

@@ -36,6 +36,9 @@ func SetHeld(ctx context.Context, s *Service, c cid.Cid, blocks, bytes int64) er
 	})
 }
 
+// Expire removes the pins whose time has come, as Run does from time to time.
+func Expire(ctx context.Context, s *Service) error { return s.expire(ctx) }
+
 // Begin and CatchUp are what Run does about cold copies first, and from time to time.
 func Begin(ctx context.Context, s *Service) error   { return s.store.begin(ctx) }
 func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }

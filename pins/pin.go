@@ -19,7 +19,9 @@ type Pin struct {
 	Account Account
 	spec.Request
 	Created   time.Time      // UTC, whole milliseconds, unique in the account
+	Expires   time.Time      // UTC, whole milliseconds; zero: it stays until it is deleted
 	DAG       DAG            // what is known of its blocks
+	Verified  time.Time      // when its hot copy was last read and hashed; zero: not since it came
 	Residence Residence      // whether its hot copy stays
 	Terms     deals.TermsID  // what is wanted cold: Undecided, Uncopied, or recorded terms
 	Cold      deals.Standing // what is known of its cold copies

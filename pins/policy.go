@@ -86,7 +86,7 @@ func (p ColdPolicy) check() error {
 	return nil
 }
 
-// Keys of a pin's meta that say which copies it wants. No other key may begin with metaPrefix, so that a misspelt
+// Keys of a pin's meta that say which copies it wants, and until when. No other key may begin with metaPrefix, so that a misspelt
 // one is not silently without effect.
 const (
 	metaPrefix    = "frostpin."
@@ -96,6 +96,7 @@ const (
 	metaDays      = "frostpin.duration_days"
 	metaCold      = "frostpin.cold"
 	metaHot       = "frostpin.hot"
+	metaExpires   = "frostpin.expires" // about the pin itself; see readExpiry
 )
 
 func badMeta(key, problem string) error {
@@ -105,7 +106,7 @@ func badMeta(key, problem string) error {
 // readMeta reads what a pin's meta says about its copies. keys are those that ask for something cold, in order.
 func readMeta(meta map[string]string) (p ColdPolicy, keys []string, err error) {
 	for key := range meta {
-		if strings.HasPrefix(key, metaPrefix) {
+		if strings.HasPrefix(key, metaPrefix) && key != metaExpires {
 			keys = append(keys, key)
 		}
 	}

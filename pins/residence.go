@@ -36,4 +36,5 @@ type Decision struct {
 	Terms     deals.TermsID // of its cold copies
 	Residence Residence     // of its hot copy
 	Copies    int           // cold, as asked for; 0 where nobody has decided
+	Expiry    Expiry        // when it is removed by itself
 }

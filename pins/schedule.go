@@ -154,7 +154,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

@@ -40,7 +40,7 @@ func StatusOf(hot Hot, cold deals.Standing, rule PinnedWhen) spec.Status {
 func (p Pin) Status() spec.Status { return StatusOf(p.DAG.Hot, p.Cold, p.Rule) }
 
 // Info is what the API tells about the pin beyond its status: `status_details`, `hot_status`, `dag_size` and
-// `dag_blocks` once known, `waiting_for` while the disk is nearly full, `origins_dropped`, and what is known of its cold copies. Never nil.
+// `dag_blocks` once known, `waiting_for` while the disk is nearly full, `origins_dropped`, `pinned_until` if it has an end, and what is known of its cold copies. Never nil.
 func (p Pin) Info() map[string]string {
 	d := p.DAG
 	info := map[string]string{"hot_status": string(d.Hot), "status_details": d.details(p.Cold)}
@@ -54,6 +54,9 @@ func (p Pin) Info() map[string]string {
 	}
 	if p.Dropped > 0 {
 		info["origins_dropped"] = strconv.Itoa(p.Dropped)
+	}
+	if !p.Expires.IsZero() {
+		info["pinned_until"] = p.Expires.Format(time.RFC3339Nano)
 	}
 	addCold(info, p.Cold)
 	return info

@@ -66,7 +66,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
 	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
-	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, ` + dagColumns
+	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, r.verified_ms, ` + dagColumns
 )
 
 type row interface{ Scan(dest ...any) error }
@@ -96,10 +96,10 @@ func scanRoot(from row, more ...any) (r Root, err error) {
 // scanPin reads pinColumns of a pin of account.
 func scanPin(from row, account Account) (p Pin, err error) {
 	p.Account = account
-	var createdMS, nextMS int64
+	var createdMS, nextMS, verifiedMS int64
 	var origins, meta sql.NullString
-	var terms sql.NullInt64
-	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms, &p.Residence}, p.DAG.targets(&nextMS)...)
+	var terms, expires sql.NullInt64
+	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms, &p.Residence, &expires, &verifiedMS}, p.DAG.targets(&nextMS)...)
 	if err := from.Scan(dest...); err != nil {
 		return Pin{}, err
 	}
@@ -108,6 +108,12 @@ func scanPin(from row, account Account) (p Pin, err error) {
 		return Pin{}, fmt.Errorf("decoding the cid of pin %s: %w", p.ID, err)
 	}
 	p.Root, p.Created, p.DAG.NextAt, p.Terms = spec.Canonical(root), fromMS(createdMS), fromMS(nextMS), termsOf(terms)
+	if verifiedMS > 0 && p.DAG.Hot == HotHeld { // below zero: found damaged
+		p.Verified = fromMS(verifiedMS)
+	}
+	if expires.Valid {
+		p.Expires = fromMS(expires.Int64)
+	}
 	if err := errors.Join(fromJSON(origins, &p.Origins), fromJSON(meta, &p.Meta)); err != nil {
 		return Pin{}, fmt.Errorf("reading pin %s: %w", p.ID, err)
 	}

@@ -27,6 +27,7 @@ type addition struct {
 	request   spec.Request
 	terms     deals.TermsID
 	residence Residence
+	expiry    Expiry
 	upload    Upload
 	claim     bool // also claim the root for this process if it waits and nobody has it
 
@@ -43,7 +44,7 @@ type addition struct {
 }
 
 func newAddition(account Account, r spec.Request, decided Decision, claim bool) *addition {
-	return &addition{account: account, request: r, terms: decided.Terms, residence: decided.Residence, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
+	return &addition{account: account, request: r, terms: decided.Terms, residence: decided.Residence, expiry: decided.Expiry, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
 }
 
 // A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
@@ -194,12 +195,12 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		}
 		ms := a.pin.Created.UnixMilli()
 		a.pin = Pin{
-			ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, DAG: a.root.DAG,
+			ID: newID(ms), Account: a.account, Request: r, Created: a.pin.Created, Expires: a.expiry.of(a.pin.Created), DAG: a.root.DAG,
 			Terms: a.terms, Residence: a.residence, Cold: a.cold, Rule: s.rule, Waits: s.room() != RoomPlenty,
 		}
 		pins = append(pins, []any{
 			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,
-			termsColumn(a.terms), a.residence,
+			termsColumn(a.terms), a.residence, expiresColumn(a.pin.Expires),
 		})
 		if a.upload.Key != "" {
 			if err := s.holdUpload(tx, claimedKey{a.account, a.upload.Key}); err != nil {
@@ -211,7 +212,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}
 	}
-	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms, residence) VALUES `, "")
+	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms, residence, expires_ms) VALUES `, "")
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ var needs = map[string]need{
 	"deletePinByRequestId":  {scope: auth.PinsWrite, kind: auth.KindWrite},
 
 	"upload":        {scope: auth.Upload, kind: auth.KindUpload, adds: true, stores: true},
+	"getPinStory":   {scope: auth.PinsRead, kind: auth.KindStatus},
 	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus},
 	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},

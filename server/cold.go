@@ -46,7 +46,7 @@ var _ v1.ServerInterface = ownAPI{}
 func (s *Server) routeOwn() {
 	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{BaseURL: apiV1, OperationMiddlewares: s.guarded()})
 	for _, path := range []string{
-		"/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
+		"/pins/:requestid", "/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
 		"/tokens", "/tokens/:tokenid", "/tokens/:tokenid/rotate", "/account", "/signup", "/usage", "/ledger", "/ledger/statement", "/payments",
 		"/admin/accounts", "/admin/accounts/:account", "/admin/accounts/:account/plan",
 		"/admin/accounts/:account/suspend", "/admin/accounts/:account/resume", "/admin/accounts/:account/close",
@@ -89,20 +89,30 @@ func (s ownAPI) GetPinDeals(c echo.Context, requestid v1.Requestid, params v1.Ge
 	if err != nil {
 		return err
 	}
+	list, err := s.dealList(c.Request().Context(), w, ok, int(limit))
+	if err != nil {
+		return err
+	}
+	return s.respond(c, http.StatusOK, list)
+}
+
+// dealList is the newest deals of a wish, none if there is no wish.
+func (s ownAPI) dealList(ctx context.Context, w deals.Wish, wished bool, limit int) (v1.DealList, error) {
 	var attempts []deals.Attempt
-	if ok {
-		if attempts, err = s.cfg.Cold.Deals(c.Request().Context(), w); err != nil {
-			return fmt.Errorf("listing deals: %w", err)
+	if wished {
+		var err error
+		if attempts, err = s.cfg.Cold.Deals(ctx, w); err != nil {
+			return v1.DealList{}, fmt.Errorf("listing deals: %w", err)
 		}
 	}
 	list := v1.DealList{Count: int32(len(attempts)), Deals: []v1.Deal{}} //nolint:gosec // far from 2^31
 	for _, a := range slices.Backward(attempts) {
-		if len(list.Deals) == int(limit) {
+		if len(list.Deals) == limit {
 			break
 		}
 		list.Deals = append(list.Deals, renderDeal(a))
 	}
-	return s.respond(c, http.StatusOK, list)
+	return list, nil
 }
 
 // GetPinReceipt returns the receipt of a pin.

@@ -146,6 +146,10 @@ func TestGoldenExchangesOfOurOwnAPI(t *testing.T) {
 		{"own-deals-worse-limit", alice, "/pins/COLD/deals", "limit=x", 400},
 		{"own-deals-foreign", bob, "/pins/COLD/deals", "", 404},
 		{"own-deals-no-token", "", "/pins/COLD/deals", "", 401},
+		{"own-story", alice, "/pins/COLD", "", 200},
+		{"own-story-uncopied", alice, "/pins/HOT", "", 200},
+		{"own-story-foreign", bob, "/pins/COLD", "", 404},
+		{"own-story-no-token", "", "/pins/COLD", "", 401},
 		{"own-receipt", alice, "/pins/COLD/receipt", "", 200},
 		{"own-receipt-too-early", alice, "/pins/EARLY/receipt", "", 404},
 		{"own-receipt-uncopied", alice, "/pins/HOT/receipt", "", 404},
@@ -209,7 +213,7 @@ func TestOwnAPIFailsLikeTheOther(t *testing.T) {
 	f := newColdFixture(t)
 	id := f.mustAdd(t, alice, coldBody)
 	f.pins.cold.err = errSecret
-	for _, path := range []string{"/deals", "/receipt"} {
+	for _, path := range []string{"", "/deals", "/receipt"} {
 		w := f.do(alice, "GET", "/api/v1/pins/"+id+path, "")
 		wantFailure(t, w, 500, "INTERNAL_SERVER_ERROR", "in the log under request ")
 		if strings.Contains(w.Body.String(), "secret") {

@@ -33,6 +33,7 @@ func (p *program) addCommand() *cobra.Command {
 	var server serverFlags
 	var a adder
 	var meta []string
+	var expires string
 	var quiet bool
 	c := withJSON(&cobra.Command{
 		Use:   "add PATH|-",
@@ -48,6 +49,9 @@ Nothing is kept in memory or on disk on the way. An upload that breaks off, or t
 without making a second pin; what comes on standard input is not, once the server has begun to read it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
+			if expires != "" {
+				meta = append(meta, "frostpin.expires="+expires)
+			}
 			if a.meta, err = parsePairs(meta); err != nil {
 				return err
 			}
@@ -77,6 +81,7 @@ without making a second pin; what comes on standard input is not, once the serve
 	flags := c.Flags()
 	flags.StringVar(&a.name, "name", "", "Name of the pin (default: that of the file or directory)")
 	flags.StringArrayVar(&meta, "meta", nil, "Meta of the pin, as KEY=VALUE; may be given several times")
+	flags.StringVar(&expires, "expires", "", "When the pin is removed by itself: a time such as 2027-01-31T12:00:00Z, or a duration such as 720h or 30d (default: never)")
 	flags.StringVar(&a.policy, "policy", "", "A policy for cold copies")
 	flags.BoolVar(&a.car, "car", false, "It is a CAR (default: if its name ends with .car)")
 	flags.BoolVarP(&a.hidden, "hidden", "H", false, "Also what begins with a dot in directories")

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -35,6 +36,36 @@ func (e AccountState) Valid() bool {
 	case AccountStateClosed:
 		return true
 	case AccountStateSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ColdCopiesStatus.
+const (
+	ColdCopiesStatusDegraded   ColdCopiesStatus = "degraded"
+	ColdCopiesStatusDisabled   ColdCopiesStatus = "disabled"
+	ColdCopiesStatusFailed     ColdCopiesStatus = "failed"
+	ColdCopiesStatusInProgress ColdCopiesStatus = "in_progress"
+	ColdCopiesStatusPending    ColdCopiesStatus = "pending"
+	ColdCopiesStatusStored     ColdCopiesStatus = "stored"
+)
+
+// Valid indicates whether the value is a known member of the ColdCopiesStatus enum.
+func (e ColdCopiesStatus) Valid() bool {
+	switch e {
+	case ColdCopiesStatusDegraded:
+		return true
+	case ColdCopiesStatusDisabled:
+		return true
+	case ColdCopiesStatusFailed:
+		return true
+	case ColdCopiesStatusInProgress:
+		return true
+	case ColdCopiesStatusPending:
+		return true
+	case ColdCopiesStatusStored:
 		return true
 	default:
 		return false
@@ -92,24 +123,54 @@ func (e DealState) Valid() bool {
 	}
 }
 
-// Defines values for PinStatusStatus.
+// Defines values for HotCopyResidence.
 const (
-	PinStatusStatusFailed  PinStatusStatus = "failed"
-	PinStatusStatusPinned  PinStatusStatus = "pinned"
-	PinStatusStatusPinning PinStatusStatus = "pinning"
-	PinStatusStatusQueued  PinStatusStatus = "queued"
+	Auto     HotCopyResidence = "auto"
+	ColdOnly HotCopyResidence = "cold-only"
+	Keep     HotCopyResidence = "keep"
 )
 
-// Valid indicates whether the value is a known member of the PinStatusStatus enum.
-func (e PinStatusStatus) Valid() bool {
+// Valid indicates whether the value is a known member of the HotCopyResidence enum.
+func (e HotCopyResidence) Valid() bool {
 	switch e {
-	case PinStatusStatusFailed:
+	case Auto:
 		return true
-	case PinStatusStatusPinned:
+	case ColdOnly:
 		return true
-	case PinStatusStatusPinning:
+	case Keep:
 		return true
-	case PinStatusStatusQueued:
+	default:
+		return false
+	}
+}
+
+// Defines values for HotCopyState.
+const (
+	Fetching  HotCopyState = "fetching"
+	GaveUp    HotCopyState = "gave_up"
+	Held      HotCopyState = "held"
+	Offloaded HotCopyState = "offloaded"
+	Queued    HotCopyState = "queued"
+	Releasing HotCopyState = "releasing"
+	Restoring HotCopyState = "restoring"
+)
+
+// Valid indicates whether the value is a known member of the HotCopyState enum.
+func (e HotCopyState) Valid() bool {
+	switch e {
+	case Fetching:
+		return true
+	case GaveUp:
+		return true
+	case Held:
+		return true
+	case Offloaded:
+		return true
+	case Queued:
+		return true
+	case Releasing:
+		return true
+	case Restoring:
 		return true
 	default:
 		return false
@@ -280,6 +341,28 @@ type AccountSummary struct {
 	State AccountState `json:"state"`
 }
 
+// ColdCopies defines model for ColdCopies.
+type ColdCopies struct {
+	// Active Copies that are proven on chain.
+	Active int32 `json:"active"`
+
+	// InProgress Copies under way.
+	InProgress int32 `json:"in_progress"`
+
+	// NextCheckAt When the service looks at them next.
+	NextCheckAt *time.Time `json:"next_check_at,omitempty"`
+
+	// Reason What they wait for or why they failed.
+	Reason *string          `json:"reason,omitempty"`
+	Status ColdCopiesStatus `json:"status"`
+
+	// Wanted Copies that the pin was promised; 0 as long as that is not decided.
+	Wanted int32 `json:"wanted"`
+}
+
+// ColdCopiesStatus defines model for ColdCopies.Status.
+type ColdCopiesStatus string
+
 // CreditRequest defines model for CreditRequest.
 type CreditRequest struct {
 	// Amount Credits in decimal text.
@@ -391,6 +474,37 @@ type Failure struct {
 		Reason string `json:"reason"`
 	} `json:"error"`
 }
+
+// HotCopy defines model for HotCopy.
+type HotCopy struct {
+	// Attempts Tries that ended without the whole DAG.
+	Attempts int32 `json:"attempts"`
+
+	// Blocks Blocks that are here so far; all of them once held.
+	Blocks int64 `json:"blocks"`
+
+	// Bytes The sum of their sizes.
+	Bytes int64 `json:"bytes"`
+
+	// NextTryAt When it is tried again
+	NextTryAt *time.Time `json:"next_try_at,omitempty"`
+
+	// Reason Why it waits or failed.
+	Reason *string `json:"reason,omitempty"`
+
+	// Residence Whether it stays once all deals are proven.
+	Residence HotCopyResidence `json:"residence"`
+	State     HotCopyState     `json:"state"`
+
+	// VerifiedAt When every block was last read and hashed, after it came.
+	VerifiedAt *time.Time `json:"verified_at,omitempty"`
+}
+
+// HotCopyResidence Whether it stays once all deals are proven.
+type HotCopyResidence string
+
+// HotCopyState defines model for HotCopy.State.
+type HotCopyState string
 
 // Ledger defines model for Ledger.
 type Ledger struct {
@@ -511,21 +625,20 @@ type Payment struct {
 }
 
 // PinStatus A pin as the Pinning Service API describes it.
-type PinStatus struct {
-	Created   time.Time          `json:"created"`
-	Delegates []string           `json:"delegates"`
-	Info      *map[string]string `json:"info,omitempty"`
-	Pin       struct {
-		Cid  string             `json:"cid"`
-		Meta *map[string]string `json:"meta,omitempty"`
-		Name *string            `json:"name,omitempty"`
-	} `json:"pin"`
-	Requestid string          `json:"requestid"`
-	Status    PinStatusStatus `json:"status"`
-}
+type PinStatus = json.RawMessage
 
-// PinStatusStatus defines model for PinStatus.Status.
-type PinStatusStatus string
+// PinStory defines model for PinStory.
+type PinStory struct {
+	Cold  ColdCopies `json:"cold"`
+	Deals DealList   `json:"deals"`
+
+	// ExpiresAt When the service removes the pin by itself, if it has an end.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Hot       HotCopy    `json:"hot"`
+
+	// Pin A pin as the Pinning Service API describes it.
+	Pin PinStatus `json:"pin"`
+}
 
 // PlanRequest defines model for PlanRequest.
 type PlanRequest struct {
@@ -941,6 +1054,9 @@ type ServerInterface interface {
 	// ReceivePayment Report a payment
 	// (POST /payments)
 	ReceivePayment(ctx echo.Context, params ReceivePaymentParams) error
+	// GetPinStory Get all that is known of a pin
+	// (GET /pins/{requestid})
+	GetPinStory(ctx echo.Context, requestid Requestid) error
 	// GetPinDeals List the deals of a pin
 	// (GET /pins/{requestid}/deals)
 	GetPinDeals(ctx echo.Context, requestid Requestid, params GetPinDealsParams) error
@@ -1279,6 +1395,22 @@ func (w *ServerInterfaceWrapper) ReceivePayment(ctx echo.Context) error {
 	return err
 }
 
+// GetPinStory converts echo context to params.
+func (w *ServerInterfaceWrapper) GetPinStory(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "requestid" -------------
+	var requestid Requestid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "requestid", ctx.Param("requestid"), &requestid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter requestid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetPinStory(ctx, requestid)
+	return err
+}
+
 // GetPinDeals converts echo context to params.
 func (w *ServerInterfaceWrapper) GetPinDeals(ctx echo.Context) error {
 	var err error
@@ -1526,6 +1658,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	}
 
 	router.POST(options.BaseURL+"/upload", wrapper.Upload, options.OperationMiddlewares["upload"]...)
+	router.GET(options.BaseURL+"/pins/:requestid", wrapper.GetPinStory, options.OperationMiddlewares["getPinStory"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
 	router.GET(options.BaseURL+"/receipt-key", wrapper.GetReceiptKey, options.OperationMiddlewares["getReceiptKey"]...)
@@ -1557,137 +1690,147 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7F15cxs3lv8qKO5UZbeqRR2WPRO6UrWyfEQbx/Za9mRmI68Mdj+SGHYDHQBNmnHpu2/hPaAPEk2Rcqxk",
-	"auc/iWzieBfe8cPrz4NUFaWSIK0ZjD4PSq55ARY0/sfTVFXSvuIFuH8zMKkWpRVKDkaDdzNgkhfA1ITZ",
-	"GTD/8HCQDIT7vuR2NkgGEn8chhokAw2/VEJDNhhZXUEyMOkMCu7Gt6vSPWqsFnI6uLlJBhOlC27ddzjk",
-	"LxXoVTOm/7Y9RAYTXuV2MBr8wyg5SAYgq2Iw+jn8m5rF4EMSmcmtCowVWXyjIgvbLIVk/uGEcYOfvRFS",
-	"Cjlll6AXIgV29uaCTfkCmLBMVX0kaabcjyhWzUH2LbSsxrlIW+vFpxNaOtfWfSysYRY+WTYGuwSQ9NxS",
-	"sUpmoE2qNJieNYe591txZfgUnmtVxNc8EdpYlvHVY1wJ/euXrysibaGknbHlDKQjqjBMKsumYgGyXum6",
-	"dLj52usKwjTIuIVB0rfOdyq+ypzXi1QZX8XXws4sK5Sx7PToyD1sGJ9Y0M2++lZr1V5rRYk1pZIGUFOf",
-	"aMcY91eqpAWJOsPLMhcpd3s4RPkffW5N8ScNk8Fo8G+HjQU4pG/N4XMu8koDTbRJCuPlPOXSbZ1LswTN",
-	"pFoOBzfJ4C1MKgPZfS3Gq1FYzBj8eiBz6okMGiJ3/XhuujNvjZzF06oEbQXRMdXALa29w4IDK4oIH5JB",
-	"LgpBpnPbFl7SUzeB3Z83BypzjjSBT7woc/cdqXJsUiNkGrHIP3mJTJ1VFtIq1HRjuQUndrttCB+/bT+e",
-	"fpf4bFCc2370Hh8KxpZsx89EEL/9mpxhGWGrSc2YMFdjxNX4H5Batwq/qpfCRDjrDyD8W1gozK57rIqC",
-	"65Ub30/Iteb4v4RPdpMLLwQZfh50f6JI/93jrORTGLJXys7QqgGX7gjhltmZMM6WWG9qOhwT0j46bbgl",
-	"pIUp6A1a1nvcQp23pC5IkiwTbtE8f9Mi1YTnBpI16t0qts3Ba3VliFPxU7bD+C0LvQyC2CUvT61YwIjB",
-	"AvQKqThkpjIlyAyyEYm/dFZAA88YlxmDorQCsiFLc2XcM1JJqM9BZzcNI7oNWw4DzeMkMAzupBBHiHgQ",
-	"zaq9uHy5ZbmV5P1m4atp+lbd7VPZGI/PNWTijrLIi2C7u5JBYxomJMsgFQXP0csZxvaeKq0hpR+2hNfP",
-	"1x33lTviWMlXBUg7ZK9lvmKcNSOwgq+cwI0hV0v2K2jVmnKsVA5cujnnsNpctPOtjffOcILHbOnMwcy7",
-	"lsbZ8jmsnGkYKzWHjCmZoj0v+KeXIKd2NhidHB0lg0LI8P9xTJ4UcXv9Z9u11BObVh/j5FPgedTaQmkh",
-	"uybvfTeBJJXb7yfWOvXepOtxbXbJnbR6xaxiBZ8D6n2qylXCTuqnnEkIrhp3nr3MmFFMyXU7/OBkgKQW",
-	"hbMTx5s2ORmkXF8b8WvEeD1ZWTDBtT0/e+tklYIKSGEni58M0hmX05qy3fEvnerVnqmTobHz73EWsbcr",
-	"kKo85xY0MXjNDFurnl+8DGcXsFKrhchAM2ciDVsKO+tubWP4DHh+3RfHuC+/MUxWxRg0U5KlMy5kgsIf",
-	"9qYkDtx4TMcnD04fPorNBTIyz7NSpTPGLVvOREqrddMykJnZkRl4MOwlsUiP6zS273NVFMI6I9AEm5BC",
-	"whagjTM0x8P+EeMC94ZnGWRs3Ja7fYTNmXa57w61iHmnQWJK0AyQ8kH3ljOVt5bV8PMoPrwqlYnJZEtu",
-	"RNaSQC+ZnS1Xlci2jd7DoYungYpGTCVkLDzfSKbTM/xu2DO+VamKrP57tXQ/X3LjB6URGmoU8+OTniFx",
-	"f3GCGKs0n3ap0Iw5OTo+OjraNup1ASZ49+vhxrrqGy4ylNYxt6KI798FNWbWP2qLxP4ZsjFlZRsNXbMH",
-	"nUU4y+Ack4wJu20J+0p1led7/kQDN8HB6BJu5TiNtiNhStOJj7x3R9NE6ei6DUi71/zGcm37zN541TJ7",
-	"HeJZxWZ8QR/C/ufTTm6l8xrq6HEBWkwEZNGI1s5As4xbnvLS+UhIny5rax9rzXepFaPxTWvj0bgOLZ1s",
-	"LaVj+jqHbp8TFA8707iv6pS94HLlqKuBcQ0JG8NEaRJmDIO3ex5HMdo75dg9wkXXbSOuXSNiSNvS0H2b",
-	"7wnWfqLdkdIKM2SeqIk3cUJOExZ8xYRZzaWZgNb4ea2n5IwBz13InLuwzipGzmLihVgYL65XMtgGSiYq",
-	"R2DjCMwmQvJ8eNXOCvvl1ILhFCepnVcnYa0VDVqmw4kULWiQNKGiBkcT/HbCRY5/FMIY/AM+lUjTZGBB",
-	"F0L6dEbKZQrOtESjypD72pAr0FrpzY8zsFzkpsdYL51rsdTKUddpUQmqzOPOWb/tio2j1VTzwgxvDfr9",
-	"sJtitPYcbS8mbS8hm0Jk5yCt9n/uJPw0zjNp/0lyO2F//TShvWyGYj3h8k/+0MkE6pNb25jnThqH7HzG",
-	"9RRIbSRMuZPvYTz+2v048qNvruQMSdlzWk809BSfQjnDrfyXiksr7IrozSXjea6Wbjo80lK1AN3jkYlu",
-	"Tqb/YPPx+8YAc0HBRb8jvPHNLzY+FMpr5PNKChv9YsnFIn5weo9CVXlGx3mqjGVjWCmZUVycK6UD/QLn",
-	"b1Vg9JrxSMRt01Y8l/w6w8aTJnngl9nIAG21P6vwsk6r9/mceWCyGTLaLdVh6EBFJ1CxsapkxsbedTSg",
-	"F6C/MUwtMazv6gnGSH0h+wzyLGHA0xl7evaC0oWtVMwukZSQkdHfCGlcBLrnQNdCXk9yMZ3ZniFJDbRT",
-	"DKjcQjUrqUi56yyOhaY/M/c5Fs9HOeWT0rXvljjX0znoyUamLmY7pf/InfBcZGvecSMxmtvt6912GLz1",
-	"nmh3Cz49adyCnbQHZ8PR1TmUlUlYLoxN2FILCwmrylzxLGlSz62a+MaC6eHrrWKnJpiYokd3PTUiyiTn",
-	"kQMT/RGzu/2udCRq/QGgxIQa1jNbFbfbDIkbLakX8aFn2XfLEKd9WaWnZy+waM+xjC8x99pz7viVXYtu",
-	"hvjBo6OjdTm5hFTJzLCJVgVVQSOMKvgnctxPHn57cuTztVuSiFh33zwqmfvcp5qFTVglwaS8hGxdeXie",
-	"B+P+9OxFN+rPVGoONZRK22GZTbq55NOjbx/dxjxH4BjLflQyluR+rnRQBa/VJV8N2VlBnzh9SvuT92vu",
-	"zIKLnI/z+MHa8jE2OVqUdnW9Z5EEjBVFNLZ5V2euEJuQMDFxsj9VTm8ly8Uc0PGLezXu8I2HhY6zrSMZ",
-	"y1kTnufRcWYqzyLW4xKcjyoyIPe8cyKMwQnJBGw668tRgb7GPW0O/MCjGtTEJy0MJpggc3JPWXM1Qfvn",
-	"JuEmJLgRPOF/HI83Krnkq2v3fVx+ZiFixvnxYAmS0CKVdj4y7jV6mAiLbpAJp8qOh2GAM8R8LNM4AxNy",
-	"9AmqYhSbcH27HWw8IuJl0pLwICd+BS1pbDMppoivYPkuIEK6+mOjgQ3uBUUXcQOOvGeVnSktfkXIBpsB",
-	"z0AP2QXxfKaWkimZr4K922CoDdNvO3dpjeskoZ8mtNTY7t5Qqay3yB9V/7446KJrcRLGx2oB63W8VlWk",
-	"0hpkGnfge2FZPhVFqWlvl2EB0u7qctf4udqprhcSJZGQl+iiRM8QIbdB1+jxcX02fmEhO4PchZBrsfnG",
-	"Y4WQF/Tl8WY4LuRE7eWMbhCkFBFl8I7C5lrA8i+brqd6v+M52kEjRgv3lU96UB6LvPwB7lL6VJXwmS2f",
-	"ifpwe2qmgSP6GdqwG0e/Ni+jQpdzeTePrQfTsJ7QdU/FJn7rT+i1iK7Sxq4H9w9O4vEO6GuDflxXsFVF",
-	"htj/guqRmwtrfp34aaPLhBRE2Wd+l7w+TJcuiMX4KOVSSZHynP3X5etX7N/fPj9nf/nzXx7+x5C981Uo",
-	"bisNziqrhUcaImggU2mFtcSlsDNVucPPXMn6ByM2J9e99tkTLBOix+D+oEzpmr7sXtnu+p47HLL75a49",
-	"KUMKe7vxMKbas3QTxWo4gs9hVVcAyWT6gCIT2WgOq/4K7Y47eoPPOvlSym4tj3nSRupEuK6YlClGtOgL",
-	"emrpiFSNspOHD4+/bUlclwwdLjv5iY3vC9kt03X8IbldPde0LYzSbNVTK1C6BcEIctWWAmJve7dblDXg",
-	"W7rUeC2pEpl47UHdBZB1endNb3IBMd/jLMs0mFpvnHChn+qLy740hxWruC+C4/aCKNAONLVStCq+RD2X",
-	"Pgm2DZYRg1FcY+1+x5TpnQQfU0/XzqTWU8WRBD34gT0QA+dPXteW6hxp6dj9pq7p1xgCIvQ3phH/neR9",
-	"HU2wFQ6wtbC/SyE9YglSq3TPVyCvub2eQTyL+D1+HmiDAtRFymBFtZF7TLvuXiHWdi852r+mjPiO9uB9",
-	"gI928Xn3enKrZOwH9iremKBWqbkjBt39t3VqU/Q7BWkiwhZT9QNEyj/Rk+xMsmDPnc1ZP8BamSL6cPTr",
-	"ox/nM/636ZP/ebpQ9un85cOTh3+ecPGrFS/E+cl/2x9evijHUj57YflJpn64NajpS/x3jEGPl1GnMshb",
-	"ipjb7eiq2wBVqciuFye7jXDSMhKaL5k7dOIJDr7c1XXivkLjQtBQaBR2V+W6FQd2l+ojCa4njJ+ktac4",
-	"J6fCWM0DyLY3Ut8ThP/Hz180sfqtmYzLVJV90CpO4PQAL64MUPUD83kjDTwbYfmB4BEztcQv/NdYkRgx",
-	"nmE5osx5CvichkItEGRSDH1dYXQlDcgMQTZDpsFqAQsYURXD3+Dx6TMqsanSGXxFEHwlwaNlxVSyXMi5",
-	"GYZk78idDe0iED1Z8DlcSYTmy6yFwh8ynhVC0q/c14S6wVR2SB+v4TcCJShA9dsehOIKlhlpO90Uipsm",
-	"ire4FFP5vrxj1UFlPWliIRfCAnMPDLdB/dd8zImHFiwb8h07uj86ZTlYC9okLBNTR0Cl2ZBds/9kB2wM",
-	"U5/TQcPE/bPuEXx4uNvNjIT2ExVadxDFE3BpTiCamMsx8RcAd71YJfdAc9RLeikkxPAcTmb7FmbVrsta",
-	"I5S/Yoh398IESU2DsIetJMT1bsFsRFzwGueyw2kQ0BO7gxb6oAkN0uCWg51gAWGZawCBdURAjDY9ieu9",
-	"8457FzhjXsOFNc2d2q5vpE+KR7/MPy1PZ79OVg8sj0oxH0OPc69y0ZNENu5Q2EP28QyJyHxf2YJuBzjX",
-	"Hc8UF7ImAQJUCFntfkcglqmmLde72H4PCHkdR07SmbAzFfxRfAua0Q/au5S7Wf6WpMVpjTcK1gpS0h2f",
-	"u1/GqCWpB2ZBvoLwEAtTpbOQ4s9gIVL4hlDRXRHOeWlV2a3/HkcuBbXFdaOYgN/UwXiqcuc1lIJ82m7t",
-	"seAZ0LHUl4C6o+hvyf+tSYCfISYB79FpIJ1ZS0+LPSSxKb3stTCcI7qsEN/vgVdqUoQt6s8gz2o+1S4F",
-	"gpragKbHrCoRYeuNAVN5tifIqbtSX4HYNWWEdYvdH/an+g5P+yrJLg+v8Wav+koPpBVpk3i29fL5KY/E",
-	"8Bl9eEtTgNsP9XXVpcSZv2O1hrx4jMHigfHYFlXZqVZL53uOhY3X8HtQimt0cJtZQw/iD3tJ8haBKlGq",
-	"7K6UNXEj52TUMY1tsAjwlm0zEQYGk1ZKxw7gJyuMaMgyqinecHjMOAILCS68VF6BC+qwEpAzS59nX487",
-	"8u0wMn9Lxmk+Kru/2JGqcrWjXs+UbWbYV3maHyfttcb4HfHEb3U6PJmTjjeOshFVSQNppYVdXTp2tTyN",
-	"uh8FZgCBa8zz+d/PrC2p/0QoRPecwrFyuseiLpXO8HQe+bjbUFeW5yKHVKH28dywMcyEzAih5kJ3TIcF",
-	"1JQOsXtyJTHUdnZ6xxA94K8wu0Tx9pVEp8ckdRMNkdEDiL8nZJadKVMXeyL7e+zRdO5cQR9ETRiXeO+i",
-	"xn5mCmhd8EkYeyWxEAHCPUMBvRUWHZLnWhnrRjt7czFo1YsGx8Oj4VEI5HgpBqPBg+HR8MGAkHLIx8NW",
-	"UmkKtseZz7n0kXGe00UbQ2mJcAurMvUBinfYnK5hEukiG4zcwGetXkatHiwnR0e/Wc+TMEVPz5MaV3qT",
-	"DE7/9re+0erlHYaeLDfJ4OEuz/t+MqgwoaPB4HLmoWmtBBefmm7nCfeTQ0ywHLZbbnh+dGmZCxOIaZCR",
-	"TfOpnzcrbvmqEWKfcxUBYCZ0AymuypLSHblagmYpN9DXdccA15hmb7jS8oQfnUZsTz8inU8h3OHC5k9O",
-	"7T2EMTY35nXjTX9qzOiWy15uJbFhUaLjPbHQs9+8URaAqce3olJvPnx9kcdgMCL2ryWROHHuqDNVvp3S",
-	"vWrAyzrdioJTy2NbE5zoN4nvDxg7mYjwU1h81umLBsY+Udnqt6ZpiGpvumen1RXcbHD0+DebvVMB2G7J",
-	"kKh4+ZW6NTja3zNvz5EfeHfIr8kHqp1FbeP0puU7/Oz/uum1gWamlo0QrJnA2DaaRw7b/fnuQzf/gMfR",
-	"Orvah/hdeXWIbX4w4PCauxY45Xm7d5BzkjQs1ByyIXvnzqSmFVklM9+lYk353Qxfie2nMccHgcrYvYgp",
-	"vDjlb0OZ+9Yyt4Y211xUMlUquzuz8OZAP7dqbB1eHxKYI2sgvo/7W/kM2TMXLW023xk1IDs+5UKyKVjT",
-	"9Jq5coTQqyFrbmLhBTxKFOCGl5x6fEwqF1ujl60FZDQcecQbh0Um7G8nML/9UdPt6LTTSfPb2afOZd64",
-	"jSKe3K+wP1Fq3rSOci5pW9juLPEBLBv3K0wdoLyhvlx/PFlp44R3kpS4SWvFAkKyGc8njDNKWN0zo/Fe",
-	"eMuohfjXd0a7G5s1mKqAfkbT9/d9iFCzg9/3EHmLO3fMDr35YiHpXsT2I/UfIxe9jQUpexDuqfqHCG9T",
-	"SStyj7gkdmWbvoCf+r4Z2dDud+XlJS2jpT135mHdhbTX0aZSyhdROLn18abb8a4Pv1O7POoj96/q6LcT",
-	"7jcebXWYmkV3hEg34s0DF3f2mHHDzi//Slgr5zTTDcB7FbGfQk8Ib50xY2wSTMxiBdzpb8lXtwYMed17",
-	"JJpefN1OTLDa7/SeI7bSwzk5y7megmYiS5hRrOTTBq6DaD9sGtO5pbiRhPR9UG7Jmv2/yk4l0ZyhR6LU",
-	"1zPnQmZ9u/ZVqbtnAzsz8rGqfPOXVtf4vrnpgtVvNLWXOTsDTMyj7N2tUXov8mOX+Ung7tLzfMu0fwAz",
-	"6ZXvCyxkSGcO2RkaSKoFEUqVhSrIwSv4ZBneC266DIUuju7H92tHQxglGoCBN6nfGJYHexQsKBVL24bz",
-	"0LSBg1ET+sT31Q/TLEGDFybM7b9/dz5kr0PPP7ppHW6+iVadKSBH5YoVXgI3LGgDY7zFiF56MM3J0cmj",
-	"g+Pjx50XEygJe72WgO5st+W+5NaCdo/+789HB99++Hx6c0B/nNz8KaICX1OwG5r0tf4PD9yz7J15Znu5",
-	"I4FKmHvA+dlln+AJOTdbMnns/duXTStELleOnc6FRydfoZLSrNw3D6kLhabThcP7+R4JRpczg79RVIZS",
-	"QFeSSqXU2Kbu/Pz07MVj3/ZPzhEr1twpwMYJiOYqhUT4+lLpuX/gxbN3uKDvn509RfXAci8jC+i+uZIT",
-	"pZl2umB60krcAvaH+TqRfruHyz1XH3BXPVLsCH3fcY6YSuf5Ea2DrPpOGV5afaJoi8A+D+itjJcI6p60",
-	"8kvhflLoU2TEVJo6I26cYI2as+WyfXXYfvfu4sdnyeL4u8v3P4abgpfvf/Rd667k9z+enR9cfn928vCR",
-	"E7QZfHJz448YZ5PKxY9WlfXdlbHKVj6Bim0OMP+MKUKfRE3YTC2dvDI1sf69FaqIiymiIBYQ2j5smGu0",
-	"s3R2NoZ2c6N97tXx0clpj5n9Crkvv4k/aIa01VCz9S6ecMbVXSvoHSPBvbsPRfKwncHo5w/dVJCLVRsl",
-	"6DkHSiHN4ee6xcHNYX3bPOqGPEM76nvGY7gY3v30jUGclr9asd5cOQk3Nuo4cOTxM/hqJbbkq8R/EFCZ",
-	"V5LgWIlXnfo7pLBVIQhs3zPDJprt+gI38xrYaQgxVra8NPzILdvMcEYCTCAJhozagYQmAW34LgGXJMRU",
-	"cgr2jZBP/d3q/fIpTaeJzSiiboyrJm1aWsU02Er3ulX/tLCHunVwj1YSl34HmENotm38ISPameyWmPRp",
-	"mG6aXUR1rKfnhb/6Pl75VxYQ0GzEQKpqOkO82wzSOVOTSS4k1C8gMOC73HN3okn/EVHvSn6cBGCZXxbD",
-	"i7Ur9vzi5bOPNCS9UMDFY7mi5lVSUefi+kUKoTG77zIp6hQNrgu0FZNVciVrE1q/iQp19/TotD4fSYfZ",
-	"q9fXT5+dvbz++7N3/VoW2oZ8gZ59TQkOy+t9PxcRnKMghZeE3WNtBqynOK1jJ2n2Dx/429NRAW69bq/u",
-	"CtJI7JD51ojUFtC233M3Yrxejq3VgASfThZfP8KDFwXRUuuWTc3oEZvWlfCvz3o3Sw/38Ub578LvTjMN",
-	"UyNpt7LdPVqVW7AExJz2hc6GvcQDpROmZCimePPE59Sq56AqzZCdq6x9i9030sZMdFUmPobMmNJX0uNK",
-	"PMYEqdP4AYRAQBNDAadt5YdamCVWwyTDq/qoYEVePuQmKkQGr8J+pbiwe8/2X7i0nf3dH50oxWtlXQhu",
-	"c32ux3i1nVBMW3lZ6wIsk9ozJKeRWuTRASeVi/IwXTIF68ErG3KUC2MJZv41LVFzkbCHoR7y/js5Uh4q",
-	"1s2axpmXbAn9w7lAV/pY03q/4+kHOB67sAhoQvQRfot33zpvhq3jB4NvIpnAkrokmCuJ1iSYjtqZ2cl2",
-	"UF7pnQdMfg0D0rmtec/2o26uuU3UGvQo9bG9V7kjK7GJWI2ZiMPP/qW+NyRzOdi+d4u2ThDKDziHXSp/",
-	"2PkXeZiWcPXn38nYBAnZz68NLyHeB+0QAJr3DVRxs+7PiUOtQsejuDFwDDZ1h5C61zDDqz4+ORG8AewP",
-	"sfQJhjxAFZ3v49xLxF5g0ZkzK/DFsd68j5WdUYZiwXORDdlZ22T4TDfdOM5ztSTXVIWQLOfGGuf0u2Aq",
-	"mtTDLX6hBCSf+3px42uVQrMqt1lau7F8ZRhtqCeVMNU8hXgq4S+PTteTCbc19z7aKZ9wf8ZJwvIPYKDe",
-	"hpY0rbU4J4OzKS/79cS3dblFLZTOhOR6RVcswxsuVLZqnBkuV+i7zPjCR+8TgZ6e890p72SXSs89jCMM",
-	"gF0ysY/mOfHq4N2qdKfuyoyu5JU8YB/bnFvIbCjKPBumXH90QZ9vjFm3n3JH7klzG22cq3Qe6kp4VdOr",
-	"L7Z9OT46Ylopa4YM85NXktEvnA6GPmE+5+6eY2PAjDqFu8ON1X06sLisicgBO8lobBeHyAWZMbMqxsoF",
-	"t9TTB39eVLkVJdcWq+wHGbc8DEBNxMZaLQ1oKjbQTUVqPNMa27AfqrH6xvimeoZlCkfnkt7ni17FCC2J",
-	"G3noCPscp5j60M43wfwoyolhPMvYwUEqsgNP1u+OP6Kt4ngJzC2UKEzWzuoVw4KIYVaVNY3IpmEG/Eri",
-	"4wYWoHlOeTC//lV9L5CdSX+NM2DGnanjegpEiKdnL8IX2Bkv+GIYCvImxSTslZQAmXHWKg85LGzNmqpC",
-	"oOm8kh8LsPznH579/cN3fz17+f7ZxxDP0VsXjDPq7hFsR4n3fDGBXcbB5HVzpK1V71fYPDK8MlKaPnPp",
-	"uwVFKysnDx/ueoWOk4KFS6yB+1g34nkOGaHuZXdVoVT10X3+ce1d/K9Ui3HCYPeJK8k1vhSGYuQcEIHl",
-	"pMEJlfCC4NWO2qWx1+hzj1UmwiuRlPWvGByvmLBE4yi0RuTw5fTp9NhoJS2SVoP9UKbuuaTbCzqith7J",
-	"FujK5nLkqvYt0DCdPHzISi2kxWb8Z5fnFxcsnXHNUydabVUJ3NVQYk+YcAYFDPfJKZupShuf7DdYquiY",
-	"cR+HiwJf/cYtEPLDUMGxYcR6NfAig6JUFmS6OqCkWD9Dtr5Iefe6oEot2ANjNfCie343fUPxnIpece87",
-	"R75sJLT5+w8RsftRvFN9z/5ea5t135a4y2O8BCGWCDvQjFeMSwZc5wJ0kM1uWi3kLU+OTu5rna1eOfVS",
-	"k6DfSmdQv62LvID79dho8dgkkPCyQjLRTmH4pgbBU1vDYnd3izBjx4aMr3C08Hql+CtFJrH3x7RfkpIg",
-	"P/3LMWoqeYQWAYdqNMzmi0TC60MwZBmyszyn7zrdDxB5dunrvVhDcGtvv/4joNL852oRmhtsJOfvBkP/",
-	"F678j4grb7/ibBdgeY1K6CZ56y4kP39wjPDlA/wC37s1OOSlOFwcI5v8WNE3vy1RYMmNdK5tGzZQ44/9",
-	"oRhUdvOMx8I+/bTuT7IOdjCtkdqllM3RfLDk/O5D57O3fhgAUJs/ehdLmWL0hdeqmqajB1XZGrCOGLe0",
-	"agj8qozjVgBIOUZ1AX45TNrkKnxnn9h94DAtvRDVp3ubIyVVJVB30/ZSu3cMbj7c/F8AAAD//w==",
+	"7H17cxu3sudXQXFvVXarRtQjtu85cqVqFb+ijWN7LeXm3I28MjjTJHE0A0wADGnGpe++hW5gBkNiKFKO",
+	"ldza85dlEsSz3/1D4/MoV1WtJEhrRqefRzXXvAILGv/H81w10r7hFbj/FmByLWorlBydji7nwCSvgKkp",
+	"s3NgvvF4lI2E+77mdj7KRhJ/HLoaZSMNvzVCQzE6tbqBbGTyOVTc9W9XtWtqrBZyNrq9zUZTpStu3XfY",
+	"5W8N6FXXp/827qKAKW9KOzod/dMoOcpGIJtqdPpr+G9uFqMPWWIkNyswVhTphYoiLLMWkvnGGeMGP3sn",
+	"pBRyxi5AL0QO7OzdOZvxBTBhmWqGtqQbcr9NseoG5NBE62ZSijyaL7bOaOpcW/exsIZZ+GTZBOwSQFK7",
+	"pWKNLECbXGkwA3MOY+8348bwGbzUqkrPeSq0sazgq6c4E/qvn75uaGsrJe2cLecg3aYKw6SybCYWINuZ",
+	"rlOHGy+eVyCmUcEtjLKheV6q9CxL3k5SFXyVngs7s6xSxrJHR0eusWF8akF36xqarVV7zRUp1tRKGkBO",
+	"/V67g3F/5UpakMgzvK5LkXO3hkOk/9PP0RD/pmE6Oh39t8NOAhzSt+bwJRdlo4EG2twK4+k859ItnUuz",
+	"BM2kWo5Ht9noPUwbA8VDTcazUZjMBPx8oHDsiQc0xtP1/bnhzrw0chJPqxq0FbSPuQZuae69Iziwokqc",
+	"QzYqRSVIdG5bwmtqdRuO+/NmR3XJcU/gE6/q0n1HrJwa1AiZJyTyL54icyeVhbQKOd1YbsGR3W4LwuZ3",
+	"rcfv3wW2DYxz149+xkZB2JLs+JU2xC+/3c4wjbDUrD2YMFYnxNXkn5BbNws/q9fCJE7WKyD8W1iozK5r",
+	"bKqK65Xr3w/Iteb4fwmf7OYpvBIk+Hng/aki/nfNWc1nMGZvlJ2jVAMunQrhltm5ME6WWC9qeicmpH3y",
+	"qDstIS3MQG/sZbvGLbvzntgFt6QohJs0L99FWzXlpYFsbffuJNtO8VrdGDqptJbtHfyWiV4EQuxvL8+t",
+	"WMApgwXoFe7imJnG1CALKE6J/KWTAhp4wbgsGFS1FVCMWV4q49pIJaHVg05uGkb7No4MBhrHUWDo3FEh",
+	"9pCwILpZe3L5csly55YPi4WvxulbeXeIZVNn/EyVxTNV+71Z51Tc+Y2Tp/bELVwDq7VagGRKsnzOhVxn",
+	"mG9PRtmoElJU7kCPNpnHKeLrWquZBmMGh0ObiC356h79O46/zueQ31xzOyCvbaRPS6VuDENhABXKi93l",
+	"tgbuter6INTfii25sCiMlGbL+Yo+nHJRQjEeoo8GNybwRCEMn5TICY4lXLv+Jjr9PNOcmMVYpfEPGiPJ",
+	"NUsuPVMMn3WwupfcuDOvhIHiKTtyArZUckZGOG8NsQJyUdCS9jquNdr2q2+nmHUSIV5xkrg1FOKegpZX",
+	"wTBZ2xDs0zAhcYEVL9GETx5crrSGnH4YSWY/Xr/fN85+YzVfVSDtmL2V5Ypx1vXAKr5y0nQCpVqy30Gr",
+	"aMiJUiVw6ca8gdXmpJ3jaLzrgQM8ZUt3UnPvNxlnqNzAyh3dRKkbKJiSORorFf/0GuTMzkenJ0dHeHLh",
+	"/8cpYalIlK3/bLsK8ptNs0+d5HPgZdKUgNpC4Zl6N/4k6tnvJ9Y63bW5r8etTUG+ktUrZhWr+A2gUstV",
+	"vcrYSdvK6bvgh3DntsqCGcXUHTLzOCXTcq6vjfg9IZ+/X1kwwW97dvbe0SrxLuSwkzmTjfI5l7N2Z/v9",
+	"Xzi90rpdjoYmznnFUcTedm6uypJb0HTAazaGterl+etI/Gi1EE4POP1v2FLYeX9pG90XwMvrISfdffmN",
+	"YbKpJqBbBZYh8Ye1KYkdd+7A8cm3jx4/SY0FMjHOi1rlc6dLlnOR02zdsAxkYXY8DLR69qJY3I/rXCQl",
+	"elUJ64RAF0mBHDK2AG2coDkeD/eYJrh3vCigYJOY7vYhNme3yH1XqEXK9QoUU4NmgDsfeG85V2U0re48",
+	"j9Ldq1qZFE1GdCOKiAI9ZfaW3DSi2Nb7wAmdPw+7aMRMQsFC+44yHZ/hd+OB/q3KVWL2P6il+7lX4bWz",
+	"ovu7Ud0cnwx0ietLb4gzMfisvwtdn9Oj46Ojo229XldgguuaNps61jdcFEitE25FlV6/89jNfLjXaIt9",
+	"G5IxdWM7Dl2TB71JOMngrO6CCbttCvtSdVOWe/5k2N5cuZNG2ZGRqelsM4vmp3FskTY2Qdq9xjeWazsk",
+	"9iarSOz1Ns8qNueL1nnYV2Ts5DM5q6ENjSxAi6lI2bi/zMHOQbOCW57z2tlIuD/9o21trDXbpWWMzvFq",
+	"hUdnOkQ8GU2lJ/p6SnfICErHVPK0reqYveISPQwNzlfL2ASmShMxY4znHt6UY47dwzdoum0EbdY2MeQk",
+	"qOuhxQ9EIn6h1RHTCjNmflMzL+KEnGUs2IoZs5pLMwWt8fOWT8kYA14KOWMl8MKRKBmLmSdiYTy5Xskg",
+	"GyhSrtwGG3SGp0LycnwVpzz8dFrCIHctTMhRWDSjUSQ6HEnRhGKvR4Pbk9ihcwdmDP4Bn2pBzp4FXQnp",
+	"Y3U5lzmUQ85fCOxu0BVorfTmxwVYLkozIKyXzrRYauV213FRDaou08bZVl95ox/n6vHKjO+MaPluN8lo",
+	"rR0tL0VtPyj7TNWJ6JHn58TaL3XrKKPMRdNAeX1Cxsfzs1f3YLdJqfKbxIDf4+ddGAa5wCg25fop42Xp",
+	"FVxF2msOZZGUrXcM7my6AZ3fVH4IoZkzDM09+sfIjNWr4bgMGTtWC8eiMy7kkGchpj3thhszHp3Kpiz3",
+	"V5vUjdLb4jIajChgKAOAKkVY5w6tDJ2BOxSUcFHYrBfqbDD7dANQj9AxKg6ULFdJnm0VYPjxbw00JBTA",
+	"5nOSGe7QR9lITael8sEgDc5Wo69nfAHXTY2flsBRMKXGCvpq+JAwCMyQUtG2xBxdG/idcyfNMu/6+sTI",
+	"rh5iIhxEUjBsfsshgVqzjktTvP0aihkkpBpIR2S7Kzbq54W0/0WSEmF9w3tCa9mUeQOhsF+8QVkI1JVu",
+	"bhNeOk0zZs/mXM+ACF3CjDvdNU7HVnY3NX3vmzM584SVHGGqYQA1EfLwbua/NVxaYVdenkrHrGrJUXRy",
+	"w3K1AD0gB0Q/mTBstPrY3EYHN4ICB8NO7sY3v9l0V0ivic8bKWzyiyUXi7RR7L0F1ZQFmeq5MpZNYKVk",
+	"QTGvUikd9i+c/J0MjB4xmru4bFqKPyU/z7DwrAsM+ml2NEBLHY4Yvm7zwUP+ZBkO2YzZL1HcmoxldPAU",
+	"m6hGFmzi1bgBvQD9jWFqiYK7zycDupLCcU4UZwx4PndmAOW5ojDrLlESIRO9vxMSMxV7dnQt5PW0FLO5",
+	"HeiyNStIrzhVWBO6ZtdR3BGa4aj751SsLnlSPpva+mWZcyud851tROFTslP6j5z1zkWx5vl2FKO53T7f",
+	"bcrgvfcy+0vwqQfjJuyoPTgSbl8pr5GxUhibsaUWFjLW1E5RZ53qjMBcGxOmxtdbyU5NMehMTXfVGglm",
+	"kjcJhYm+htldfjc6EZH6EaDGYDkCcSKoyF2CxPWWtZP4MDDt+2V/8qGI8fOzV4g245gJk5hXGdA7fmbX",
+	"op/9+fbJ0dE6nVxArmRh2FSriuA7KUOafyJD+uTx30+OfC5mS4IAAWObqpK5z30aSdiMNRJMzmso1pmn",
+	"cyGC49JF9AqVm0MNtdJ2XBfTfp7o0dHfn9x1eG6DU0f2k5KpBNZLpQMreK6u+WrMzir6xPFTPpyYWzNn",
+	"FlyUfFKmFWtkY2yeaFXb1fWe2X0wVlTJuMVl6xgiqC5j5MHMlONbyUpxA2j4pa0ap3zTIR93spFKRhzG",
+	"lJdlsp+5KouE9LgAZ6OKAsj17mmECTgiQTdjKP4M+hrXtNnxtx6Op6Y+IGkY5acd3VNGTE1R/glKKfvk",
+	"FXoU/sdpb6yRS766dt+n6WceomE4PiqWQAnRVunWjU8qE+e8KCfRvVbZURkGHF7KxjKdMTAlQ58wluTK",
+	"3y0HO4uIzjKLKDzQiZ9BRI3xIaUY8Q0sLwOUsc8/NunY4FqQdBHw5rb3rLFzpcXviDVkc+AF6DE7pzOf",
+	"q6VkzrsN8m7jQG0YfpvepTmubwn9NKOpplb3jtLgg+i0JPsP+UHnfYmTMT5RC1jP0UcZz0ZrkHnagB/E",
+	"E/swM6WdvFyGBUi7q8ndAr9bo7qdSHKLhLxogScbOkTIbZhraj5pdeMXIrAKKJ0LueabbzSrhDynL483",
+	"3XEhp2ovY3RjQ2qRYAZvKGzOBSz/suEGYWdKi5l3BYb3Ynu0fUD59rD3O8CQ2pCT9wz8X9uxRhux2g58",
+	"30J9OpBpjfG+jgA2pp2NPh3M1IH/8J9GyfF7vvzJJ/4CHaskElCVxV3yJcLHxZmPuxIemKaJbMCdUGca",
+	"KrUIOB0hndMgrIFyGiwD55NyyUAWu8Mr5sreNeEQ7O5ofFvrTi5sZMLwrNyAFLzcms95V3J5P9t8AHa5",
+	"PhnXKjXwe2+LrfnujTZ2PYzz7UnaswV9bdBi74sw1ZDK9b8gVMnmxLpfZ37Y5DQhB1EPKdolb82m5Rw0",
+	"ecI5l0qKnJfsf128fcP++/uXz9jf/v1vj//HmF16LAG3jQanf9XCX4ZA6Feh8gYRISFnIay5ku0PTtkN",
+	"OWmtd5Yh2ANtQ/cH5bvWuGt3fFLfy9jBnNovA+m3MiQit6sJY5o9E/BJxJ3b8BtYtTgOYnHvOhaiOL2B",
+	"1TDOZscVvcO2jr6UsltBDn5rE9l+nFeKyhSjvRhyb1vqSOT+i5PHj4//HlFcfxt6p+zoZ5ROOhiPnPT6",
+	"5vhDdjd7rnFb6KVbqt+tsNMRkC7QVUwFdLzxarcwa0Ap9nfjrSQ8Sea5B3kXQLaB/DW+KQWkrMyzotBg",
+	"Wr5xxIUeiYcIeYAF4g7SVif2OwiFQznQIV5Qqvjc24304c5t4LoUGO4aEVg7BsfvRfgYZLx2IrUdKo0H",
+	"G0CB7YH7evb921ZSPcO9dMf9rkVmtUgw2uhvTEf+O9H7OiZsK6hrKzxrFzhUQhLkVumBr0Bec3s9h3S8",
+	"+Af8POwNElAf74g5u47uMcC+O85H273oaH9kEKL04s6HYHsxhGh3VFAE/PEdexbvRFAEGOqRQX/9MU9t",
+	"kn4PVkSbsEVU/QgJgzipyc4kC/LcyZx1BRbFBOnD09+f/HQz5/+Yff9/ni+UfX7z+vHJ43+fcvG7Fa/E",
+	"s5P/bX98/aqeSPnileUnhfrxTvd1KMXTEwYDVkYbtCJrKSFut2Nk74LF5qK4Xpzs1sNJJCQ0XyJmIh3K",
+	"4stdTSfuc3G/g1amTbDvylx3onnvk2cmwvUb4weJ1pQ+yZkwVvNwVWIwJrPnPcG/fqSqi8rcGbO6yFU9",
+	"BJDldH8uXBJpDFCeCyO3pxp4cYqJJgK5zdUSv/BfY+7plPECE091yXPAduSPIoZo7DNIp1fSgCwQKjlm",
+	"GqwWsIBTylf5S8a9S0CqdgJfEUBESfB3HsRMslLIGzMOYf1TpxvidB+1rPgNXEm8PSiL6KLgmPGiEpJ+",
+	"5b4m7CQmLUKiYA2FF3aCogp+2aOQRsOEMi2nHyxzwyRRMRdiJn+u75lfUsVAQkDIhbDAXIPxttuIazbm",
+	"1INIlt32Hbt9f/KIlWAtaJOxQsw8qGnMrtn/ZAdsAjMfvUPBxH1b1wQbj3e7PJrRepJE6xRROtSalwSF",
+	"TJkcU1+jYNe733IP3E47pddCQgq542h2aGJW7TqttY3yVRAQ4BUGyNo9CGvYuoU43y3onIQJ3iKadtAG",
+	"ASezOzxlCITSYUruUOwEAAnTXIOCrGM/UnszkKLYO8K8dyo7ZTWcW9OV/ejbRvqkevLbzaflo/nv09W3",
+	"liepmE9gwLhXpRhIFxinFPagfdQhCZofSlARANOZ7qhTnMuaBbBXJWRj74vjQyOBltyuYvtVZTzrNP6d",
+	"dMLOu+BV8R1Rct/p4FTuJ/kjSkvvNd4LW0s9Sqc+d4/5tpQ0AKghW0F4MI1p8nlI5hSwEDl8Q3db+iRc",
+	"8tqqup/pP05c7YzJdSNthN+0zniuSmc14A1jNV3LMle8AFJLQwGoe5L+lvjfOtaURkhRwM+1R9Ru0GIt",
+	"9qDEKJi+z8RwjOS0gn+/BzKtCxH2wORl0Z5Ta1IgfC2Grj1lTY33JLwwYKos9oSz9Wfq00a7howw2bR7",
+	"Y6/Vd2jtU1u7NF47m72SYgMXE3BvApx58Jyf84QPX9CHd9Qtulupr7MuBc78Tdk1jM1TdBYPjEcxqcbO",
+	"tFo623MibBqtMYBHXdsHt5g1nCj+cHBL3iMkKbkruzNlu7kJPZk0TFMLrAKQadtIhHa6bUs0JDgUPRqS",
+	"jGqGlwqeMo4QUgKGL1V7zwOLwAWM1NLH2TdTnlsBg/6uo+N8ZHZ/PS9X9WpHvp4r242wL/N0P87iuabO",
+	"O2GJ73B5IFTCiKxxpI0kSxrIGy3s6sIdV2RptCWzMAIIXGOcz/9+bm1NJbIC5GBAC6eAEx51vFS6QO18",
+	"6v1uQ4XjXooScoXcx0vDJjAXsiAsonPdMRwW8HE6+O7ZlURX28npHV30gLTD6BL521cSjR6TtXW+REEN",
+	"8BYVYfDsXJk22ZNY31OPm3R6BW0QNWVc4u25FuVbKKB5wSdh7JXERAQI14YceissGiQvtTLW9Xb27nwU",
+	"5YtGx+Oj8VFw5HgtRqejb8dH429HhInEczyMgkozsAPGfMml94zLkq5LGgpLhLu0jWkVKN5EdryGQaTz",
+	"YnTqOj6Lyi1GZeJOjo7+sLJsYYiBsmwtgvg2Gz36xz+GemundxjKxt1mo8e7tPcl75BhQtGl0cXcgxCj",
+	"ABefmX5xLPeTQwywHMZVwfx59PeyFCZspsGD7Opj/rqZcStXHRH7mKsIUEKhO/B4U9cU7ijVEjTLuYGh",
+	"woAGuMYwe3cqkSX85FFC9gzfPeAzCDdxsT6lY3sPVk2NjXHddF3CXa7ZuZmkukWKTpftRMt+86JigCAf",
+	"34k/vv3w9UmeUDabZP9W0hZnzhx1ospXfHxQDnjdhluRcFp6jDnBkX4X+P6AvpNJED+5xWe90q1g7Peq",
+	"WP3Rexq82tu+7rS6gduNEz3+w0bvZQC2SzLcVLzkSTV33N4/8Nk+w/PAW2J+Tt5R7U1q20lvSr7Dz/6v",
+	"20EZaOZq2RHBmghMLaNrchiXEH4I3vwLqqP144qV+H3P6hArEaLD4Tl3zXEqy7i8oTOSNCzUDRRjdul0",
+	"UlcttZGFrzW0xvxuhK907I9Shg9C0rHAIlN4Rc7fezMPzWVuDvGpOa9kplRx/8PCOyLDp9Vi6/CimMAY",
+	"WQfmfjpckG3MXjhvabOE2mkHssPL62wG1nQVw67cRujVmHV37vCqJQUKcMFLTpWapo3zrdHK7u7Ck0W8",
+	"oSwKYf84gvnjVU2/Lt9OmuaPk0+9a9tpGUVn8rDE/r1SN10BQGeSxsR2b4oPYNm0XWFaB+UdlQ7969FK",
+	"jBPeiVLSIi3yBYRkc15OGWcUsHrgg8YKAJFQC/6vL956v2PWYJoKhg+avn9oJUIla/5cJfIeV+4OO5QP",
+	"Trmke22272lYjZwP1j6m6EG4kewbEd6mkVaUHnFJx1Vs2gJ+6Ic+yG7v/tSzvKBpRNxz7zNsC6UPGtqU",
+	"SvmiHc7ubN49yLBr40u1S1PvuX9VQz8OuN96tNVhbhb9HhIPJmwqXFzZU8YNe3bxH4S1ckYz3fV8UBL7",
+	"JVT/8NIZI8Ymw8AsZsAd/9Z8dafDULZVZpLhxbdxYIK1dqe3HLEgKl33YSXXM9BMFBkzitV81sF1EO2H",
+	"pb9691E3gpC+4s0dUbP/r6JTWTJm6JEo7UXcG0FXrVLT81mp+0cDeyPyCZUKEyZ+2GZobLpp9QcN7WnO",
+	"zgED80h793vLZRD5scv4RHD3eZZly7B/ATHpme8LJGQIZ47ZGQpIygURSpWFLMjBG/hkGd4A7+pJhVq8",
+	"7scPK0eDGyU6gIEXqd8YVgZ5FCQoJUtjwXloYuBgUoR+75/+CcMsQYMnJozt/3z5bMzehsqtdKc+3HwT",
+	"UZ4pIEflilWeAjckaAdjvEOIXngwzcnRyZOD4+OnvbeTlIS9Xk6i2/kx3dfcWtCu6f/99ejg7x8+P7o9",
+	"oD9Obv8twQJfk7C7PRl6nSg0eGDaO/OH7emOCCpjroGzs+shwhOSyiwORPLYz+9fdwVtuVy543QmPBr5",
+	"CpmURuW+TEybKDS9eivezvdIMLqcGeyNqjEUArqSlCqlEkZt/f7nZ6+e+uKt8gaxYt2dAiyRgWiuWkiE",
+	"ry+VvvENXr24xAn98OLsObIHlewjCei+uZJTpZl2vGAGwkrcAlYC+jqeflyt54GzD7iqASp2G/3Qfo6Y",
+	"SWf50V4HWvU1UTy1+kDRFoJ9GdBbBa8R1D2N4kvhflKoSGXETJo2Im4cYZ12uuUivjpsv7s8/+lFtjj+",
+	"7uLnn8JNwYuff/L1Ca/kDz+dPTu4+OHs5PETR2hz+OTGxh8xzqaN8x+tqtu7KxNVrHwAFQtaYPwZQ4Q+",
+	"iJqxuVo6emVqav3TWqpKkymiIBYQCnxsiGuUs6Q7O0G7udAh8+r46OTRgJj9CrEvv4i/aIQ0KoscPRcY",
+	"dFxbn4SeQQvm3UMwkoftjE5//dAPBTlftWOCAT1QC2kOP7d1KW4HDZBLX6dhSyEUM1dLg2J/juLfsLmz",
+	"OFS9arOYMQjWWC59jMh9JWHpnMTjoyMC/KTofQa2rXCxb7Ciq73xVQ2Fdn4DxOS01QPHYMFiGCvAoPCG",
+	"sxeQIo7CEtA2SRaHbRGCJHG8QPXqH4TBKEKo6/GNQfiev3Gz/nJCFi7ytOGBUw+rah/AyvwHAax7JQml",
+	"l3mJ2n6HjGdViA3E1w+x+nGcduLmpsX7GgIS1pHxjh+5aZs5jkg4GqJKRvWAQu2ImKAJzyZhmHKf+yv3",
+	"96bcbLDqvZrGe2kV02AbPWht/5dFw3QFZ9L8Raf0J6BfwksaJsVaEZkMcZjuaqAkeWygFIqviDBZ+feI",
+	"SB6fMpCqmc0RBjmH/Iap6bQUEtrXhQz4J2y4M3Sk/yhI3o/TgDf002J433rFXp6/fvGRuqTXgpybHh5E",
+	"k4qeJWhfSQqvrvgys6KN3OG8QFsxXWVXstWs7RuqyLuPjh61ZhPxMHvz9vr5i7PX1//54nKYy0I1mb+o",
+	"hgjTG3xZljacIyGF520fVl3YaB47UbNvfOAv1Q9bEHRjrC0W01HsmPnaqFQX1MYvNJ8y3k7HtmxAhE+a",
+	"xacV0R5DQrRU0WeTMwbIJqoU8PWP3o0ycPpYaOBPOe9ejRXTAqy3Hrtr2tRbICZ0OPE93+546QyUzpiS",
+	"IcfmxRO/oQpOB01txuyZKuLiBv6VDExQNHXmQwsFU/pKeriRhx7h7nR2AAFTUMRQHMJGYcMIysZa9Gx4",
+	"ZJrymOT8QWmSRGTwhvRXChf0r1//C664sxv0kyOldAq1j8zublUOCK/YCMVopqe1Pu42i19CEdrXyCQF",
+	"J5Vz/jGKNnM2+cy/H7uJ/abbB19TEnX3SwcO1N+E+JMMKY8g7AfT04eXbYkIBb1ANz1Z965Oz9IPKE12",
+	"bhHnhqA0/BavRIa2JBuC/2DwmbEpLKl4hrmSKE2C6GiNmZ1kB4UbLz2O9msIkN4l3geWH2113W2k1oGK",
+	"qZD1g9IdSYlNIHNKRBx+xn99rKSAEixsqXfpqYDCRs5gl8orO/9Kl4mIazgtQ8ImUMh+dq2f714gmIDb",
+	"fWj8kht1/5M41CoUwkoLA3fApi0c0xYbZ3gDzAcngjWAZUOWPsBQBgSrs32ceYmQHMQicGZFhb4TifeJ",
+	"snOKUCx4KYoxO4tFhk+A0EX0slRLMk1VcMlKbqwJr0snY724xC+kgOzzUDF+fDMx1DBzi6W504NOtKCB",
+	"UMJM8xzSoYS/PXm0Hky4q7r/0U7xhIcTThKWfwEB9T5UKorm4owMzma8HuYTX+3nDrZQuhCS6xXdvA1P",
+	"3Khi1RkzXK7QdpnzhffepwItPWe7U9zJLpW+8eie0AEWT8Xyqs/orA4uV7XTuitzeiWv5AH7GJ/cQhZj",
+	"UZfFOOf6o3P6fL3UtiqZU7kn3SVFegrLpxvxBq9nX6wGdHx0xLRS1owZxievJPOPdgnDQvk4n4px7dgE",
+	"MNFC7u54Y3afDixOaypKwAJDGqsIIqBFFsysqolyzi2VesKfV01pRc21RfDFQcEtDx1QbbmJVksDmnJQ",
+	"dIGV6hFFfRv2YzNR3xhfa9GwQmHvXK4oluKsilOUJK7nsdvYlzjEzLt2vjbqR1FPDeNFwQ4OclEc+G39",
+	"7vgjyiqOdwPdRGmHSdpZvWKYJzPMqrrdI//0n9UYv3HNDSxA85LiYH7+q/a6KDuT/nZvuEqAD6fpGdBG",
+	"PD97Fb7AgonBFkNXMHpzX9grKQEK46RVGWJYWLE3V5VA0XklP1Zg+a8/vvjPD9/9x9nrn198DP4cPbti",
+	"nFB3TbBKKV7/xgB2nb5j0NbM2gqGeIM1RcN70NIMiUtfRCqZcDt5/HjXm5WcGCwE9cPpYzqRlyUUdBlD",
+	"9mcVMpgf3ecf+7gM9kZFBycMFiW5klzjq1DkI5eAwDxHDY6ohCcEz3ZURY+9RZt7ogoR3kRT1r8fjFW+",
+	"aY+TiCtRwpfvT6/0ShS0yKIXNgJ6YSCXNYhFo2ov2RZE0+Z05Kq1LVAwnTx+zGotpMXXOM4unp2fs3zO",
+	"Nc8dacWsEk5XQ42lgoIOCtD+k0dsrhptfLDfYKqiJ8a9Hy4qfNeVWyBAkKE8dHcQ60ni8wKqWlmQ+eqA",
+	"gmLDB1IJ2WaMvyBdrHIL9sBYDbzq6++unCzqqWTlgyE98mU9oczfv4uE3E/C4NryCw+a8m7L+aRNHuMp",
+	"CCFmWJhossJK/FyXAnSgzX5YLcQtT45OHmqeUQmldqpZ4G+lC2if6yMr4GEtNpo81o4kGLWQTMQhDF/r",
+	"IlhqaxD9/moRfe6OoeCUSw/vq6XfFJqmHpCKX0nK8Dz96zjtLnngHuHJWpDU5ktC4f0gdFnG7Kws6bte",
+	"UQwEJF74fC/mENzc4/d/AljRf64WoebFRnD+frcT/nXd4K943SB+43CX+wYtWKUf5G2L0/z6wR2ETx/g",
+	"F/jw3uiQ1+JwcYzH5PtKPv24RIIlM9KZtjFsoIWle6UYWHbAJIuxFcEC7DDsqZ8hHoBGbKvdrGMk4m7i",
+	"DMxmb97Hcub6oTP1ox8GON3mjy5TkVZ02vCSXlfC9qCpow5bR3NL4Y9wzI1xhxzgdu58+3DREqbxLle+",
+	"TlTqdnkYlh5J91HiThPlqgaqlRtPtX9j5fbD7f8LAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

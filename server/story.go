@@ -1,0 +1,76 @@
+package server
+
+import (
+	"cmp"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server/v1"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// GetPinStory tells all that is known of a pin.
+func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
+	id, err := parseID(requestid)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	p, err := s.pins.Get(ctx, account(c), id)
+	if err != nil {
+		return err
+	}
+	delegates, err := api{s.Server}.delegates(c)
+	if err != nil {
+		return err
+	}
+	w, wished := p.Wish()
+	list, err := s.dealList(ctx, w, wished && s.cfg.Cold != nil, defaultDeals)
+	if err != nil {
+		return err
+	}
+	status := render(&p, delegates)
+	return s.respond(c, http.StatusOK, v1.PinStory{
+		Pin:       spec.AppendPinStatus(nil, &status),
+		ExpiresAt: moment(p.Expires),
+		Hot:       renderHot(&p),
+		Cold:      renderCold(p.Cold),
+		Deals:     list,
+	})
+}
+
+func renderHot(p *pins.Pin) v1.HotCopy {
+	h := v1.HotCopy{
+		State:      v1.HotCopyState(p.DAG.Hot),
+		Residence:  v1.HotCopyResidence(p.Residence.String()),
+		Blocks:     p.DAG.Blocks,
+		Bytes:      p.DAG.Bytes,
+		Attempts:   int32(p.DAG.Attempts), //nolint:gosec // tries are counted in thousands
+		Reason:     known(p.DAG.Reason),
+		VerifiedAt: moment(p.Verified),
+	}
+	switch p.DAG.Hot {
+	case pins.HotQueued, pins.HotFetching, pins.HotRestoring:
+		if p.DAG.Attempts > 0 {
+			h.NextTryAt = moment(p.DAG.NextAt)
+		}
+	}
+	return h
+}
+
+func renderCold(c deals.Standing) v1.ColdCopies {
+	answer := v1.ColdCopies{
+		Status:     v1.ColdCopiesStatus(cmp.Or(c.Cold, deals.ColdDisabled)),
+		Wanted:     int32(c.Wanted),  //nolint:gosec // at most 100
+		Active:     int32(c.Active),  //nolint:gosec // likewise
+		InProgress: int32(c.Working), //nolint:gosec // likewise
+		Reason:     known(c.Reason),
+	}
+	if c.NextAt.UnixMilli() > 0 {
+		answer.NextCheckAt = moment(c.NextAt)
+	}
+	return answer
+}
