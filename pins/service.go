@@ -32,6 +32,8 @@ type Config struct {
 	HotQuota int64         // bytes of held DAGs; what is over it is let go where cold copies are proven. 0: no bound
 	HotStay  time.Duration // how long a DAG stays after it came or was read
 
+	Journal Journal // keeps what has become of DAGs; nil: nobody is told
+
 	Room func() Room // how much may still be stored, cheap to ask; nil: there is always plenty
 }
 
@@ -71,6 +73,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	}
 	s.store.source = cfg.Archive != nil && cfg.ColdSource != nil
 	s.store.room = s.room
+	s.store.journal = cfg.Journal
 	s.heldBytes = newHeldBytes(s.store.heldBytes)
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
