@@ -37,6 +37,8 @@ var needs = map[string]need{
 	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
 
+	"listEvents": {scope: auth.PinsRead, kind: auth.KindList},
+
 	"signUp":      {open: true}, // who signs up has no token yet; SignUp bounds what an address may try
 	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},

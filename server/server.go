@@ -71,6 +71,7 @@ type Config struct {
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
+	Events        Events               // tells accounts what happens; nil: nothing is told
 	SignUp        bool                 // strangers with an invite code may make accounts
 }
 
@@ -105,6 +106,10 @@ type Server struct {
 	gateway  *gatewayHandler
 
 	uploading chan struct{} // one for each upload that runs
+
+	tails    tails
+	stopping chan struct{} // closed when Serve is told to stop: streams do not end by themselves
+	stop     func()
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
@@ -135,7 +140,9 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		stopping:  make(chan struct{}),
 	}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	return s, s.route()
 }
 
@@ -241,6 +248,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ConnState:                    renewDeadline,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stallTime, SendPingTimeout: pingAfter},
 	}
+	srv.RegisterOnShutdown(s.stop)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ln) }()
 	select {

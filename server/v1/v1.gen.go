@@ -296,6 +296,35 @@ type DealList struct {
 // on chain; the others are final.
 type DealState string
 
+// Event defines model for Event.
+type Event struct {
+	At  time.Time `json:"at"`
+	Cid *string   `json:"cid,omitempty"`
+
+	// Data The details, named as in `info` of the pin.
+	Data map[string]interface{} `json:"data"`
+	Id   string                 `json:"id"`
+	Name *string                `json:"name,omitempty"`
+
+	// Requestid The pin that it is about.
+	Requestid *string `json:"requestid,omitempty"`
+
+	// Type pin.queued, pin.pinning, pin.held, pin.pinned, pin.failed, pin.lost, pin.offloaded, pin.restoring,
+	// pin.restored, deals.changed, deals.stored or deals.degraded. There may be others in time.
+	Type string `json:"type"`
+}
+
+// EventList defines model for EventList.
+type EventList struct {
+	Events []Event `json:"events"`
+
+	// More There may be more events already.
+	More bool `json:"more"`
+
+	// Next Give it as after for what comes next.
+	Next string `json:"next"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	Error struct {
@@ -570,6 +599,18 @@ type ListAccountsParams struct {
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
+// ListEventsParams defines parameters for ListEvents.
+type ListEventsParams struct {
+	// After The id of the last event that is known already, or `next` of the list before.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Most events of a list.
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// LastEventID The same, as browsers send it when they connect again; it counts more than `after`.
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
 // GetPinDealsParams defines parameters for GetPinDeals.
 type GetPinDealsParams struct {
 	// Limit How many of the newest to return.
@@ -646,6 +687,9 @@ type ServerInterface interface {
 	// SuspendAccount Suspend an account
 	// (POST /admin/accounts/{account}/suspend)
 	SuspendAccount(ctx echo.Context, account AccountName) error
+	// ListEvents Learn what has happened to pins
+	// (GET /events)
+	ListEvents(ctx echo.Context, params ListEventsParams) error
 	// CreateLink Sign a link
 	// (POST /links)
 	CreateLink(ctx echo.Context) error
@@ -810,6 +854,48 @@ func (w *ServerInterfaceWrapper) SuspendAccount(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.SuspendAccount(ctx, account)
+	return err
+}
+
+// ListEvents converts echo context to params.
+func (w *ServerInterfaceWrapper) ListEvents(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListEventsParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Last-Event-ID, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Last-Event-ID: %s", err))
+		}
+
+		params.LastEventID = &LastEventID
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListEvents(ctx, params)
 	return err
 }
 
@@ -1046,6 +1132,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.DELETE(options.BaseURL+"/tokens/:tokenid", wrapper.RevokeToken, options.OperationMiddlewares["revokeToken"]...)
 	router.POST(options.BaseURL+"/tokens/:tokenid/rotate", wrapper.RotateToken, options.OperationMiddlewares["rotateToken"]...)
 	router.GET(options.BaseURL+"/account", wrapper.GetAccount, options.OperationMiddlewares["getAccount"]...)
+	router.GET(options.BaseURL+"/events", wrapper.ListEvents, options.OperationMiddlewares["listEvents"]...)
 	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
 	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
 	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
@@ -1062,107 +1149,117 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7F17bxs5kv8qhO6A3AFt+RE7u6PBAqfJa3zxJr44czN748ChuksSV91kD8m2ogT+7gdWkf2Q2LKUTDxz",
-	"wP3nSBQf9WLVr6qYz4NUFaWSIK0ZjD4PSq55ARY0/ounqaqkfc0LcP/MwKRalFYoORgN3s2BSV4AU1Nm",
-	"58D84OEgGQj3fcntfJAMJP44TDVIBhp+q4SGbDCyuoJkYNI5FNzNb1elG2qsFnI2uLujsWCsyOLLiyws",
-	"XgrJ/OCEcYOfXQophZyxK9C3IgU2vjxnM34LTFimqr6NNkvut1WrFiD7NlpWk1ykrf3i6IS2zrV1Hwtr",
-	"mIWPlk3ALgEkjVsqVskMtEmVBtOz57D2PjtG6ppSSQPI6x+0m8T9lSppQVoUgLLMRcrdSQ7/aRR+3Uz5",
-	"rxqmg9HgXw4bGTqkb83hCy7ySgMttEkQ43mScimVZVyaJWgm1XI4uEsGb2FaGcgeajOe5WEzE/D7gcyJ",
-	"krBMmCHy2M/nlht7eXY6o1UJ2gqiY6qBW9r7VOmC28FokHELB1YUMEjW+ZAMclEIUr5tR7igUXeB5583",
-	"JypzjjSBj7woc/cdiV1sUSNkGtHpn+cg3YFTp9dCWoVSaSy34ERvtwPh8PvO4+l3hWPvkkFl+OzeH/2E",
-	"g4JhIDn/lQjij1+TM2wjHDWpGRPWel9vXU3+Cal1u/C7uhAmwllvwvBvYaEwu56xKgquV25+vyDXmuO/",
-	"JXy0m1x4KchIccP41IJmU6XRGrjhrOQzGLLXys6dcSuAS2fuuGV2LgwTZPtybmyHY0LaJ6cNt4S0MAO9",
-	"Qcv6jFuo85bUBUmSZcJtmueXLVJNeW4gWaPevWKbwZRXudur1ZUhTsVvhA7jt2z0Kghil7w8teIWRgxu",
-	"Qa+QikNmKlOCzCAbkfhLZwU08IxxmTEoSisgG7I0V8aNkUpCbbOd3TSM6OZoDrIqiJZuHSeBYXInhThD",
-	"a9cNIdbE5esty70k7zcL30zTt+pun8rGePwMeB7VUSgtZDfc7n4MYtR+P7HWCcWmcB3XyjoV2lhm9YpZ",
-	"xQq+AJSWVJWrhJ3Uo5wgkZI7HU5Q3IxiSq5r7+OTQTIohBSFk67jTU1OBinXN0Z8ioj8DysLJvgeT8dv",
-	"mZDebYIUdrITySCdczmrKdud/8oxjC397THnhk2cB4OriL0vkFTlObegicFrymutenF+ESwesFKrW5GB",
-	"Zk6xDFsKO+8ebWP6DHh+0+epuS8fGSarYgKaKcnSORcyYcod0J9NSZy4uWePTx6fnj2JrQUyss7zUqVz",
-	"xi1bzkVKu3XLMpCZ2ZEZaE72klikx00aO/dTVRTCFiBt405DCgm7BW2Ekux42D9jXOAueZZBxiZtudtH",
-	"2JxBkPueUIuYTxMkpgTNACkfdG85V3lrWw0/j+LTq1KZmEy25EZkLQn0ktk5clWJbNvsPRw6fxaoaMRM",
-	"QsbC+EYynZ7hd8Oe+a1KVWT3P6ql+/mSGz8pzdBQo1gcn/RMieeLE8RYpfmsS4VmzunR8dHR0bZZbwow",
-	"wSdcd1LXVd9wkaG0TrgVRfz8zhU28/5ZWyT2Y8jGlJVtNHTNHnQ24SyDu84yJuy2Lewr1VWe7/kTDdyH",
-	"R+uEWzlOo+1ImNJs6Q6IvHdX01Tp6L4NSLvX+sZybfvM3mTVMnsd4lnF5i48dx/C/vfTTs6I8xrqmOMW",
-	"tJgKyKJxkJ2DZhm3POUlK/kK6dNl7USpHLjccGpqxWg8mtp4NK5DSydbW+mYvs6l2+cExYOVOjrdVPaC",
-	"y5WjrgbGNSRsAlOlSZgxeNrueRzFaO+UY/e4CF23jWhojYgBLqKp+w7f4+L/TKcjpRVmyDxRE2/ihJwl",
-	"LPiKCbOaSzMFrfHzWk/JGQOeu0Ard8GAVYycxcQLsTBeXK9lsA3fk1/nCGwcgdlUSJ4Pr2UrNPDbqQXD",
-	"KU5SO69Owlo7GrRMhxMp2tAgaQIMDY4m+O2Uixz/KIQx+Ad8LJGmycCCLoT0QXDKZQrOtERjkYCYbMgV",
-	"aK305scZWC5y02Osl861WGrlqOu0qARV5nHnrN92xebRaqZ5YYb3hop+2k0xWhtHx4tJ20UN0/TdRjmX",
-	"jOe5Wpohw0+FYVJZr2p4PSg2UZXM2MRfKgb0LehHhqklOvxdoqL31OfMzyHPEgY8nbNn45cUfkKG99Ku",
-	"PpaQkdkvhTTON91zohshb6a5mM1tz5R4mTp1+K2Cym1Us5IA2h1X0dxTIw46bDc5b73J727MIxnGXUoL",
-	"IbOg1W6bznJXJmG5MDZhSy0sJKwqc8WzpEEGWqD3hsTQ4JutXFRTjABp6K6ATUQ25SKiqqj4Zvd7u9IR",
-	"9/AVQImR628V6FULEL1P5dxsSb2J9z3b/jIwKe0L356NXyL+zzEj4Nwx0+eO+Z3diC769PjJ0dG6nFxB",
-	"qmRm2FSrgkDqCKMK/pFuyJOz706O3CTbo3WE8DcOMWbuczaBHN3yhFUSTMpLyNYxP57nwWF9Nn7Zda8z",
-	"lZpDDaXSdlhmU9rdBciZW/L06Lsn9zHPETjGstewfBfyBF2W2CiUiXZwphwXpFW42XFl50qLTwjkszlw",
-	"Fxywcwpg5mopmZL5KpB5g202LL9N3WmP64einya01djpLoW8QrWP8kXIbZklGj6p5e0rsbsMcpgFi1d7",
-	"VRvDCiHP6cvjTXRZyKnaZjA3abtOkFJEOO2Vb3MvYPnXLdcDWO4om51kYRSrJMYGJ4wuogGeUno/S3i3",
-	"zLtR7+/3K5psoV+hnWlw9GvzMip0OZdfZgV7YNz1aMSNii381rvOa05HpU031gshQMSEgb4xaBu7gq2q",
-	"Sd6SagLTNjfW/Drxy0a3CSmIss+2LLlBqAEytnR+VsKEZCmXSoqU5+w/r968Zv/29sVT9te//PXs34fs",
-	"nYdQuK00OJOjboHQIMMLYJlKKwTClsLOVeWiY3Mt6x+M2IKuw/oeTBDjQm/U/UFu/pq+7A7Ldu35Dk7R",
-	"foGXJ2WIv7YbD2OqPXGHBazit/ICVjV8RSbTX9KZyEYLWPXDizue6BLHOvlSym7FdjxpIyAH7ismZYoR",
-	"LfociVo6IpBHdnJ2dvxdS+K6ZOhw2clPbH6PwrZM1/H75H71XNO2MEtzVE+tQOlW/iDIVVsKiL3t025R",
-	"1pCc6VLjjSQYLfHag7oLIOts5Zre5AJiGMY4yzSYWm+ccGFw4ZFRjysh3BLlF83bmwFAO9AAfWhVPL66",
-	"kD5O25ZTiOUAbhB4XreqveHUFwg+gt83zqTWS8Vh8B7wew+4++kPb2pL9RRp6dh9WQPSNQBOhH5kGvHf",
-	"Sd7XofCtWPZWVHoXFDhiCVKrdM9XIG+4vZlDPND9ET8PtEEB6qZ5EA5s5B6Rgd3hTW33kqP9AVFMTrQn",
-	"78tWtJHT3cHQFt7pJ/Yq3pigFk7aEYPu+ds6tSn6HTSViLDFVL2CSKo9epONJQv23Nmc9QusFX3Rh6NP",
-	"T/6+mPNfZj/8z7NbZZ8tLs5Ozv4y5eKTFS/F05P/sq8uXpYTKZ+/tPwkU6/uDandtrYc5TIYjpiXUeMv",
-	"5C1FzO321OB92cBUZDe3J7vNcNIyEpovmbt04mggX+7qOnFJpv8TaBXqZoTdVbnuTWJ+STENCa4njF+k",
-	"daY4J2fCWM2tv/CjFUhfUHf05w/OmwLRe8P0q1SVfXlBTvU4rOArNgFWGcgwseXCdzPSwLMRQnqE7c/V",
-	"Er/wXyPKN2I8Q4ivzHkKOE5DoW4xQ1IMPVY3upYGZIYZoiHTYLWAWxgRMuiLFknnPAqsSmfwFVUdKQm+",
-	"1EPMJMuFXJhhwBJH7m5oV9TSyIIv4FpiNZLMWoVHQ8azQkj6lfuaUkYID4VqrrXkQ6AEBaj+2IMAWGI+",
-	"gY5DOQnPFlwmmiy4EjP5U/mFSJ7KemqLhbwVFpgbMNxW3bTmY059pdyyId+xo/uTU5aDtaBNwjIxcwRU",
-	"mg3ZDfsPdsAmMPOYDhom7se6ITh4uFsxWkLniQltD2y2NzC0N6obM+vn1jQ1yd3LS58UT35bfFyezj9N",
-	"V48tj5as8gn0eF8qF+kq7jw5rd09ViUlj9RMhsrgeOWq861Q6V1MkTBv1gohq90rkNY4i1acjlyfYntt",
-	"GvI6npclpd2ZCt5W3pMr9ZP2buXLVLMlaXFaY73SGiotnX3bvdSrlqSepBoZc4HJ94SZKp0HDDYDF8Q+",
-	"opqLrgjnvLSq7ILex0dHyTZx3UB78Zs6WkpV7sx6KcjpKDsZrYJnQHajDyH4QtHfAtCsSYBfISYBP6FV",
-	"J51Zww/FHpLYYON7bQzXiG4rBGB75DwbDKdF/TnkWc2n2uZjYrSdFP2eVSXm770xYCrP9kyUdnfqIeJd",
-	"Y3oElncf7CRnt9Eext5l8Bpv9gLAexLmSJvEsy062kBaaWFXV06QWkawbt/A6BG4xhjR/35ubUntGiGJ",
-	"0WMgYqkYn2pfKp2h4Rh5n81Qw80LkUOqhEQsyrAJzIXMKGPo3D4Mpbx8YW0H+n3JtUQ3zYnQju6dd74o",
-	"MiFf7VqiPTZJ3XMiMhqAhQdUL2LnytRAYeR83/vsphN5NI9qyrjEgpOwKMucV+/2BR+FsdcSQSwQbgw5",
-	"g1ZYtJUvtDLWzTa+PB+0sMbB8fBoeOTky52Ml2IwGjweHg0fDyhziXw8bAUkM7A9fkbOpfeq8pwqjAy5",
-	"tKH8rDK1bmPxntMyDEDOs8HITTxuNY+1WpZOjo5+txahsERPi1Cd579LBqe//NI3W729w9DCdJcMznYZ",
-	"79uvUGFCA8DgysUnLbPm+MZnptuo4X5yiM75YbtDxfOjS0sX+YzDoKTT7ffrJlqbrxoh9vG6ML50XGi8",
-	"eDHdUpUlucq5WoJmKTdQN6ph1UDTqWaAa4RoGq60LuknpxFfrL/ghs8gFK9hX59Te/ho+9ZGTKCz9GYO",
-	"f0uVm9tJbFqU6M60dS0BOh2bpXShUOD43iqBu/ffXuTRT42I/RtJJE7cTelMFTY0PLAGXNShOgpOLY9t",
-	"TXCi34Am79GtMxHhJ4993GlEBWN/UNnq96ZpcLjvutel1RXcbXD0+HdbvYMebbdkSFSs+qU2FUf7B+bt",
-	"U+QH47Lek/ehO5vaxulNy3f42f9112sDzVwtGyFYM4GxYzRDDtsN0Q+hm3/C62idXe1L/Et5dYhdcehi",
-	"e81dC8fyvN1q55wkDbdqAdmQvXN3UtO5W8nMt+esKb9b4Rux/TTm+DjHkJr9mMK6UF/saR5ay9we2lxz",
-	"odJMqeyLmRXKTuJW1tTu2iU19X0tqX9/I92uuNnJQscZ3PKMhGRznk8ZZ1TQ8sA8xobhFotDNODbKr+M",
-	"zRpMVUA/o+n7h1Ypqnn/Y1XqLZ7cMTs09sYc9L2I7WfqN4HnvV3JFEtJj8L5QZS5qqQVua9dIHZlm5bR",
-	"L/3QjGxo94fy8oq20dKe+3iIMMCWu4r99Pai6XLicqUkvnNBjFPoVds5Bu2+XLkOhU2n7tfzzsOwVLoW",
-	"NLyojMVuqWtJYABiEVTv7CGy731Hj1wgUNtkXHNuLEGppZCY3FsqvfADXj5/hxv68fn4GQZ3CGgwCmLc",
-	"N9fSXSCayxn4vFLMy8aK9G9jvdtV4w/sX+OpelwyR+iHll0xk4zjyi2hdWLmQmeS1lJIc/i5LlO9O6wr",
-	"BqOAzXPktm9ax0qB8LzOI4N9Jj49tt7dmYSsWx0ojjyOha/XsCVfJf6DANxeS+qcSnzqvv4OHx+xKpi0",
-	"dq0AdvEMWauhxCxq7BcLtxqMvv7IbdvMcUUCLpAEQ0Yl3aHQs43wE4AoISbfM7CXQj7z9XH72cqmWngT",
-	"1qg789S0TUurmAZbadmHavyfhR/q3sUehSIu/QFwQ+j2NWSjqYY7aFdLTPo0TDcFy1Ed66lb9uWLk5V/",
-	"M4EA3xEDqarZHHHnOaQLpqbTXEioX0Aw4NvsXVhE4JwJ1LuWH6YB4PXbYlgctWIvzi+ef6Ap6UUDNjYs",
-	"V3LGCD3H1sn6JYfQGe6b2Qj0RofD7Qu0FdNVci3rpsj6ASXU3dOj07o+h3SYvX5z8+z5+OLmH8/f9WtZ",
-	"KP3+Cj37lhIcttf7rBQRnKMghbetHjAqAOspTvvYSZr94ANfARcV4NaLZnVldyOxQ+ZbxqhdqnkKJeOr",
-	"EeP1dmytBiT4dLP4yMW5SUsUREvl95ua0SM2rbK+b896t0oP97Eq8A/hd6cg2tQZra1sd0Orst+r/ZmY",
-	"0y7KadhLPFA6ca68d+O9eeILarc4qEozZE9V1q5E9J28WK5RlYn3dDOm9LX0+I7HepA6jR+A1zqZGHKL",
-	"8d08f3G2sENWpyvCC3MUKlFNN+QmKkQGy5m+kffarZX6f3x4U559ungw+vV9W7r/7kQpHqV1U2FNhU2P",
-	"8Wo7oZgj9bLWTXQktWdITqMTsdAfLNVEZSsM6mZgGZ9xITcD61wYS+neb2mJmlqjHob61PMf5Eh5yLb7",
-	"RmiceUmP7XmhdH0vUNUPa3r/O55+gMVdTFvwFT0ngt9ieUzn8c06fjD4FMoUllTpaq4lWpNgOmpnZifb",
-	"QdHvO5+4+BYGpFPQ9cD2o+7+3SZqTRbHYjL2QeWOrMRm5ihmIg4/+3dT70jmcrB9T2K2bhB6YNE57FL5",
-	"y86/JGJawuUCuULpSCKCjE2QkP382vDO6z44W0iUPDRE6lbdnxOHWoWulbgxcAw2dZV3LhZAOoolNx6c",
-	"CN4A1vguPcCQg2eQ832ce4moH7YJcGYFvnfqzftE2TkhFLc8F9mQjdsmw+NxVJSY52pJrqkKIVnOjTXO",
-	"6XfBVMxG0BG/UgI28IP6jQJ81yk0HLnD0t6N5SvD6EA9UMJMc2zCiUAJf31yug4m3PfowdFOeMLDGScJ",
-	"yz+BgXob2gpae3FOBmczXvbriS/Nv0ctlM6E5HpF9an+tnOuSuPMcLlC32XOb330PhXo6TnfnXAnu1R6",
-	"4Z+wCRNgpzP2Qj8lXh28W5Xu1l2Z0bW8lgfsQ5tztzIbijLPhinXH1zQ55ub6xYid+WeNFVhk1yli4B+",
-	"Y+mmV18s3T8+OmJaKWuGDPHJa8noF04HQ6/XkD13v3Pj2ARSVYB/BWS4sbuPBxa3NRU5YDeAxpY/AVSK",
-	"Z1bFRLnglvoy8OdFlVtRcm0PnQocZNzyMAE1gk20WhrQzCDWjhWD1DzQmtuwV9VEPTK+MdKwTOHsXNIz",
-	"tOhVjNCSuJmHjrAvcImZD+18I/MHUU4N41nGDg5SkR14sv7t+APaKo7FWG6jRGGydlavGKbqDbOqrGlE",
-	"Ns19m1xLHG7gFjTPCQfz+1/V9XlsLH05ZeixcaaO6xkQIZ6NX4YvsLsx+GIYCvIGYhL2WkqAzDhrlQcM",
-	"C9vrU1UINJ3X8kMBlv/66vk/3v/tv8cXPz3/EOI5eo3GOKPuhmBLsTN9lK4gtm9Y3rrBZWvh2+vWo/bY",
-	"HNRjLn3HR7SS7eTsbNdSNk4KFopJA/exfoDnOWQj0svurkJj8gf3+YdQhToTtyCH7LVqMU4YLFC/llzj",
-	"21MUI+eQMEPPezuhEl4QvNpRyxt7gz73RGXCw4tuDXrjcLJiwhKNY7RxC3w9fTpl+C3QghrI/ROBPpnW",
-	"Uyzbxzxf+b/1Tf/NBtBV7VugYTo5O2OlFtLySQ5sfPX0/Jylc6556kSrrSqBuxpKbBsJd1CoHjg5ZXNV",
-	"aePBfoOpio4Z93G4KPDtOW6doBOvVLZqMYJ69pqDnmdQlMqCTFcHBIr1M6QQsu6X2GTPztUYKrVgD4zV",
-	"wIvu/d30fuM9FW296btHvm4mtPn7TxGx+91J1uvdd4jHfr/Yv27tiLs8xkvQEkKTymTFuGTAdS5AB9ns",
-	"wmoBtzw5OnmofbbaaeqtJkG/lc5AByUgL+BhPTbaPDZ6ontQCslEG8LwzQXOU+viV3Wjw6/vnfJ4ZBS/",
-	"wKfWBoe8FIe3xxjP+dmib+ctEbOiG9Ld2u2MKCrksNH3sJtN84U5S/pp3QKxnsc1rZnaKPHmbN4PdC7F",
-	"oXNHhu3/QoUy0Js/ehdDg9CxxFqlpif2oCqHG/95TGwb41abKz0K6RGnRqpTVQI1yban7JZ23L2/+98A",
-	"AAD//w==",
+	"7H17cxs3kvhXQfH3q8pd1Yh6xPbuMrVVp/i1ungTn+1cdi9ySeBMk8RqBpgAoGjGpe9+1d3APEgMRdqx",
+	"snd1/1EzGKDRL/QT+jjKTVUbDdq70eTjqJZWVuDB0l8yz81S++9lBfhnAS63qvbK6NFk9G4BQssKhJkJ",
+	"vwARBo9H2Ujh+1r6xSgbafo4TjXKRhZ+WSoLxWji7RKykcsXUEmc369rHOq8VXo+urvjseC8KtLLqyIu",
+	"XistwuBMSEfPXiutlZ6Lt2BvVQ7i/PWFmMtbEMoLsxwCtF3yMFC9uQE9BGi9nJYq78BLozMGXVqPj5V3",
+	"wsMHL6bgVwCax62MWOoCrMuNBTcAc1z7EIgJu6422gHR+luLk+Cv3GgP2hMD1HWpcok7Of6HM/S6nfL/",
+	"W5iNJqP/d9zy0DG/dccvpCqXFnihbYS4QJNcam28kNqtwAptVuPRXTZ6A7Olg+KhgAkkj8BMIcADBbKS",
+	"8kK5MdE4zIfLnQd+RpmxpgbrFeMxtyA9wz4ztpJ+NBkV0sORVxWMsk06ZKNSVYqFb9cWXvGou0jzj9sT",
+	"1aUknMAHWdUlvmO2Sy3qlM4TMv3TAjRuOEe5Vtob4krnpQdkvf02RMPv20/A31sae5eNlk7O7/3oRxoU",
+	"FQPz+c+MkLD9Bp0RjLjVrCFMXOt9A7qZ/gNyj1AEqF4pl6BsUGH0W3mo3L57XFaVtGucPyworZX0t4YP",
+	"fpsKLxUrKemEnHmwYmYsaQMcLmo5h7H43vgFKrcKpEZ1J73wC+WEYt1XSud7FFPaP3nUUktpD3OwW7hs",
+	"9rgDO29YXAglRaEQaFm+7qBqJksH2Qb27mXbAmZyWSKs3i4dUyp9IvQIvwPQt5ER++iVuVe3MBFwC3ZN",
+	"WBwLt3Q16AKKCbO/Ri1gQRZC6kJAVXsFxVjkpXE4RhsNjc5GvekE4w1xDnpZMS5xHeTAODlyIc3QgbpF",
+	"xAa7fL5muRflw2rhi0n6TtkdEtkUjZ+BLJMyCrWH4kr6/bfBhDrsE++RKbaZ67QR1pmyzgtv18IbUckb",
+	"IG7JTb3OxFkzChmJhRxlOCN2c0YYvSm9X5+NslGltKqQu063JTkb5dJeOfVrguW/XXtw0fZ4ev5GKB3M",
+	"JshhLz2RjfKF1PMGs/353yLBxCqcHgvpxBQtGFpFHXyA5KYspQfLBN4QXu/Ni4tXUeOBqK25VQVYgYLl",
+	"xEr5RX9rW9MXIMurIUsNX37lhF5WU7DCaJEvpNKZMLjBsDejaeL2nD09+/rR4yeptUAn1nlem3whpBer",
+	"hcoZWlxWgC7cnsQgdXIQxxI+rvLUvp+aqlK+Au1bcxpyyMQtWKeMFqfj4RnTDPdaFgUUYtrlu0OYDRWC",
+	"PnSHVqVsmsgxNVgBhPkoe6uFKTtgtfQ8SU9vauNSPNnhG1V0ODBwZm/Ly6Uqds0+QKGLZxGLTs01FCKO",
+	"bzkT5YzejQfm9yY3Cej/Ylb4+Uq6MCnP0GKjujk9G5iS9pdGiPPGynkfC+2cs5PTk5OTXbNeVeCiTbhp",
+	"pG6KvpOqIG6dSq+q9P7RFHaL4Vk7KA5jWMfUS99K6IY+6AGBmgGPs0IovwuEQ7l6WZYHfmJBBvdoE3Fr",
+	"pDTpjkwYK1a4QaI9Hk0zY5NwO9D+oPWdl9YPqb3puqP2esjzRizQPceHcPj5tJcxglZD43PcglUzBUXS",
+	"D/ILsKKQXuayFrVcE376pJ0aU4LUW0ZNIxitRdMoj9Z06MhkB5Se6usdukNGUNpZabzTbWGvpF4jdi0I",
+	"aSETU5gZy8xMztNuy+MkhXsUjv39IjLdtryhDSTGcBFPPbT5ARP/J94dC61yYxGQmgUVp/Q8E9FWzIS3",
+	"UrsZWEvPGzllYwxkiY5Wic6AN4KNxSwwsXKBXS911A3fsF2HCHaIYDFTWpbjS91xDQI4DWOg4GSN8Yoc",
+	"1oFo1FEdyFIM0ChrHQwLiBN6O5OqpB+Vco5+wIeacJqNPNhK6eAE51LngKol6Ys8v4VUcOMQLRAOsm3z",
+	"S3o57Dt+TEZoCvBSlS4LClY6NC2vlZ6Z604EsCOaLZcMQDHoG90TcqzJpmW1qZyQ0xBJ3JqHH2xOgVD+",
+	"soQlsaLS45pjlPzHAsrO4ziEKcq/S+M8/zKzWWlkEV9YwPMWZ7rU7d/4luRnHPRI/JNf4hHAfxcwtzjZ",
+	"WLwjyankGh3gwMS4ZVUBs/Bul7w1blDRjQK1U9JLHJbWXXALh4RZmFcT0ZXK2HTcut0hDhG8npAlOvzr",
+	"lII/KFJDp2puKnAUsBnfi7Sw37BIgDuFsxjH3MaYtcZuPw5iM2BCrdDgX1mD7Idw12DqMu0yDVsUqXms",
+	"mVtZufs3Hqbd3uomgmh7KYy8aoKnQzZiKbWQZWlWbizoqXJCGx8OQDLajJiapS7ENJh6Duwt2K+cMCvS",
+	"KX2kkk8z5GKzCIPMF+LZ+UsOCqGg6f09H6UTs79W2qHHeOBEV0pfzUo1X/iBKUmV4SHFSgk1QlBJe65i",
+	"ZcDGgDrfKblvgiHWByzEFx2aijdKF/GsRTDRnlq6TJQKFeHKKg+ZWNaoCrM2XtdJRW1xDA++2klFM6O4",
+	"DA/dN4ya4E19kxBVOo7d/ufo0iactu8Aaoon/bIEu+6kKe4TOZwta4B4PwD2p4V486FD89n5S8rKSTo+",
+	"8eh1Q05SgOxK9WPCXz85Odnkk7eQG104MbOm4tRRglCV/MB269njP52d4CS7Y2iUWNvaxLnA52IKJTnL",
+	"mVhqcLms8cTsR+JlWUaL5Nn5y77TW5jcHVuojfXjupgxdK9Az3HJRyd/enIf8RDBKZJ9D6t3MXvXJ4lP",
+	"HlukB+cGqaC9IWDPl35hrPqV0mtiARJddnHBYYWFWWlhdLmOaN62duLyu8SdYdzcFH+aMaip3b1W+i2J",
+	"fZIuSu/K9/LwacNvnxlRL6CEedR4jXGyNaxS+oJfnm5bJWi17lKYA5ZkByG1SlB6yNyuYKe5vcdyA6by",
+	"nrzZs6eTGQQmbHSN+CAa0S518H5UcJaCc/P+fruizeGHFbr5P8Rfl5ZJpiul/jQtOJBc2YwR4KjUwm+C",
+	"Q7thdCyt6/te0TFPqDCwV450Y5+xzXJadriaQ9zbgLVfZ2HZJJiQg6qHdMtKOhF8jBXaWRn6ELnURqtc",
+	"luLf3/7wvfiXNy+eij/+4Y+P/5W8DgpeSr+0gCrH3ALHaJ2sQBQmX1J4eqX8wizR+XKXuvlgIm74OGzO",
+	"wYwiz2SN4g/2XDbkZf9kSV+f72EUHRYOCaiMUZHdysO55YHRwBtYp0/lG1g3QWVWmeGQLlQxuYH1cNB/",
+	"zx29prHIX8b4nRHXgNpE6JHgSnGZEYyLIUOi4Y5EILI4e/z49E8djuujoUdl5J/U/CE30lFdp++z+8Vz",
+	"Q9riLO1WA7YipjtZvchXXS5g8nZ3u0NYY8q0j40fNAe3syA9JLsAuqkh2JCbUkEqsnheFBZcIzfIXORc",
+	"hHxFiPZSEDRJL553MC9HeqANv5NWCTGYGx38tF2ZvlRm7orSQZtaddCd+gTGp5TUFarUZql0cmogJXVA",
+	"Eurptz80muop4RLJ/bpJEzVpKUb0V65l/734fTNBtTPDtDNXtE9uJqEJcm/swCvQV9JfLSDt6P6Fnkfc",
+	"EAP1k68UpG/5niID+ycdrD+Ijw5PU1DKsDv5UA6xm8/YP0XRyUKEiYOItyqok73osUF//12Z2mb9Xo6D",
+	"kbBDVX0HiQKY5El2rkXU56hzNg+wjvfFDye/PvnrzUL+bf7tfz27Nf7ZzavHZ4//MJPqV69eqqdn/+G/",
+	"e/Wynmr9/KWXZ4X57l6XGsHasZXXUXGkrIwm/sLWUkLd7k7Y35ejz1VxdXu23wxnHSVh5UrgoZOOBsrV",
+	"vqaT1Kz6fwVrYoxU+X2F697Sgk8pcWPGDYgJi3T2lKbkXDlvpQ8HfrIu8BOqAf/5nfO2bPteN/1tbuqh",
+	"bL3kKrkYdV86KCjdjO67m1iQxYRCepxxW5gVvQivKco3EbKgEF9dyhxonIXK3FLeshqHWN3kUjvQBeVt",
+	"x8KCtwpuYcKRwVBKHNI3HAU2NSp8w7WARkMowFJzLUqlb9w4xhIneDZ069x5ZCVv4FJTjaAuOuWAYyGL",
+	"Smn+Cl9zAobCQ7HGciMlGDHBDmrY9igGLCnLx9vhTGEgCy2TTOG9VXP9Y/2JkTxTDFT8K32rPAgcMN5V",
+	"c7hhY85C/eqqRd8p4v3JI1GC92BdJgo1RwQaK8biSvybOBJTmIeYDikmGcZS3goHj/crEc14PymmHQib",
+	"HRwYOjiqm1LrF961nQL9w8ueVU9+ufmwerT4dbb+2stkIbmcwoD1ZUqVr9PGE0rt/r4qC3ki1xbr9dP1",
+	"5GhbkdCjT5GJoNYqpZf71wWmMo285WYXuytGidbpjCML7d5YCLryngqGMOkgKJ8mmh1OS+Oaqgg3otIa",
+	"9dv+BZgNJw0k1ViZKyqJyYRb5osYgy0AndivuBKqz8KlrL2p+0Hv05OTbBe7bkV76U3jLeWmRLVeKzY6",
+	"6l5Gq5IFsN4YihB8IuvvCNBscEBYIcUBP9acvt/mxZgA3AuoNjZ+EGC0RhKs6IAdkPNsYzgd7C+gLBo6",
+	"NTqfEqPdpOg3YllTVU1QBsKUxYGJ0j6kIUS8r09PgeX9ByPn7Dc6hLH3GbxBm4MC4AMJc8JNFsiWHO0g",
+	"X1rl12+RkTpKsGmqIu8RpCUfMXy/8L7mJqqYxBhQEKlUTEi1r4wtSHFMgs3muA3uhSohN0pzRYqYwkLp",
+	"gjOGaPaRKxX4iyquyO7LLjWZachCe5p3wfhiz4RttUtN+thlTSeYKngAFR5wFZdfGNcEChP7+yZkN5Hl",
+	"ST2amZCaKmjioqJAqx7hgg/K+UtNQSxQOCYU1yhPuvKFNc7jbOevL0adWOPodHwyPkH+wp3JWo0mo6/H",
+	"J+OvR5y5JDoedxySOfgBO6OUOlhVZcl1f45N2lgUunSNbFNJLUoZOSAXxWiCE593Wjo7jYRnJye/WeNe",
+	"XGKgca/J899lo0d/+9vQbA14x7Gx8C4bPd5nfGiKJIGJbTmjt+ifdNQa0k3OXb99Cj85JuP8uNs3FujR",
+	"xyV6PudxUNbrwf15O1pbrlsmDv66cqGhQ1k6eCndsqxrNpVLswIrcumgaR+lqoG2f9SBtBSiaanSOaSf",
+	"PErYYsMFN3IOsaSUum1lWwaVWptiAr2lt3P4O2pPEZLUtMTRvWmbWgIyOrYLXGOhwOm9VQJ37788y5Od",
+	"mmD7HzSjOMOTElUVtRk9sAS8alx1YpyGH7uSgKzfBk3ek1nnEszPFvt5rz0cnP/WFOvfGqfR4L7rH5fe",
+	"LuFui6Knv9nqvejRbk1GSKVafG4eQ9w/MG2fEj2E1A1MwYbuAbWL0tua7/hj+HU3qAPdwqxaJthQgalt",
+	"tEOOu9cUPIRs/hMeR5vk6h7in0qrY+pVJRM7SO6GO1aW3QZYNJIs3JobLiNWrtNPv9RFaJrbEH5c4QuR",
+	"/VHK8EHDkFtwhaG60FDs6R5ayhCGLtXQVZobU3wysWLZSVrLusZce82ttp+L6t9eSXcrbvbS0GkCdywj",
+	"pcVCljMhBRe0PDCNqTi8Q+LoDYRm508jswW3rGCY0Pz+oUWKO1F+X5F6QztHYsd2+5SBfhCyw0zDKvBi",
+	"8K4A9qV0iMKFQZy5WmqvylC7wOQqtjVjWPqhCdni7nel5VsGoyM999Gw7RlJurw/4aF4fU4NVhO6Zoe/",
+	"OHLegqyukW3oF3q8vOcjB9rH3hDfJOVMqDdVeu7EQtY1aHT9c1NRhRr1fVxSvHUtTh8HzeO4Nz6yQ2HA",
+	"jcVPoZhNaqGotWxucHYqZ1aekx+OknrivNUilVxzm+TpSQDZjS/1pf4BdctK4akSquNpIupFY0+BtiKM",
+	"7vSu3UDNR8/XJ6KQa0dJxZCkcwtjw70EWlyTP3Wd0STE4+vsUtOmuJFCOXFdGQvXk7ANMkOu0fO7Jvj4",
+	"viaKKASczhVHcRR6qZTR/GlhEHEtosPFCHyfCWEpVhcWIEt/qWkVanVzDXbJhkazpGwF0K9UHsoAt33v",
+	"57H/Zqfn3b9wigBijMaAE9UhxS4i6q/l7TefoNfEnvH+zvA9wfJtRzwWS1E519SalQPrhOP0pIgUW4vc",
+	"aA25F3JOPYuqOTkrbgZFohM41w2wnHhuoX0lnT8i5B1dPPs8qP9qXCNrZhZYeAhL/2N9+7bn7S6k/3ta",
+	"qD9R4sKujTJGQlfWFfHfJRgA0mp2OBYyqkQghRbC0FFxBx3NCpvitjucC/Hjm1dts7jUa6PpujA+aQ2F",
+	"QfyCmYX7S5rYpes1aoTDNuTNuNa4UaZL50mbXmrZtnZyg0rIaXwTZFffUGatLZEhDUC5r1ppUpwrY2/C",
+	"gJfP3xFAf3l+/oyicXwgMGfim0uNatdKPQeX0kscFqEWoi9jbnfbfB44IEK7GvChEdEPbWyouSaNQ7iO",
+	"zIpshoLH3IqcfPyx6Su4O25KvJPmxnOidrj7h0q7Yo/yV44aA0M9w+YlGVksk2iEeRISD3QJoFjJdRYe",
+	"xEzbpeYG9CzUWjXv6A43b+IR2C3uorbLseh0ALqbJllHlbZtUrV5hGC7Ba3Ihza3DgvuwYmV+d2ULGd8",
+	"dPLcnYN/rfSzUNB8mHHbtndsHyTNBQdm1sWlN8KCX1r9v+5Maa6AGBAoptLvEB+Ol6aEA52bbqJ0ddhk",
+	"SMJs22GSNunTjSah3ny6DldPcYZuIkCb5XxBicIF5DfCzGal0tBcJOUg3FYk0ZrV4RFj71Jfz2JGLoAl",
+	"qJp1LV5cvHp+zVPyxVDi3InSoBlK6U66gaK5ECtesNMazY2BakQO1qsZ29XBPm/uoSTZfXTyqCmoZBkW",
+	"3/9w9ez5+aurvz9/NyxlsVfnM+TsS3JwBG/wdk5GuCRGileEPmAYB3zAOMOxFzeHwUehZDnJwJ2LYZtW",
+	"nJZjxyL0+LZ+HMffC7meCNmA03hEgfH5ZAmhJjSTVsSInvultiVjgG06ddhfnvS4ygD1qYz7d6F3r4PF",
+	"NSUIO8mOQ5f1sFX7ExOnW0XZcdOJBsZm6PqGuEtQT/KG++OOlrUbi6em6JaOh6sXqL5uWWfB0i2EsZc6",
+	"BORDcJ6w09oBdKyzimGzmK4fDgdnJ9kjmvxyvKiXY1vchAOlSzKRo/rTL2S99otb/y+ht83Pob5nNPn5",
+	"fZe7/4qslA6r9WsX2pLIAeXVNUKpqCXwWj8znTWWIRuNyGIxAKXN1BRrcurmECIR42SEhutzvqQmaotD",
+	"BwgaaoV+J0Mq5Nj6V62niZcN6J4XxjbnApdpivaylp6lH/OYMRhI4UZ6S/WMvTvMG//BUcRrBituTXCX",
+	"mrRJVB2NMbOX7mDv913INH8JBdKrwH1g/dFc17CL1dq0u6fqmQflO9YS26n+lIo4/hiun79jnivBD90s",
+	"3jlB+J5qNNi1CYdduJDNdZgLHbkqxEs381yobCKHHGbXxuvyD0mMxMz2Q+e0cNXDKXFsTWwzTCsDJLBr",
+	"2nJKdQMso1QjGYIT0RqgpoxVCDCUEAiEtg+al5SmoTi9pFvCUNxZvU+NX3CE4laWqhiL867KCPE4riIv",
+	"S7Ni09REl6yUzjs0+tGZSukI3uJncsBW/KC5VIYu8oodorhZht15uXaCNzQQSphbSV2TiVDCH5882gwm",
+	"3HdLzcle8YSHU04aVv8ECupN7APrwEK5NDGX9bCchF6qe8TC2EJpadfcUBBOOzRVWmNG6jXZLgt5G7z3",
+	"meIMi9Eh7uRXxt6EO8fiBHQ1BV1e8ZRpdfRuXeOpu3aTS32pj8R1l3K3uhiruizGubTX6PSF2yiank88",
+	"cs/aMt5pafKbGP2mWvsgvtRrdXpyIqwx3o0FxScvteAvUAZjc+5YPMfvcJyYAt9iR+7ueAu6D0eewJqp",
+	"Eqh9y1KPtgKunXbramrQueVGOvq8WpZe1dL6YxSBo0J6GSfgzt2QsKJ8leMSb+726sztxHfLqfnKhU52",
+	"JwpDs0vNt/mTVTEhTYIzU/bxBS0xD65duHniWtUzJ2RRiKOjXBVHAa1/Pr0mXSWpehYBZQyztvN2Lai2",
+	"yglv6gZHrNPwbRaykg5uwcqS42AB/nVTUC3Odah/j/lWVHXSzoER8ez8ZXxB7ejRFiNXULYhJuUvtQag",
+	"DLMqYwyL7kPJTaVIdV7q6wq8/Pm7539//+f/PH/14/Pr6M/x9WEOlToOoaQhqj5OVzDZtzRv05G4M1/6",
+	"fed/A1E354C6DC16yeTh2ePH+9YeSxawmIyN1KeCL1mWUExYLvtQxZskrvH5dWwbmKtb0GPxvekQTjnq",
+	"KLrU0tJlgewjl5AJx/8lBZlKBUYIYsc9yoJS8wieCuFFXINvMp2uhfKM4xRucIHPx0+vb6oTtMjCRapc",
+	"ts3JtIHuhiHihVatnf8aabtjf93YFqSYzh4/FrVV2stpCeL87dOLC5EvpJU5slZXVCJ1LdTU5xfPoFju",
+	"dfZILMzSuhDsd5Sq6Knx4Ieriq7wlZ7qDYhWplh3CLGZ674ooKqNB52vjzgoNkyQSukm+71Nnr3L50zu",
+	"IZ0abi/roHMq2Ss5dI583kyk8w+fIqH3k8nupkFpD3/st/P9m168tMnjAgetIHYVTtdCagHSlgps5M1+",
+	"WC3GLc9Ozh4Kzk7/YwNqFuWbKmyiELAV8LAWGwNPnflkHtRKC9UNYYRuMLTU+vGrpjPt5/coPCEySi/o",
+	"bszRsazV8e0p+XNhtuRlpyuKWfEJiad2NyNKAjlu5T1Cs62+KGfJnzY9a5t5XNeZqRsl3p4t2IFoUhyj",
+	"OTLu/ic6zkAPHHjdYot4dxP/3Z0k1Fwk6oRSESUyTqlAtb0I4WhZj7f+j19qxvPO3QZ8E3CIWrWSkZsa",
+	"+GaE7pT9er6793f/HQAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
