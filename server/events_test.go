@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -200,4 +202,36 @@ func TestAnAccountHasSoManyStreams(t *testing.T) {
 		t.Errorf("another account: %d", resp.StatusCode)
 	}
 	at.CloseClientConnections()
+}
+
+// TestAStreamEndsWithItsServer keeps streams from holding up a server that is told to stop.
+func TestAStreamEndsWithItsServer(t *testing.T) {
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, withEvents(newHappened()), func(c *server.Config) { c.StopTimeout = time.Minute })
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(ctx, ln) }()
+	client := &http.Client{}
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+ln.Addr().String()+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+alice)
+	r.Header.Set("Accept", "text/event-stream")
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	stop()
+	if _, err := io.ReadAll(resp.Body); err != nil {
+		t.Errorf("the stream ended with %v: it was cut off", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
