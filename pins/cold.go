@@ -13,6 +13,9 @@ func (s *Service) Archived(ctx context.Context, w deals.Wish, standing deals.Sta
 	if standing.Cold == deals.ColdStored {
 		signal(s.sched.proven)
 	}
+	if err := s.store.tellCold(ctx, w, standing); err != nil {
+		return err
+	}
 	return s.store.archived(ctx, w, standing)
 }
 

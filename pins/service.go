@@ -33,6 +33,7 @@ type Config struct {
 	HotStay  time.Duration // how long a DAG stays after it came or was read
 
 	Sponsor Sponsor // whether accounts can have what is fetched for them; nil: always
+	Journal Journal // keeps what has become of DAGs; nil: nobody is told
 
 	Room func() Room // how much may still be stored, cheap to ask; nil: there is always plenty
 }
@@ -76,6 +77,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	s.store.room = s.room
 	s.heldBytes = newSums(s.store.heldBytes)
 	s.stocks = newSums(s.store.stock)
+	s.store.journal = cfg.Journal
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s

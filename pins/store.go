@@ -43,6 +43,8 @@ type store struct {
 	rule    PinnedWhen  // asks for nothing where there is no archive
 	owing   atomic.Bool // there was an archive once, which has to be told later what happens now
 
+	journal Journal // nil: nothing is recorded
+
 	room func() Room // as of now
 
 	counter counter
@@ -165,6 +167,9 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 		if err := errors.Join(s.heldChanged(tx, after), s.hotHoldings(tx, after)); err != nil {
 			return err
 		}
+	}
+	if err := s.tellHot(tx, before, after); err != nil {
+		return err
 	}
 	was, is := hotStatus(before.Hot), hotStatus(after.Hot)
 	cold := s.coldDecides(after.Hot)

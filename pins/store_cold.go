@@ -240,9 +240,16 @@ func (s *store) restateCold(tx *gorm.DB, r Root) error {
 
 // restate gives the pins of a root with these terms their status.
 func (s *store) restate(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, cold deals.Standing) error {
+	_, err := s.restated(tx, root, hot, terms, cold)
+	return err
+}
+
+// restated is restate that tells how many pins had another status.
+func (s *store) restated(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, cold deals.Standing) (int64, error) {
 	status := StatusOf(hot, cold, s.rule)
-	return tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND terms = ? AND terms > 0 AND status <> ?`,
-		status, root, terms, status).Error
+	done := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND terms = ? AND terms > 0 AND status <> ?`,
+		status, root, terms, status)
+	return done.RowsAffected, done.Error
 }
 
 // archived gives pins their status after the standing of their cold copies has changed, and brings a DAG back that was
@@ -275,7 +282,11 @@ func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing)
 		if !s.coldDecides(r.Hot) {
 			return nil
 		}
-		return s.restate(tx, r.id, r.Hot, w.Terms, cold)
+		changed, err := s.restated(tx, r.id, r.Hot, w.Terms, cold)
+		if err != nil || changed == 0 {
+			return err
+		}
+		return s.tellStatus(tx, w, StatusOf(r.Hot, cold, s.rule))
 	})
 }
 

@@ -44,6 +44,7 @@ var needs = map[string]need{
 	"getStatement":   {scope: auth.AccountUse, kind: auth.KindAccount},
 	"receivePayment": {open: true}, // it is signed
 
+	"listEvents":  {scope: auth.PinsRead, kind: auth.KindList},
 	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"createToken": {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},

@@ -106,6 +106,10 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such token"}
 	case errors.Is(err, errNoAccount):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such account"}
+	case errors.Is(err, errNoEvents):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server tells no events"}
+	case errors.Is(err, errTails):
+		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("this account has %d streams already; end one", accountTails)}
 	case errors.Is(err, errNoSignUp):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server takes no sign-ups"}
 	case errors.As(err, &often):

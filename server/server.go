@@ -80,6 +80,7 @@ type Config struct {
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
 	Ledger        Ledger               // what accounts have used and paid; nil for none
 	Payments      Payments             // takes what payment providers report; nil for none
+	Events        Events               // tells accounts what happens; nil: nothing is told
 	SignUp        bool                 // strangers with an invite code may make accounts
 }
 
@@ -114,6 +115,10 @@ type Server struct {
 	gateway  *gatewayHandler
 
 	uploading chan struct{} // one for each upload that runs
+
+	tails    tails
+	stopping chan struct{} // closed when Serve is told to stop: streams do not end by themselves
+	stop     func()
 }
 
 // New builds a server. It fails when the base path cannot work or the metrics are already registered.
@@ -144,7 +149,9 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		stopping:  make(chan struct{}),
 	}
+	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	return s, s.route()
 }
 
@@ -250,6 +257,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ConnState:                    renewDeadline,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stallTime, SendPingTimeout: pingAfter},
 	}
+	srv.RegisterOnShutdown(s.stop)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ln) }()
 	select {

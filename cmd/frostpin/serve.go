@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/events"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins"
@@ -163,7 +164,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if cold != nil {
 		config.ColdSource = coldReader{reading}
 	}
+	named := new(pinNames)
+	told := events.New(db, named, log, p.now)
+	config.Journal = journal{told}
 	service = pins.New(config, db, tier, log, p.now)
+	named.service = service
 	collect := slices.Concat(service.Collectors(), reading.Collectors(), guard.Collectors())
 	if cold != nil {
 		cold.Follow(service)
@@ -194,6 +199,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		SignUp:      c.SignUp == signUpInvite,
 		Ledger:      books,
 		Payments:    c.payments(books, tokens),
+		Events:      told,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {
@@ -225,6 +231,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	running.Go(func() error { return guard.Run(ctx) })
 	running.Go(func() error { return service.Run(ctx) })
 	running.Go(func() error { return reading.Run(ctx) })
+	running.Go(func() error { return told.Run(ctx) })
 	running.Go(func() error { return denied.Run(ctx) })
 	running.Go(func() error {
 		tokens.Run(ctx)

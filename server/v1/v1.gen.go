@@ -464,6 +464,35 @@ type DealList struct {
 // on chain; the others are final.
 type DealState string
 
+// Event defines model for Event.
+type Event struct {
+	At  time.Time `json:"at"`
+	Cid *string   `json:"cid,omitempty"`
+
+	// Data The details, named as in `info` of the pin.
+	Data map[string]interface{} `json:"data"`
+	Id   string                 `json:"id"`
+	Name *string                `json:"name,omitempty"`
+
+	// Requestid The pin that it is about.
+	Requestid *string `json:"requestid,omitempty"`
+
+	// Type pin.queued, pin.pinning, pin.held, pin.pinned, pin.failed, pin.lost, pin.offloaded, pin.restoring,
+	// pin.restored, deals.changed, deals.stored or deals.degraded. There may be others in time.
+	Type string `json:"type"`
+}
+
+// EventList defines model for EventList.
+type EventList struct {
+	Events []Event `json:"events"`
+
+	// More There may be more events already.
+	More bool `json:"more"`
+
+	// Next Give it as after for what comes next.
+	Next string `json:"next"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	Error struct {
@@ -907,6 +936,18 @@ type ShowUsageParams struct {
 // ShowUsageParamsFormat defines parameters for ShowUsage.
 type ShowUsageParamsFormat string
 
+// ListEventsParams defines parameters for ListEvents.
+type ListEventsParams struct {
+	// After The id of the last event that is known already, or `next` of the list before.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit Most events of a list.
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// LastEventID The same, as browsers send it when they connect again; it counts more than `after`.
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
 // GetLedgerParams defines parameters for GetLedger.
 type GetLedgerParams struct {
 	// After What the page before gave as next.
@@ -1042,6 +1083,9 @@ type ServerInterface interface {
 	// ShowUsage What an account stores, has used and pays
 	// (GET /admin/accounts/{account}/usage)
 	ShowUsage(ctx echo.Context, account AccountName, params ShowUsageParams) error
+	// ListEvents Learn what has happened to pins
+	// (GET /events)
+	ListEvents(ctx echo.Context, params ListEventsParams) error
 	// GetLedger The entries of the account's ledger
 	// (GET /ledger)
 	GetLedger(ctx echo.Context, params GetLedgerParams) error
@@ -1276,6 +1320,48 @@ func (w *ServerInterfaceWrapper) ShowUsage(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ShowUsage(ctx, account, params)
+	return err
+}
+
+// ListEvents converts echo context to params.
+func (w *ServerInterfaceWrapper) ListEvents(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListEventsParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Last-Event-ID, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Last-Event-ID: %s", err))
+		}
+
+		params.LastEventID = &LastEventID
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListEvents(ctx, params)
 	return err
 }
 
@@ -1672,6 +1758,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/ledger", wrapper.GetLedger, options.OperationMiddlewares["getLedger"]...)
 	router.GET(options.BaseURL+"/ledger/statement", wrapper.GetStatement, options.OperationMiddlewares["getStatement"]...)
 	router.POST(options.BaseURL+"/payments", wrapper.ReceivePayment, options.OperationMiddlewares["receivePayment"]...)
+	router.GET(options.BaseURL+"/events", wrapper.ListEvents, options.OperationMiddlewares["listEvents"]...)
 	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
 	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
 	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
@@ -1690,147 +1777,157 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17cxu3sudXQXFvVXarRtQjtu85cqVqFb+ijWN7LeXm3I28MjjTJHE0A0wADGnGpe++hW5gBkNiKFKO",
-	"ldza85dlEsSz3/1D4/MoV1WtJEhrRqefRzXXvAILGv/H81w10r7hFbj/FmByLWorlBydji7nwCSvgKkp",
-	"s3NgvvF4lI2E+77mdj7KRhJ/HLoaZSMNvzVCQzE6tbqBbGTyOVTc9W9XtWtqrBZyNrq9zUZTpStu3XfY",
-	"5W8N6FXXp/827qKAKW9KOzod/dMoOcpGIJtqdPpr+G9uFqMPWWIkNyswVhTphYoiLLMWkvnGGeMGP3sn",
-	"pBRyxi5AL0QO7OzdOZvxBTBhmWqGtqQbcr9NseoG5NBE62ZSijyaL7bOaOpcW/exsIZZ+GTZBOwSQFK7",
-	"pWKNLECbXGkwA3MOY+8348bwGbzUqkrPeSq0sazgq6c4E/qvn75uaGsrJe2cLecg3aYKw6SybCYWINuZ",
-	"rlOHGy+eVyCmUcEtjLKheV6q9CxL3k5SFXyVngs7s6xSxrJHR0eusWF8akF36xqarVV7zRUp1tRKGkBO",
-	"/V67g3F/5UpakMgzvK5LkXO3hkOk/9PP0RD/pmE6Oh39t8NOAhzSt+bwJRdlo4EG2twK4+k859ItnUuz",
-	"BM2kWo5Ht9noPUwbA8VDTcazUZjMBPx8oHDsiQc0xtP1/bnhzrw0chJPqxq0FbSPuQZuae69Iziwokqc",
-	"QzYqRSVIdG5bwmtqdRuO+/NmR3XJcU/gE6/q0n1HrJwa1AiZJyTyL54icyeVhbQKOd1YbsGR3W4LwuZ3",
-	"rcfv3wW2DYxz149+xkZB2JLs+JU2xC+/3c4wjbDUrD2YMFYnxNXkn5BbNws/q9fCJE7WKyD8W1iozK5r",
-	"bKqK65Xr3w/Iteb4fwmf7OYpvBIk+Hng/aki/nfNWc1nMGZvlJ2jVAMunQrhltm5ME6WWC9qeicmpH3y",
-	"qDstIS3MQG/sZbvGLbvzntgFt6QohJs0L99FWzXlpYFsbffuJNtO8VrdGDqptJbtHfyWiV4EQuxvL8+t",
-	"WMApgwXoFe7imJnG1CALKE6J/KWTAhp4wbgsGFS1FVCMWV4q49pIJaHVg05uGkb7No4MBhrHUWDo3FEh",
-	"9pCwILpZe3L5csly55YPi4WvxulbeXeIZVNn/EyVxTNV+71Z51Tc+Y2Tp/bELVwDq7VagGRKsnzOhVxn",
-	"mG9PRtmoElJU7kCPNpnHKeLrWquZBmMGh0ObiC356h79O46/zueQ31xzOyCvbaRPS6VuDENhABXKi93l",
-	"tgbuter6INTfii25sCiMlGbL+Yo+nHJRQjEeoo8GNybwRCEMn5TICY4lXLv+Jjr9PNOcmMVYpfEPGiPJ",
-	"NUsuPVMMn3WwupfcuDOvhIHiKTtyArZUckZGOG8NsQJyUdCS9jquNdr2q2+nmHUSIV5xkrg1FOKegpZX",
-	"wTBZ2xDs0zAhcYEVL9GETx5crrSGnH4YSWY/Xr/fN85+YzVfVSDtmL2V5Ypx1vXAKr5y0nQCpVqy30Gr",
-	"aMiJUiVw6ca8gdXmpJ3jaLzrgQM8ZUt3UnPvNxlnqNzAyh3dRKkbKJiSORorFf/0GuTMzkenJ0dHeHLh",
-	"/8cpYalIlK3/bLsK8ptNs0+d5HPgZdKUgNpC4Zl6N/4k6tnvJ9Y63bW5r8etTUG+ktUrZhWr+A2gUstV",
-	"vcrYSdvK6bvgh3DntsqCGcXUHTLzOCXTcq6vjfg9IZ+/X1kwwW97dvbe0SrxLuSwkzmTjfI5l7N2Z/v9",
-	"Xzi90rpdjoYmznnFUcTedm6uypJb0HTAazaGterl+etI/Gi1EE4POP1v2FLYeX9pG90XwMvrISfdffmN",
-	"YbKpJqBbBZYh8Ye1KYkdd+7A8cm3jx4/SY0FMjHOi1rlc6dLlnOR02zdsAxkYXY8DLR69qJY3I/rXCQl",
-	"elUJ64RAF0mBHDK2AG2coDkeD/eYJrh3vCigYJOY7vYhNme3yH1XqEXK9QoUU4NmgDsfeG85V2U0re48",
-	"j9Ldq1qZFE1GdCOKiAI9ZfaW3DSi2Nb7wAmdPw+7aMRMQsFC+44yHZ/hd+OB/q3KVWL2P6il+7lX4bWz",
-	"ovu7Ud0cnwx0ietLb4gzMfisvwtdn9Oj46Ojo229XldgguuaNps61jdcFEitE25FlV6/89jNfLjXaIt9",
-	"G5IxdWM7Dl2TB71JOMngrO6CCbttCvtSdVOWe/5k2N5cuZNG2ZGRqelsM4vmp3FskTY2Qdq9xjeWazsk",
-	"9iarSOz1Ns8qNueL1nnYV2Ts5DM5q6ENjSxAi6lI2bi/zMHOQbOCW57z2tlIuD/9o21trDXbpWWMzvFq",
-	"hUdnOkQ8GU2lJ/p6SnfICErHVPK0reqYveISPQwNzlfL2ASmShMxY4znHt6UY47dwzdoum0EbdY2MeQk",
-	"qOuhxQ9EIn6h1RHTCjNmflMzL+KEnGUs2IoZs5pLMwWt8fOWT8kYA14KOWMl8MKRKBmLmSdiYTy5Xskg",
-	"GyhSrtwGG3SGp0LycnwVpzz8dFrCIHctTMhRWDSjUSQ6HEnRhGKvR4Pbk9ihcwdmDP4Bn2pBzp4FXQnp",
-	"Y3U5lzmUQ85fCOxu0BVorfTmxwVYLkozIKyXzrRYauV213FRDaou08bZVl95ox/n6vHKjO+MaPluN8lo",
-	"rR0tL0VtPyj7TNWJ6JHn58TaL3XrKKPMRdNAeX1Cxsfzs1f3YLdJqfKbxIDf4+ddGAa5wCg25fop42Xp",
-	"FVxF2msOZZGUrXcM7my6AZ3fVH4IoZkzDM09+sfIjNWr4bgMGTtWC8eiMy7kkGchpj3thhszHp3Kpiz3",
-	"V5vUjdLb4jIajChgKAOAKkVY5w6tDJ2BOxSUcFHYrBfqbDD7dANQj9AxKg6ULFdJnm0VYPjxbw00JBTA",
-	"5nOSGe7QR9lITael8sEgDc5Wo69nfAHXTY2flsBRMKXGCvpq+JAwCMyQUtG2xBxdG/idcyfNMu/6+sTI",
-	"rh5iIhxEUjBsfsshgVqzjktTvP0aihkkpBpIR2S7Kzbq54W0/0WSEmF9w3tCa9mUeQOhsF+8QVkI1JVu",
-	"bhNeOk0zZs/mXM+ACF3CjDvdNU7HVnY3NX3vmzM584SVHGGqYQA1EfLwbua/NVxaYVdenkrHrGrJUXRy",
-	"w3K1AD0gB0Q/mTBstPrY3EYHN4ICB8NO7sY3v9l0V0ivic8bKWzyiyUXi7RR7L0F1ZQFmeq5MpZNYKVk",
-	"QTGvUikd9i+c/J0MjB4xmru4bFqKPyU/z7DwrAsM+ml2NEBLHY4Yvm7zwUP+ZBkO2YzZL1HcmoxldPAU",
-	"m6hGFmzi1bgBvQD9jWFqiYK7zycDupLCcU4UZwx4PndmAOW5ojDrLlESIRO9vxMSMxV7dnQt5PW0FLO5",
-	"HeiyNStIrzhVWBO6ZtdR3BGa4aj751SsLnlSPpva+mWZcyud851tROFTslP6j5z1zkWx5vl2FKO53T7f",
-	"bcrgvfcy+0vwqQfjJuyoPTgSbl8pr5GxUhibsaUWFjLW1E5RZ53qjMBcGxOmxtdbyU5NMehMTXfVGglm",
-	"kjcJhYm+htldfjc6EZH6EaDGYDkCcSKoyF2CxPWWtZP4MDDt+2V/8qGI8fOzV4g245gJk5hXGdA7fmbX",
-	"op/9+fbJ0dE6nVxArmRh2FSriuA7KUOafyJD+uTx30+OfC5mS4IAAWObqpK5z30aSdiMNRJMzmso1pmn",
-	"cyGC49JF9AqVm0MNtdJ2XBfTfp7o0dHfn9x1eG6DU0f2k5KpBNZLpQMreK6u+WrMzir6xPFTPpyYWzNn",
-	"FlyUfFKmFWtkY2yeaFXb1fWe2X0wVlTJuMVl6xgiqC5j5MHMlONbyUpxA2j4pa0ap3zTIR93spFKRhzG",
-	"lJdlsp+5KouE9LgAZ6OKAsj17mmECTgiQTdjKP4M+hrXtNnxtx6Op6Y+IGkY5acd3VNGTE1R/glKKfvk",
-	"FXoU/sdpb6yRS766dt+n6WceomE4PiqWQAnRVunWjU8qE+e8KCfRvVbZURkGHF7KxjKdMTAlQ58wluTK",
-	"3y0HO4uIzjKLKDzQiZ9BRI3xIaUY8Q0sLwOUsc8/NunY4FqQdBHw5rb3rLFzpcXviDVkc+AF6DE7pzOf",
-	"q6VkzrsN8m7jQG0YfpvepTmubwn9NKOpplb3jtLgg+i0JPsP+UHnfYmTMT5RC1jP0UcZz0ZrkHnagB/E",
-	"E/swM6WdvFyGBUi7q8ndAr9bo7qdSHKLhLxogScbOkTIbZhraj5pdeMXIrAKKJ0LueabbzSrhDynL483",
-	"3XEhp2ovY3RjQ2qRYAZvKGzOBSz/suEGYWdKi5l3BYb3Ynu0fUD59rD3O8CQ2pCT9wz8X9uxRhux2g58",
-	"30J9OpBpjfG+jgA2pp2NPh3M1IH/8J9GyfF7vvzJJ/4CHaskElCVxV3yJcLHxZmPuxIemKaJbMCdUGca",
-	"KrUIOB0hndMgrIFyGiwD55NyyUAWu8Mr5sreNeEQ7O5ofFvrTi5sZMLwrNyAFLzcms95V3J5P9t8AHa5",
-	"PhnXKjXwe2+LrfnujTZ2PYzz7UnaswV9bdBi74sw1ZDK9b8gVMnmxLpfZ37Y5DQhB1EPKdolb82m5Rw0",
-	"ecI5l0qKnJfsf128fcP++/uXz9jf/v1vj//HmF16LAG3jQanf9XCX4ZA6Feh8gYRISFnIay5ku0PTtkN",
-	"OWmtd5Yh2ANtQ/cH5bvWuGt3fFLfy9jBnNovA+m3MiQit6sJY5o9E/BJxJ3b8BtYtTgOYnHvOhaiOL2B",
-	"1TDOZscVvcO2jr6UsltBDn5rE9l+nFeKyhSjvRhyb1vqSOT+i5PHj4//HlFcfxt6p+zoZ5ROOhiPnPT6",
-	"5vhDdjd7rnFb6KVbqt+tsNMRkC7QVUwFdLzxarcwa0Ap9nfjrSQ8Sea5B3kXQLaB/DW+KQWkrMyzotBg",
-	"Wr5xxIUeiYcIeYAF4g7SVif2OwiFQznQIV5Qqvjc24304c5t4LoUGO4aEVg7BsfvRfgYZLx2IrUdKo0H",
-	"G0CB7YH7evb921ZSPcO9dMf9rkVmtUgw2uhvTEf+O9H7OiZsK6hrKzxrFzhUQhLkVumBr0Bec3s9h3S8",
-	"+Af8POwNElAf74g5u47uMcC+O85H273oaH9kEKL04s6HYHsxhGh3VFAE/PEdexbvRFAEGOqRQX/9MU9t",
-	"kn4PVkSbsEVU/QgJgzipyc4kC/LcyZx1BRbFBOnD09+f/HQz5/+Yff9/ni+UfX7z+vHJ43+fcvG7Fa/E",
-	"s5P/bX98/aqeSPnileUnhfrxTvd1KMXTEwYDVkYbtCJrKSFut2Nk74LF5qK4Xpzs1sNJJCQ0XyJmIh3K",
-	"4stdTSfuc3G/g1amTbDvylx3onnvk2cmwvUb4weJ1pQ+yZkwVvNwVWIwJrPnPcG/fqSqi8rcGbO6yFU9",
-	"BJDldH8uXBJpDFCeCyO3pxp4cYqJJgK5zdUSv/BfY+7plPECE091yXPAduSPIoZo7DNIp1fSgCwQKjlm",
-	"GqwWsIBTylf5S8a9S0CqdgJfEUBESfB3HsRMslLIGzMOYf1TpxvidB+1rPgNXEm8PSiL6KLgmPGiEpJ+",
-	"5b4m7CQmLUKiYA2FF3aCogp+2aOQRsOEMi2nHyxzwyRRMRdiJn+u75lfUsVAQkDIhbDAXIPxttuIazbm",
-	"1INIlt32Hbt9f/KIlWAtaJOxQsw8qGnMrtn/ZAdsAjMfvUPBxH1b1wQbj3e7PJrRepJE6xRROtSalwSF",
-	"TJkcU1+jYNe733IP3E47pddCQgq542h2aGJW7TqttY3yVRAQ4BUGyNo9CGvYuoU43y3onIQJ3iKadtAG",
-	"ASezOzxlCITSYUruUOwEAAnTXIOCrGM/UnszkKLYO8K8dyo7ZTWcW9OV/ejbRvqkevLbzaflo/nv09W3",
-	"liepmE9gwLhXpRhIFxinFPagfdQhCZofSlARANOZ7qhTnMuaBbBXJWRj74vjQyOBltyuYvtVZTzrNP6d",
-	"dMLOu+BV8R1Rct/p4FTuJ/kjSkvvNd4LW0s9Sqc+d4/5tpQ0AKghW0F4MI1p8nlI5hSwEDl8Q3db+iRc",
-	"8tqqup/pP05c7YzJdSNthN+0zniuSmc14A1jNV3LMle8AFJLQwGoe5L+lvjfOtaURkhRwM+1R9Ru0GIt",
-	"9qDEKJi+z8RwjOS0gn+/BzKtCxH2wORl0Z5Ta1IgfC2Grj1lTY33JLwwYKos9oSz9Wfq00a7howw2bR7",
-	"Y6/Vd2jtU1u7NF47m72SYgMXE3BvApx58Jyf84QPX9CHd9Qtulupr7MuBc78Tdk1jM1TdBYPjEcxqcbO",
-	"tFo623MibBqtMYBHXdsHt5g1nCj+cHBL3iMkKbkruzNlu7kJPZk0TFMLrAKQadtIhHa6bUs0JDgUPRqS",
-	"jGqGlwqeMo4QUgKGL1V7zwOLwAWM1NLH2TdTnlsBg/6uo+N8ZHZ/PS9X9WpHvp4r242wL/N0P87iuabO",
-	"O2GJ73B5IFTCiKxxpI0kSxrIGy3s6sIdV2RptCWzMAIIXGOcz/9+bm1NJbIC5GBAC6eAEx51vFS6QO18",
-	"6v1uQ4XjXooScoXcx0vDJjAXsiAsonPdMRwW8HE6+O7ZlURX28npHV30gLTD6BL521cSjR6TtXW+REEN",
-	"8BYVYfDsXJk22ZNY31OPm3R6BW0QNWVc4u25FuVbKKB5wSdh7JXERAQI14YceissGiQvtTLW9Xb27nwU",
-	"5YtGx+Oj8VFw5HgtRqejb8dH429HhInEczyMgkozsAPGfMml94zLkq5LGgpLhLu0jWkVKN5EdryGQaTz",
-	"YnTqOj6Lyi1GZeJOjo7+sLJsYYiBsmwtgvg2Gz36xz+GemundxjKxt1mo8e7tPcl75BhQtGl0cXcgxCj",
-	"ABefmX5xLPeTQwywHMZVwfx59PeyFCZspsGD7Opj/rqZcStXHRH7mKsIUEKhO/B4U9cU7ijVEjTLuYGh",
-	"woAGuMYwe3cqkSX85FFC9gzfPeAzCDdxsT6lY3sPVk2NjXHddF3CXa7ZuZmkukWKTpftRMt+86JigCAf",
-	"34k/vv3w9UmeUDabZP9W0hZnzhx1ospXfHxQDnjdhluRcFp6jDnBkX4X+P6AvpNJED+5xWe90q1g7Peq",
-	"WP3Rexq82tu+7rS6gduNEz3+w0bvZQC2SzLcVLzkSTV33N4/8Nk+w/PAW2J+Tt5R7U1q20lvSr7Dz/6v",
-	"20EZaOZq2RHBmghMLaNrchiXEH4I3vwLqqP144qV+H3P6hArEaLD4Tl3zXEqy7i8oTOSNCzUDRRjdul0",
-	"UlcttZGFrzW0xvxuhK907I9Shg9C0rHAIlN4Rc7fezMPzWVuDvGpOa9kplRx/8PCOyLDp9Vi6/CimMAY",
-	"WQfmfjpckG3MXjhvabOE2mkHssPL62wG1nQVw67cRujVmHV37vCqJQUKcMFLTpWapo3zrdHK7u7Ck0W8",
-	"oSwKYf84gvnjVU2/Lt9OmuaPk0+9a9tpGUVn8rDE/r1SN10BQGeSxsR2b4oPYNm0XWFaB+UdlQ7969FK",
-	"jBPeiVLSIi3yBYRkc15OGWcUsHrgg8YKAJFQC/6vL956v2PWYJoKhg+avn9oJUIla/5cJfIeV+4OO5QP",
-	"Trmke22272lYjZwP1j6m6EG4kewbEd6mkVaUHnFJx1Vs2gJ+6Ic+yG7v/tSzvKBpRNxz7zNsC6UPGtqU",
-	"SvmiHc7ubN49yLBr40u1S1PvuX9VQz8OuN96tNVhbhb9HhIPJmwqXFzZU8YNe3bxH4S1ckYz3fV8UBL7",
-	"JVT/8NIZI8Ymw8AsZsAd/9Z8dafDULZVZpLhxbdxYIK1dqe3HLEgKl33YSXXM9BMFBkzitV81sF1EO2H",
-	"pb9691E3gpC+4s0dUbP/r6JTWTJm6JEo7UXcG0FXrVLT81mp+0cDeyPyCZUKEyZ+2GZobLpp9QcN7WnO",
-	"zgED80h793vLZRD5scv4RHD3eZZly7B/ATHpme8LJGQIZ47ZGQpIygURSpWFLMjBG/hkGd4A7+pJhVq8",
-	"7scPK0eDGyU6gIEXqd8YVgZ5FCQoJUtjwXloYuBgUoR+75/+CcMsQYMnJozt/3z5bMzehsqtdKc+3HwT",
-	"UZ4pIEflilWeAjckaAdjvEOIXngwzcnRyZOD4+OnvbeTlIS9Xk6i2/kx3dfcWtCu6f/99ejg7x8+P7o9",
-	"oD9Obv8twQJfk7C7PRl6nSg0eGDaO/OH7emOCCpjroGzs+shwhOSyiwORPLYz+9fdwVtuVy543QmPBr5",
-	"CpmURuW+TEybKDS9eivezvdIMLqcGeyNqjEUArqSlCqlEkZt/f7nZ6+e+uKt8gaxYt2dAiyRgWiuWkiE",
-	"ry+VvvENXr24xAn98OLsObIHlewjCei+uZJTpZl2vGAGwkrcAlYC+jqeflyt54GzD7iqASp2G/3Qfo6Y",
-	"SWf50V4HWvU1UTy1+kDRFoJ9GdBbBa8R1D2N4kvhflKoSGXETJo2Im4cYZ12uuUivjpsv7s8/+lFtjj+",
-	"7uLnn8JNwYuff/L1Ca/kDz+dPTu4+OHs5PETR2hz+OTGxh8xzqaN8x+tqtu7KxNVrHwAFQtaYPwZQ4Q+",
-	"iJqxuVo6emVqav3TWqpKkymiIBYQCnxsiGuUs6Q7O0G7udAh8+r46OTRgJj9CrEvv4i/aIQ0KoscPRcY",
-	"dFxbn4SeQQvm3UMwkoftjE5//dAPBTlftWOCAT1QC2kOP7d1KW4HDZBLX6dhSyEUM1dLg2J/juLfsLmz",
-	"OFS9arOYMQjWWC59jMh9JWHpnMTjoyMC/KTofQa2rXCxb7Ciq73xVQ2Fdn4DxOS01QPHYMFiGCvAoPCG",
-	"sxeQIo7CEtA2SRaHbRGCJHG8QPXqH4TBKEKo6/GNQfiev3Gz/nJCFi7ytOGBUw+rah/AyvwHAax7JQml",
-	"l3mJ2n6HjGdViA3E1w+x+nGcduLmpsX7GgIS1pHxjh+5aZs5jkg4GqJKRvWAQu2ImKAJzyZhmHKf+yv3",
-	"96bcbLDqvZrGe2kV02AbPWht/5dFw3QFZ9L8Raf0J6BfwksaJsVaEZkMcZjuaqAkeWygFIqviDBZ+feI",
-	"SB6fMpCqmc0RBjmH/Iap6bQUEtrXhQz4J2y4M3Sk/yhI3o/TgDf002J433rFXp6/fvGRuqTXgpybHh5E",
-	"k4qeJWhfSQqvrvgys6KN3OG8QFsxXWVXstWs7RuqyLuPjh61ZhPxMHvz9vr5i7PX1//54nKYy0I1mb+o",
-	"hgjTG3xZljacIyGF520fVl3YaB47UbNvfOAv1Q9bEHRjrC0W01HsmPnaqFQX1MYvNJ8y3k7HtmxAhE+a",
-	"xacV0R5DQrRU0WeTMwbIJqoU8PWP3o0ycPpYaOBPOe9ejRXTAqy3Hrtr2tRbICZ0OPE93+546QyUzpiS",
-	"IcfmxRO/oQpOB01txuyZKuLiBv6VDExQNHXmQwsFU/pKeriRhx7h7nR2AAFTUMRQHMJGYcMIysZa9Gx4",
-	"ZJrymOT8QWmSRGTwhvRXChf0r1//C664sxv0kyOldAq1j8zublUOCK/YCMVopqe1Pu42i19CEdrXyCQF",
-	"J5Vz/jGKNnM2+cy/H7uJ/abbB19TEnX3SwcO1N+E+JMMKY8g7AfT04eXbYkIBb1ANz1Z965Oz9IPKE12",
-	"bhHnhqA0/BavRIa2JBuC/2DwmbEpLKl4hrmSKE2C6GiNmZ1kB4UbLz2O9msIkN4l3geWH2113W2k1oGK",
-	"qZD1g9IdSYlNIHNKRBx+xn99rKSAEixsqXfpqYDCRs5gl8orO/9Kl4mIazgtQ8ImUMh+dq2f714gmIDb",
-	"fWj8kht1/5M41CoUwkoLA3fApi0c0xYbZ3gDzAcngjWAZUOWPsBQBgSrs32ceYmQHMQicGZFhb4TifeJ",
-	"snOKUCx4KYoxO4tFhk+A0EX0slRLMk1VcMlKbqwJr0snY724xC+kgOzzUDF+fDMx1DBzi6W504NOtKCB",
-	"UMJM8xzSoYS/PXm0Hky4q7r/0U7xhIcTThKWfwEB9T5UKorm4owMzma8HuYTX+3nDrZQuhCS6xXdvA1P",
-	"3Khi1RkzXK7QdpnzhffepwItPWe7U9zJLpW+8eie0AEWT8Xyqs/orA4uV7XTuitzeiWv5AH7GJ/cQhZj",
-	"UZfFOOf6o3P6fL3UtiqZU7kn3SVFegrLpxvxBq9nX6wGdHx0xLRS1owZxievJPOPdgnDQvk4n4px7dgE",
-	"MNFC7u54Y3afDixOaypKwAJDGqsIIqBFFsysqolyzi2VesKfV01pRc21RfDFQcEtDx1QbbmJVksDmnJQ",
-	"dIGV6hFFfRv2YzNR3xhfa9GwQmHvXK4oluKsilOUJK7nsdvYlzjEzLt2vjbqR1FPDeNFwQ4OclEc+G39",
-	"7vgjyiqOdwPdRGmHSdpZvWKYJzPMqrrdI//0n9UYv3HNDSxA85LiYH7+q/a6KDuT/nZvuEqAD6fpGdBG",
-	"PD97Fb7AgonBFkNXMHpzX9grKQEK46RVGWJYWLE3V5VA0XklP1Zg+a8/vvjPD9/9x9nrn198DP4cPbti",
-	"nFB3TbBKKV7/xgB2nb5j0NbM2gqGeIM1RcN70NIMiUtfRCqZcDt5/HjXm5WcGCwE9cPpYzqRlyUUdBlD",
-	"9mcVMpgf3ecf+7gM9kZFBycMFiW5klzjq1DkI5eAwDxHDY6ohCcEz3ZURY+9RZt7ogoR3kRT1r8fjFW+",
-	"aY+TiCtRwpfvT6/0ShS0yKIXNgJ6YSCXNYhFo2ov2RZE0+Z05Kq1LVAwnTx+zGotpMXXOM4unp2fs3zO",
-	"Nc8dacWsEk5XQ42lgoIOCtD+k0dsrhptfLDfYKqiJ8a9Hy4qfNeVWyBAkKE8dHcQ60ni8wKqWlmQ+eqA",
-	"gmLDB1IJ2WaMvyBdrHIL9sBYDbzq6++unCzqqWTlgyE98mU9oczfv4uE3E/C4NryCw+a8m7L+aRNHuMp",
-	"CCFmWJhossJK/FyXAnSgzX5YLcQtT45OHmqeUQmldqpZ4G+lC2if6yMr4GEtNpo81o4kGLWQTMQhDF/r",
-	"IlhqaxD9/moRfe6OoeCUSw/vq6XfFJqmHpCKX0nK8Dz96zjtLnngHuHJWpDU5ktC4f0gdFnG7Kws6bte",
-	"UQwEJF74fC/mENzc4/d/AljRf64WoebFRnD+frcT/nXd4K943SB+43CX+wYtWKUf5G2L0/z6wR2ETx/g",
-	"F/jw3uiQ1+JwcYzH5PtKPv24RIIlM9KZtjFsoIWle6UYWHbAJIuxFcEC7DDsqZ8hHoBGbKvdrGMk4m7i",
-	"DMxmb97Hcub6oTP1ox8GON3mjy5TkVZ02vCSXlfC9qCpow5bR3NL4Y9wzI1xhxzgdu58+3DREqbxLle+",
-	"TlTqdnkYlh5J91HiThPlqgaqlRtPtX9j5fbD7f8LAAD//w==",
+	"7H17cxu3sudXQXFvVXarRtQjtu85cqVqFb/ijV9rOdfnbuSVwJkmiaMZYAJgSDMuffctdAMzGBJDkXKs",
+	"5O69f9kiQTwa3Y1+/ND4MspVVSsJ0prR6ZdRzTWvwILGv3ieq0baN7wC92cBJteitkLJ0enowxyY5BUw",
+	"NWV2Dsw3Ho+ykXDf19zOR9lI4o9DV6NspOG3RmgoRqdWN5CNTD6Hirv+7ap2TY3VQs5GNzfZaKp0xa37",
+	"Drv8rQG96vr038ZdFDDlTWlHp6N/GiVH2QhkU41Ofw1/5mYx+pQlRnKzAmNFkV6oKMIyayGZb5wxbvCz",
+	"d0JKIWfsHPRC5MDO3r1kM74AJixTzRBJuiH3I4pV1yCHJlo3k1Lk0XyxdUZT59q6j4U1zMJnyyZglwCS",
+	"2i0Va2QB2uRKgxmYcxh7vxk3hs/guVZVes5ToY1lBV89xpnQn376uiHSVkraOVvOQTqiCsOksmwmFiDb",
+	"ma5zhxsvnldgplHBLYyyoXl+UOlZlrydpCr4Kj0XdmZZpYxlD46OXGPD+NSC7tY1NFur9porcqyplTSA",
+	"kvqjdhvj/pcraUGizPC6LkXO3RoOkf9Pv0RD/IuG6eh09N8OOw1wSN+aw+dclI0GGmiTFMbzec6lWzqX",
+	"ZgmaSbUcj26y0XuYNgaK+5qMF6MwmQn4+UDhxBM3aIy76/tzw515beQ0nlY1aCuIjrkGbmnuvS04sKJK",
+	"7EM2KkUlSHVuW8IranUTtvvLZkd1yZEm8JlXdem+I1FODWqEzBMa+aPnyNxpZSGtQkk3lltwbLfbgrD5",
+	"bevx9DvHtkFwbvvRL9goKFvSHb8SQfzyW3KGaYSlZu3GhLE6Ja4m/4Tculn4Wb0SJrGz/gDC/wsLldl1",
+	"jU1Vcb1y/fsBudYc/5bw2W7uwgtBip8H2Z8qkn/XnNV8BmP2Rtk5ajXg0h0h3DI7F8bpEutVTW/HhLSP",
+	"HnS7JaSFGegNWrZr3EKd9yQuSJKiEG7SvHwXkWrKSwPZGvVuZdvu4LW6MbRT6VO2t/FbJnoeGLFPXp5b",
+	"sYBTBgvQK6TimJnG1CALKE6J/aXTAhp4wbgsGFS1FVCMWV4q49pIJaE9B53eNIzoNo4MBhrHcWDo3HEh",
+	"9pCwILpZe3b5es1yK8mH1cI3k/Stsjsksqk9fqLK4omqPW3WJRUpv7Hz1J6khWtgtVYLkExJls+5kOsC",
+	"8/3JKBtVQorKbejRpvC4g/iy1mqmwZjB4dAmYku+ukP/TuIv8znk15fcDuhrG52npVLXhqEygAr1xe56",
+	"WwP3p+r6INTfii25sKiMlGbL+Yo+nHJRQjEe4o8GCRNkohCGT0qUBCcSrl2fiO58nmlOwmKs0vgfGiMp",
+	"NUsuvVAM73WwupfcuD2vhIHiMTtyCrZUckZGOG8NsQJyUdCS9tquNd72q2+nmHUaIV5xkrk1FOKOipZX",
+	"wTBZIwj2aZiQuMCKl2jCJzcuV1pDTj+MNLMfr9/vG2e/sZqvKpB2zN7KcsU463pgFV85bTqBUi3Z76BV",
+	"NOREqRK4dGNew2pz0s5xNN71wAEes6Xbqbn3m4wzVK5h5bZuotQ1FEzJHI2Vin9+BXJm56PTk6Mj3Lnw",
+	"93FKWSpSZes/234EeWLT7FM7+RR4mTQloLZQeKHeTT6Je/b7ibXu7Nqk63FrU5CvZPWKWcUqfg14qOWq",
+	"XmXspG3lzrvgh3DntsqCGcXULTrzOKXTcq4vjfg9oZ9/XFkwwW97cvbe8SrJLuSwkzmTjfI5l7OWsv3+",
+	"z9250rpdjocmznnFUcTedm6uypJb0LTBazaGter5y1eR+tFqIdw54M5/w5bCzvtL2+i+AF5eDjnp7svv",
+	"DJNNNQHdHmAZMn9Ym5LYcecOHJ98/+Dho9RYIBPjPKtVPndnyXIucpqtG5aBLMyOm4FWz14ci/S4zEVS",
+	"o1eVsE4JdJEUyCFjC9DGKZrj8XCPaYZ7x4sCCjaJ+W4fZnN2i9x3hVqkXK/AMTVoBkj5IHvLuSqjaXX7",
+	"eZTuXtXKpHgy4htRRBzoObO35KYRxbbeB3bo5dNARSNmEgoW2nec6eQMvxsP9G9VrhKz/0kt3c/9EV47",
+	"K7pPjer6+GSgS1xfmiDOxOCzPhW6PqdHx0dHR9t6vazABNc1bTZ1om+4KJBbJ9yKKr1+57Gb+XCvEYl9",
+	"G9IxdWM7CV3TB71JOM3grO6CCbttCvtydVOWe/5k2N5cuZ1G3ZGRqelsM4vmp3FikTY2Qdq9xjeWazuk",
+	"9iarSO31iGcVm/NF6zzsqzJ28pmc1dCGRhagxVSkbNyPc7Bz0Kzglue8djYS0qe/ta2NtWa7tILROV6t",
+	"8uhMh0gmo6n0VF/v0B0ygtIxlTxtqzphr7hED0OD89UyNoGp0sTMGOO5gzflhGP38A2abhtBmzUihpwE",
+	"dT20+IFIxEdaHQmtMGPmiZp5FSfkLGPBVsyY1VyaKWiNn7dySsYY8FLIGSuBF45FyVjMPBML49n1Qgbd",
+	"QJFy5Qhs0BmeCsnL8UWc8vDTaRmD3LUwIcdh0YxGkepwLEUTir0eDY4msUPnNswY/A98rgU5exZ0JaSP",
+	"1eVc5lAOOX/PFpCKwe6jBfxBtml+ccuHPa8vyUByAZaL0mRewXJ0tq6EnKqrKPkTiWbHJQOzGAzh3JJt",
+	"qtGmJbUpDOMTn0Ta6Ic+WO/CzfK3BhpkRSHHNaWn6I85lNHHoQntKP2/VMbS/9R0WipehC80uPPW9XQh",
+	"u7/dtyg/Y69Hwp/0pTsC6O8QGhizDyg53rP0TOyWLCogFt7utnXGjVN0I7/bKelFDkvrLljAPtFg4tVE",
+	"ELhSOp0c7VbomjAaj/FSAy9WaSd6j4Aynqq5cv61TMcB1ojm1+sH8fNO0SykWzYpprXSmx97sRkwoZbO",
+	"4F9q5djPzbsGVZdpl2lrBGujH61mmlfm9oX7bjeXuk4gXF6KIj8p+0TVq5SmwlM2sfYPug1foSWEBrvy",
+	"Vh65BE/PXtzhEJyUKr9ODPgjft4FR5H/jGJTrh8zXpZeg1VkUzolkLR4bhnceVoDlnhT+SGEZs5dM3fo",
+	"H+OlVq+Go6WkEK0WTkHPuJBD/r6Y9mxOJMx4dCqbstzfmKVulN4WLdVgRAFDeTk09IRlxjojD/fAbQoq",
+	"xiiY3UtANJgTvgaoRxiuKA6ULFfJk7Q1S8OPSf074oDN53SSu00fZaNWqeOZ7jX6KBvN+AIumxo/LYGj",
+	"uZAaK1iRw5uEqRmGnIoeH2bO23TMnDsbI/O6zKcrd43bJIK0ZJsE4rcSErg166Q0JduvoJhBQquBdEy2",
+	"+/lA/TyT9j9IqjCsb5gmtJZNnTcQoP7o7ZVCoAXr5jbhpbP/xuzJnOsZEKNLmHFnUY7TEc/dTT/f++ZM",
+	"zjxjJUeYahjAMgV0jJv5bw2XVtiV16fSCataclSd3LBcLUAP6AHRT/ENu5I+Yr7RwbWQaWuyDT1tfPOb",
+	"XQ2YmdPk540UNvnFkotF2lX1PrxqyoIc6FwZyyawUrKgSHSplA70Czu/mymHNhwum5bid8nPMyw868L1",
+	"fpodD9BSh+P4r1qUxlCUpwybbMbsY5RNIhcWwy6KTVQjCzbxx7gBvQD9nWFqiYq7LycDZyUFyckIB57P",
+	"nRlA2eco+bFL7FLIRO/vhMT84Z4dXQp5OS3FbG4HumzNCjpX3FHonYpdR3FbaLZ4ZKkIenKnPMahjZZk",
+	"bLJCjy3byI2ldKf0HzmfmotiLR7VcYzmdvt8tx0G733sp78EnxA0bsKO24N77+hK2caMlcL5XkstLGSs",
+	"qd1BnXVHZwSx3JgwNb7cynZqiqkgarrrqZEQJnmdODAxAmB219+NTsSJfwaoMYWF8LgIwHWbInG9Ze0k",
+	"Pg1M+2452XzIT3969gIxoBw9donZzoFzx8/sUvRzst8/Ojpa55NzyJUsDJtqVRGoLmVI889kSJ88/PvJ",
+	"kc+QbknbIYxz86hk7nOf3BU2Y40Ek/PaOel94elciOC4dHH2QuXmUEOttB3XxbSfvX1w9PdHt22eI3Bq",
+	"y14rmUorP1c6iIKX6pqvxuysok+cPOXD6fI1c2bBRcknZfpgjWyMzR2taru63BNzA8aKKhlN/NA6hgh1",
+	"zRh5MDPl5FayUlwDGn5pq8YdvulArNvZ6EhGdNSUl2Wyn7kqi4T2OAdno4oCyPXunQgTcEyCbsZQVgj0",
+	"Ja5ps+PvPUhWTX2awDAfNZJqSXlqNUX9Jwjo4VPK6FH4H6e9sUYu+erSfZ/mn3mIUeP4eLAETohIpVs3",
+	"PnmYOOdFOY3uT5UdD8OAjk3ZWKYzBqZk6BPymVz52/VgZxHRXmYRhwc+8TOIuDHepJQgvoHlhwAw7suP",
+	"TTo2uBZkXYShOvKeNXautPgdEcBsDrwAPWYvac/naimZ826DvtuMdIbht527NMd1ktBPM5pqanXvCJwy",
+	"iBlNiv+QH/Syr3EyxidqAevImSiC3WgNMk8b8IMBYp/8oWSw18sY4dvV5G6vY7RGdTuRJImEPG/hYBtn",
+	"iJDbbkJQ80l7Nn4lLrKA0rmQa775RrNKyJf05fGmOy7kVO1ljG4QpBYJYRjKRlSwNRuxw3CDmQSlxcy7",
+	"AsO02J4DGzh8ezmKHcCBbcjJewb+f9sRgBux2u5KTAvA66DfNcb7OgbYmHY2+nwwUwf+w38aJcfv+fK1",
+	"T8cHPlZJfK4qi9v0S4RajfORt6UhMQER2YA7YUE1VGoR0HNCOqdBWAPlNFgGziflkoEsdgc9zZW9bcIh",
+	"2N3x+LbWnV7YyE/jXrkBKXi5Ncv6ruTybrb5ABh6fTKuVWrg994WW/PdG23sehjn+5O0Zwv60qDF3ldh",
+	"qqEj1/+CsF6bE+t+nflhk9OEHEQ9dNAueWs2LeegyRPOuVRS5Lxk/+v87Rv2398/f8L+9q9/e/g/MP2G",
+	"KB5uGw3u/FULf0UJAZmFyhvEaYWchbDmQrY/OGXX5KS13lmGECy0Dd1/KIW3Jl27owb7XsYO5tR+uABP",
+	"ygAP2H5MGNPsCYtJ4mAdwa9h1aKrSMS961iI4vQaVsPotx1X9A7bOv5Sym6FHnnSJjA4OK8UlylGtBhy",
+	"b1vuSCByipOHD4//HnFcnwy9XXb8M0onHYzHM/vz5vhTdrt4rklb6KVbqqdWoHQEbw18FXMBbW+82i3C",
+	"GrDDfWq8lYTyyrz0oOwCyDaQvyY3pYCUlXlWFBpMKzeOudAj8cA9D3tCNFDa6sR+BwGqqAc6HBpqFZ97",
+	"u5Y+3LkN8pqCqF4iLnLH4PidGB+DjJdOpbZDpVGaA9jMPdCYT35822qqJ0hLt93vWrxki88kQn9nOvbf",
+	"id/XkZpboZZbQZO7gBQTmiC3Sg98BfKS28s5pOPFP+HngTbIQH0UMubsOr7HAPvu6Dtt9+Kj/fF6iJ2N",
+	"Ox8C08bAvt2xehEcz3fsRbxTQRGMr8cG/fXHMrXJ+j2wHxFhi6r6GRIGcfIkO5Ms6HOnc9YPsCgmSB+e",
+	"/v7o9fWc/2P24/95ulD26fWrhycP/3XKxe9WvBBPTv63/fnVi3oi5bMXlp8U6udb3dehFE9PGQxYGW3Q",
+	"iqylhLrdjly/Dayei+JycbJbDyeRktB8iZiJdCiLL3c1nbjPxf0OWpk2wb6rcN2Ksb9LnpkY1xPGDxKt",
+	"Kb2TM2Gs5uEC02BMZs/bu3/9SFUXlbk1ZnWeq3oIts7pVmuAnzUGKM+FkdtTDbw4xUQTQU/naolf+K8x",
+	"93TKeIGJp7rkOWA78kcRQzT2GaTTC2lAFghgHjMNVgtYwCnlq/zV/97VPFU7ha8IIKIk+JtIYiZZKeS1",
+	"GYew/qk7G+J0H7Ws+DVcSLzTK4vo+u6Y8aISkn7lviYkIiYtQqJgDRsbKEFRBb/sUUijYUKZltMPlrlh",
+	"kqiYczGTv9R3zC+pYiAhIORCWGCuwXjbHeE1G3PqQSTLjnzHju6PHrASrAVtMlaImQc1jdkl+5/sgE1g",
+	"5qN3qJi4b4sATtd4vNuV7ozWk2RadxClQ615SQDllMkx9ZVDdq3IIPfA7bRTeiUkpJA7jmeHJmbVrtNa",
+	"I5SvTYIArzBA1tIgrGErCXG+W9A5CRO8RTTtcBoEnMzu8JQhEEqHKbnlYCcASJjmGhRkHfuRos1AimLv",
+	"CPPeqeyU1fDSmq4YT9820ifVo9+uPy8fzH+frr63PMnFfAIDxr0qxUC6wLhDYQ/exzMkwfNDCSoCYDrT",
+	"Hc8U57JmAexVCdnYu+L40EigJber2F5AAPc6jeymM2FnKvij+JYoue90cCp30/wRp6Vpjbc111KP0h2f",
+	"u8d8W04aANSQrSA8mMY0+TwkcwpYiBy+oxtnfRYueW1V3c/0HycuXMfsupE2wm9aZzxXpbMa8N6/mq5l",
+	"mSteAB1LQwGoO7L+lvjfOtaURkhxwC+1R9Ru8GIt9uDEKJi+z8RwjOS0gn+/BzKtCxH2wORl0e5Ta1Ig",
+	"fC2Grj1mTY23l7wyYKos9oSz9Wfq00a7howw2bR7Y3+q79Dap7Z2aby2N3slxQYuJiBtApx5cJ+f8oQP",
+	"X9CHt1QTu/1QXxddCpz5++trGJvH6CweGI9iUo2dabV0tudE2DRaYwCPukYHt5g1nCj+cJAk7xGSlKTK",
+	"7kLZEjdxTiYN09QCqwBk2jYSoZ1u2sIpCQlFj4Y0o5rhpYLHjCOElIDhS9Xe88DSjAEjtfRx9s2U51bA",
+	"oL+B7CQfhd1fms1VvdpRrufKdiPsKzzdj7N4rqn9TljiO1weCPVpImsceSMpkgbyRgu7OnfbFVkabSE7",
+	"jAAC1xjn87+fW1tT4boAORg4hVPACY86Xipd4Ol86v1uQ+Ucn4sScoXSx0vDJjAXsiAsonPdMRwW8HE6",
+	"+O7ZhURX2+npHV30gLTD6BL52xcSjR6TtdX3REEN8BYVYfDsXJk22ZNY32OPm3TnCtogasq4xOuALcq3",
+	"UEDzgs/C2AuJiQgQro2/KSgsGiTPtTLW9Xb27uUoyheNjsdH46PgyPFajE5H34+Pxt+PCBOJ+3gYBZVm",
+	"YAeM+ZJL7xmXJV1iNhSWCDfcG9MeoFgfwMkaBpFeFqNT1/FZVAQ1Kt54cnT0hxVLDEMMFEtsEcQ32ejB",
+	"P/4x1Fs7vcNQzPEmGz3cpb0vRIkCE0qhjc7nHoQYBbj4zPRL1rmfHGKA5TCu1ef3o0/LUphATIMb2VWt",
+	"/XUz41auOib2MVcRoIRCd+Dxpq4p3FGqJWiWcwND5ToNcI1h9m5XIkv40YOE7hm+e8BnEO7HY9VY3t3p",
+	"TI2Ncd10tdBdrtm5maS6RY5OF9NFy37zomKAIB/fij+++fTtWZ5QNpts/1YSiTNnjjpV5euw3qsEvGrD",
+	"rcg4LT/GkuBYvwt8f0LfySSYn9zis15BZTD2R1Ws/miaBq/2pn92Wt3AzcaOHv9ho/cyANs1GRIVL3lS",
+	"JSxH+3ve2ye4H3hLzM/JO6q9SW3b6U3Nd/jF/+9mUAeauVp2TLCmAlPL6JocxoW970M2/4LH0fp2xYf4",
+	"XffqEOuDosPhJXfNcSrLuOioM5I0LNQ11UQQJqph3MjCVwBbE343wjfa9gcpwwch6Vj2lCm8IufvvZn7",
+	"ljI3h3jXnFcyU6q4+2bhHZHh3WqxdXhRTEhfisODuR8Pl0kcs2fOW9osbHjagezw8jqbgTVdHb8LRwi9",
+	"GrPuzh1etaRAAZV94FQ/bdo43xqt7O4uPFnEG4dFIewfxzB//FHTr5a500nzx+mn3rXttI6iPblfZv9R",
+	"qeuuLKczSWNmuzPHB7Bs2q4wrYPyjgr6/vV4JcYJ78QpaZUW+QJCsjkvp4wzCljd80ZjBYBIqQX/15dU",
+	"vts2azBNBcMbTd/f9yFChaT+3EPkPa7cbXYo6p1ySfcitu9p+Bh5OViRnKIH4Uayb0R4m0ZaUXrEJW1X",
+	"sWkL+KHveyM72v2pe3lO04ik58572D5fMGhoUyrlqyic3dq8eyZl18Yf1C5Nvef+TQ39OOB+49FWh7lZ",
+	"9HtIPGOyeeDiyh4zbtiT838jrJUzmumu572y2MdQ/cNrZ4wYmwwDs5gBd/Jb89WtDkNXbCwZXvzoHJCr",
+	"M6zMd4pJFPrFgbEaeHXlFBb+z5l+JG0HxhkGvqiYbUFsyt/EE3Jm2JzXNUgyVCs0JLBg2IWkAj3HD1lI",
+	"0mBR5aCICgVmzD76yx9cMqroMlOud7yULiyBhQyC4NhZRyFnBqPNenzkp2zGF/JCvnWn2lI4C97XOMCO",
+	"sIghRWVwKUzJqOjhNdRk5oebvuylDYa2mSvtC1pLdoWxq6sMO0Htusou5HIe4MWus6tKabg69ctAl+9K",
+	"wmd7hfOjN54weutpOhMUMReaKY0IwI9z5QjXEbp92QevIzsqBY+hAF7aC4mjYI3E9oowxSucC1h2qp/y",
+	"Mwnr3ZHqWSjctjXK2X+kCidEFA3BfcTth/JzWJiVlt/+RGA9l6nSsHvg8Zbs/2bQM1wuwOsPE62WBrRh",
+	"huB8LOzYiuVKSsgt+TWP6aI12mwVVRF1m47TuWonS0DNbravuLEHSLyDl0+/btavlWllTU09Cw9R6T9s",
+	"HLUrltgq8FgL7anJiW2zWMT/lMArcC27VwdIJQIqNJ9XD4rb62hS2GVbFiypsN/GC2JtoMC7+lhXnu5n",
+	"spLrGWgmiowZxWo+6/CVqD762iGZNfIlym5RAP+p0glZMsnjoYNt5YRrQXdjU9PzMIK7p296I2KFVho0",
+	"eh9waGy6GvsHDe15zjrVqTTx3t2exBuE6u0y/vaTY9vrdluG/QvYtV74vsKkDfmnMTtDi5ZUIp1WLKSt",
+	"D97AZ8uwZEdXADAUHXY/vl+tGeJeokOEeQvvO8PKoI+C5iR0S6w4D02M9E6q0B/9C4phmKWz04iZMBn7",
+	"y4cnY/Y2FMCnIijhqrKIgAEB6i9XaBskNWiHO79FiZ579OPJ0cmjg+Pjx70nKJWEvR6gpHIqMd/X3FrQ",
+	"run//fXo4O+fvjy4OaD/nNz8S0IEviVjdzQZeuQxNLhn3jvzmx3sUmSojLkGUDAsUJpkPCGpLu5A6oX9",
+	"8v5V9y4Alyu3nTmXFJVRKKQ0Kvd1vVpkh+kVyPKBGQ/dpdv0rfvTGIrZX0jeVfGW7TNIT89ePPbWtrxG",
+	"cG93CQxtdoTf1kKiq7NU+to3ePHsA07op2dnT1E8yIUjDei+uZDOUdJOFsxAHoBbwNJt3yY0G5dXu+d0",
+	"Ma5qgIsdoe87MCVmEn0EpHXgVV/EynOrj+xvYdjnAW5b8Bpv4UyjhEC4UBqcZSNm0rQpTOdOmdPubDmP",
+	"az3YHz68fP0sWxz/cP7L63C1+/yX176g7IX86fXZk4Pzn85OHj5yjDaHz25s/BHjbNqUJTNW1e1lw4kq",
+	"Vj7jRR6nML78ms96ZWyulug5q6n1L5SqKs2mCFtbQKjItKGuk57e5kKH3b2TBwNq9hskK/wi/qIprSjQ",
+	"Er26HM64tqAUvSYbzLv7ECSPsxyd/vqpH7uvlY4eqxs4B5xXd/ilLSR0M2iAhIcWtlSuMnO1NKj256j+",
+	"DZs7i0PVqxZ2Et9aMJZLH9R3X0lYOifx+OjIP4CQ4PcZ2LYk0b7R5a5Y0jc1FNr5DTATvolxv0kzsJh3",
+	"6Ie2SEGKOG1GNyOSbHHYVo1JMsczPF79u3oY9g2FmL4ziLf2VyTXH6DKws3LNjxw6nGw7Tuimf8g3K64",
+	"kASrzrxGbb9DwbMqxAbi++JYrj7GCXBz3V7QMIT8riPjHT9y0zZzHJHimsSVjAq4hWI/MUMTAFnCMOc+",
+	"9TVS7sy52eDjQWoa09IqpsE2Wv5/F3brKoTdDDxL43bpT4ArhgfJTEq0IjYZkjDdFa1KZz3Stat8CZvJ",
+	"yj/rSPr4lIFUzWyOuPU55NdMTaelkNA+0mjAvwTInaEj/UdB815NA0DcT4thgYwVe/7y1bMr6pIeXXRu",
+	"enhXVip63al9bDI8XtflFdoYvmI5aCumlHrwJ2v7FD3K7oOjB63ZRDLM3ry9fPrs7NXlvz/7MCxlofzX",
+	"X/SECNMbfKCfCM6RkbBswr0fFzaax07c7Bsf+CoowxYEXfFtq3t1HDtmvph1l+oiG6vgq1PG2+m0SSPP",
+	"+HSyeBwI2mPIiJZKsG1KxgDbRKVdvv3Wu1EGdh8rw/wp+90rimXaGzFbt901beotmEDanLgwQ5TJxD1Q",
+	"OmNKBlCEV0/8mkruHTS1GbMnqoir0fhnjTCj3NSZDy0UTOkL6fGhHiuK1OnsAEISooqhOISNwoYR9pi1",
+	"1x18aw88IecPSpNkIoMlLb5RuKBfL+O/8OU7u0GvHSulMS/9qzTdNfgB5RUboRjN9LzWvyiRxU9XCe2L",
+	"GtMBJ5Vz/jGKNgOfrB0nk9h0XexbaqKuIMDAhvqra3+SIeUh3/1genrzsi0RoXAu0NV81j2E1rP0A6w+",
+	"4CUQkYHf4h320JZ0Q/AfDIICprCkakfmQqI2CaqjNWZ20h0UbvzgLz58CwXSq7pwz/qjLYe+jdW6WyD0",
+	"8sC98h1pic2bJykVcfgF//WxkgJKGHjttHeCUNjIGexS+cPOP3ZqIuYaTsuQsgkcsp9d6+e7F2oxXLS4",
+	"b8CpG3X/nTjUKlQuTCsDt8GmrfTVvg7B8MquD04EawDrPC19gKEMVw6c7ePMS8RQIhaB4wucTtxJvU+U",
+	"nVOEYsFLUYzZWawyfAKEKoeUpVqSaaqCS1ZyY40z+p0zlYz14hK/kgOyL0Ovp+AjmaHopFsszZ1e4KMF",
+	"DYQSZprnkA4l/O3Rg/Vgwm3PsRztFE+4P+UkYfkXUFDvQ2m5aC4IN2QzXg/LiS/PdotYKF0IyfWKSiWE",
+	"N8lUseqMGS5XaLvM+cJ771NBIDQlfdzJLpW+9uie0AFWu8Z62E9orw4+rGp36q7M6YW8kAfsKt65hSzG",
+	"oi6Lcc71lXP6fIHrtoykO3JPulvl9HahTzdiyQUvvli+7fjoiGmlrBkzjE9eSOZfWRSGhXqfPhXj2rEJ",
+	"0Aux6O6ON2b3+cDitKaiBKwIp7HsKwJaZMHMqpoo59xSbT78edWUVtRcWwRfHBTc8tABFQP1mD7KQVHF",
+	"ASogF/Vt2M/NRH1nfHFcwwqFvXO5oliKsypOUZO4nhGg+RyHmHnXzhezvhL11DBeFOzgIBfFgSfrD8dX",
+	"qKs4XuZ2EyUKk7azesUwT2aYVXVLI/9Wq9UYv3HNDSxA85LiYH7+q/Z+PzuTvhxDgKTiS5d6BkSIp2cv",
+	"whdY4TbYYugK8i7EJOyFlAAIwhVliGFhifVcVQJV54W8qsDyX39+9u+ffvi3s1e/PLsK/hy9k2WcUndN",
+	"EFeJ9TowgF2nL4W1RQ63giHeYBHo9uFrM6QufdW/ZMLt5OHDXa/CcxKwENQPu4/pRF6WUNDtOdmfVchg",
+	"XrnPr/q4DPZGRRsnDFaRupBc4zN+5COXgMA8xw2OqYRnBC92VPaUIXrZTU+ERyyV9a+E47MMROMk4kqU",
+	"8PX06dXKioIWWfQkUkAvDOSyBrFoVJ4r24Jo2pyOXLW2BSqmk4cPWa2FtPh80tn5k5cvWT7nmueOtWJR",
+	"CburocbabuEMCnexTh6wuWq08cF+g6mKnhr3frio8Hl8boEAQYby0N1GrCeJXxZQ1cqCzFcHFBQb3pBK",
+	"yDZj/BXpYpVbSKNnu/rfeE4lS9UMnSNf1xPq/P27SOj9JAyurZdzrynvtv5a2uQxnoOWECrJTVb4dArX",
+	"pQAdeLMfVgtxy5Ojk/uaZ1Tzrp1qFuQbLyEEISAr4H4tNpo8Fvuley9CMhGHMHxxomCprd2p6q8Wrwu5",
+	"bSg45dLDg5jpR+CmqRf/4mftMtxP/5xZSyUP3CM8WQuS2nz6LTz4hi7LmJ2VJX3Xq2KEgMRzn+/FHIKb",
+	"e/xgWwAr+s/VIhQp2gjO3+062X/dD/sr3g+LH6Xd5YJYC1bpB3nbamK/fnIb4dMH+AW+lDo65LU4XBzj",
+	"Nvm+km/1LpFhyYx0pm0MG2hh6f5QDCI7YJLF2IpgAXYY9tTPEA9AI7blydYxEnE3cQZmszfvYzlz/dCZ",
+	"+tEPA5xuYObxXY/w1Ar9HXfir3wkrimlorXo+OHN7K5u+UFTR/21zuqWak+BVRrjGCVA9hyP9CGnJUzj",
+	"nap8ccBUSZEwbEYQEJp7d5rlqgYqkB5PtX9N8ebTzf8LAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -1,0 +1,123 @@
+package pins
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A Journal keeps what has become of DAGs, for the accounts whose pins name them.
+type Journal interface {
+	// Record joins the transaction of ctx. It is about the pins of a root with these terms, or about all of them when
+	// terms is 0.
+	Record(ctx context.Context, root cid.Cid, terms deals.TermsID, kind string, data map[string]any) error
+}
+
+// Kinds of what is recorded. Where it takes more than the whole DAG for a pin to be `pinned`, a DAG that came is
+// KindHeld, and KindPinned follows with the copies.
+const (
+	KindQueued    = "pin.queued"
+	KindPinning   = "pin.pinning"
+	KindHeld      = "pin.held"
+	KindPinned    = "pin.pinned"
+	KindFailed    = "pin.failed"
+	KindLost      = "pin.lost"      // blocks are gone from the hot tier; they are looked for again
+	KindOffloaded = "pin.offloaded" // let go here, whole in deals
+	KindRestoring = "pin.restoring"
+	KindRestored  = "pin.restored"
+
+	KindDealsChanged  = "deals.changed"
+	KindDealsStored   = "deals.stored"   // as many copies are proven as are wanted
+	KindDealsDegraded = "deals.degraded" // there were as many once, and are fewer now
+)
+
+// hotKind is what a transition of a root is called; empty for one that nobody is told.
+func (s *store) hotKind(before, after Hot) string {
+	switch {
+	case before == after || after == HotReleasing:
+		return ""
+	case before == HotHeld && after.waits():
+		return KindLost
+	case after == HotHeld && before.readsCold():
+		return KindRestored
+	case after == HotHeld && !s.rule.hotOnly():
+		return KindHeld
+	}
+	return map[Hot]string{
+		HotQueued: KindQueued, HotFetching: KindPinning, HotHeld: KindPinned,
+		HotOffloaded: KindOffloaded, HotRestoring: KindRestoring, HotGaveUp: KindFailed,
+	}[after]
+}
+
+// tellHot records a transition of a root.
+func (s *store) tellHot(tx *gorm.DB, before, after Root) error {
+	if s.journal == nil {
+		return nil
+	}
+	kind := s.hotKind(before.Hot, after.Hot)
+	if kind == "" {
+		return nil
+	}
+	data := map[string]any{"hot_status": after.Hot}
+	if after.Reason != "" {
+		data["reason"] = after.Reason
+	}
+	if after.Hot == HotHeld {
+		data["dag_size"], data["dag_blocks"] = after.Bytes, after.Blocks
+	}
+	return s.journal.Record(tx.Statement.Context, after.CID, 0, kind, data)
+}
+
+// tellCold records how a wish stands.
+func (s *store) tellCold(ctx context.Context, w deals.Wish, cold deals.Standing) error {
+	if s.journal == nil {
+		return nil
+	}
+	kind := KindDealsChanged
+	switch {
+	case cold.Cold == deals.ColdStored:
+		kind = KindDealsStored
+	case cold.Kept && cold.Active < cold.Wanted:
+		kind = KindDealsDegraded
+	}
+	data := map[string]any{
+		"cold_status": cold.Cold, "replication_factor": cold.Wanted,
+		"replicas_active": cold.Active, "replicas_in_progress": cold.Working,
+	}
+	if cold.Reason != "" {
+		data["reason"] = cold.Reason
+	}
+	return s.journal.Record(ctx, w.Root, w.Terms, kind, data)
+}
+
+// tellStatus records that cold copies have changed the status of the pins of a wish.
+func (s *store) tellStatus(tx *gorm.DB, w deals.Wish, status spec.Status) error {
+	if s.journal == nil {
+		return nil
+	}
+	return s.journal.Record(tx.Statement.Context, w.Root, w.Terms, "pin."+string(status), nil)
+}
+
+// Names returns which of some roots pins of an account name. Roots are canonical CIDs.
+func (s *Service) Names(ctx context.Context, account Account, roots []string) (map[string]bool, error) {
+	return s.store.names(ctx, account, roots)
+}
+
+// Naming says which pins of an account are meant.
+type Naming struct {
+	Root  string        // canonical
+	Terms deals.TermsID // 0: any
+	By    time.Time     // made by then
+	After ID            // in the order of ids
+	Limit int
+}
+
+// Naming returns pins by their id, with their ID, CID and Name only.
+func (s *Service) Naming(ctx context.Context, account Account, n Naming) ([]Pin, error) {
+	return s.store.naming(ctx, account, n)
+}
