@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/spec"
@@ -55,7 +54,7 @@ func (s *store) hotKind(before, after Hot) string {
 }
 
 // tellHot records a transition of a root.
-func (s *store) tellHot(tx *gorm.DB, before, after Root) error {
+func (s *store) tellHot(ctx context.Context, before, after Root) error {
 	if s.journal == nil {
 		return nil
 	}
@@ -70,7 +69,7 @@ func (s *store) tellHot(tx *gorm.DB, before, after Root) error {
 	if after.Hot == HotHeld {
 		data["dag_size"], data["dag_blocks"] = after.Bytes, after.Blocks
 	}
-	return s.journal.Record(tx.Statement.Context, after.CID, 0, kind, data)
+	return s.journal.Record(ctx, after.CID, 0, kind, data)
 }
 
 // tellCold records how a wish stands.
@@ -96,11 +95,11 @@ func (s *store) tellCold(ctx context.Context, w deals.Wish, cold deals.Standing)
 }
 
 // tellStatus records that cold copies have changed the status of the pins of a wish.
-func (s *store) tellStatus(tx *gorm.DB, w deals.Wish, status spec.Status) error {
+func (s *store) tellStatus(ctx context.Context, w deals.Wish, status spec.Status) error {
 	if s.journal == nil {
 		return nil
 	}
-	return s.journal.Record(tx.Statement.Context, w.Root, w.Terms, "pin."+string(status), nil)
+	return s.journal.Record(ctx, w.Root, w.Terms, "pin."+string(status), nil)
 }
 
 // Names returns which of some roots pins of an account name. Roots are canonical CIDs.

@@ -168,7 +168,7 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 			return err
 		}
 	}
-	if err := s.tellHot(tx, before, after); err != nil {
+	if err := s.tellHot(tx.Statement.Context, before, after); err != nil {
 		return err
 	}
 	was, is := hotStatus(before.Hot), hotStatus(after.Hot)

@@ -286,7 +286,7 @@ func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing)
 		if err != nil || changed == 0 {
 			return err
 		}
-		return s.tellStatus(tx, w, StatusOf(r.Hot, cold, s.rule))
+		return s.tellStatus(tx.Statement.Context, w, StatusOf(r.Hot, cold, s.rule))
 	})
 }
 

@@ -23,7 +23,7 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 	if err != nil {
 		return err
 	}
-	delegates, err := api{s.Server}.delegates(c)
+	delegates, err := api(s).delegates(c)
 	if err != nil {
 		return err
 	}
@@ -57,6 +57,7 @@ func renderHot(p *pins.Pin) v1.HotCopy {
 		if p.DAG.Attempts > 0 {
 			h.NextTryAt = moment(p.DAG.NextAt)
 		}
+	case pins.HotHeld, pins.HotOffloaded, pins.HotGaveUp, pins.HotReleasing: // nothing is tried
 	}
 	return h
 }

@@ -100,8 +100,11 @@ func told(t *testing.T, s *events.Service, account int64, after events.Position,
 }
 
 var shared = model{
-	{1, "root", 0, "a1", moment}, {1, "root", 7, "a2", moment}, {1, "root", 0, "a3", moment.Add(time.Hour)},
-	{2, "root", 7, "b1", moment}, {2, "other", 0, "b2", moment},
+	{1, "root", 0, "a1", moment},
+	{1, "root", 7, "a2", moment},
+	{1, "root", 0, "a3", moment.Add(time.Hour)},
+	{2, "root", 7, "b1", moment},
+	{2, "other", 0, "b2", moment},
 }
 
 func TestEveryPinOfARootIsToldAndNobodyElse(t *testing.T) {

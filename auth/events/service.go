@@ -85,6 +85,6 @@ func (s *Service) Run(ctx context.Context) error {
 // attempt logs what goes wrong: the next tick tries again.
 func (s *Service) attempt(ctx context.Context, what string, do func(context.Context) error) {
 	if err := do(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn(what, "err", err)
+		s.log.Warn("events are kept waiting", "at", what, "err", err)
 	}
 }
