@@ -94,27 +94,33 @@ const maxAdditions = 256
 
 // add inserts a pin, durably.
 func (s *store) add(ctx context.Context, account Account, r spec.Request, decided Decision, claim bool) (*addition, error) {
-	return s.enqueue(ctx, newAddition(account, r, decided, claim))
+	a := newAddition(account, r, decided, claim)
+	s.enqueue(a)
+	return a, s.inserted(ctx, a)
 }
 
-// enqueue inserts what an addition says and returns it.
-func (s *store) enqueue(ctx context.Context, a *addition) (*addition, error) {
+// enqueue has additions inserted in this order.
+func (s *store) enqueue(additions ...*addition) {
 	s.counter.mu.Lock()
-	s.counter.waiting = append(s.counter.waiting, a)
+	defer s.counter.mu.Unlock()
+	s.counter.waiting = append(s.counter.waiting, additions...)
 	if !s.counter.serving {
 		s.counter.serving = true
-		go s.serveCounter() //nolint:contextcheck // it serves others too, and outlives this caller
+		go s.serveCounter() // it serves others too, and outlives this caller
 	}
-	s.counter.mu.Unlock()
+}
+
+// inserted waits until an addition is inserted, or withdraws it when ctx ends before its transaction has begun.
+func (s *store) inserted(ctx context.Context, a *addition) error {
 	select {
 	case <-a.done:
 	case <-ctx.Done():
 		if s.counter.withdraw(a) {
-			return a, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		<-a.done
 	}
-	return a, a.err
+	return a.err
 }
 
 // withdraw takes an addition back unless its transaction has begun.

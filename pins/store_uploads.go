@@ -152,8 +152,8 @@ func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Reque
 	t := s.sched.ticket(account, r.Root)
 	a := newAddition(account, r, decided, t.claim)
 	a.upload = u
-	a, err := s.store.enqueue(ctx, a)
-	return s.begin(ctx, t, a, err)
+	s.store.enqueue(a)
+	return s.begin(ctx, t, a, s.store.inserted(ctx, a))
 }
 
 // Uploaded returns the pins that an upload with this key has made within the last day, oldest first, without those that

@@ -31,6 +31,7 @@ var needs = map[string]need{
 	"replacePinByRequestId": {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
 	"deletePinByRequestId":  {scope: auth.PinsWrite, kind: auth.KindWrite},
 
+	"addPins":       {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
 	"upload":        {scope: auth.Upload, kind: auth.KindUpload, adds: true, stores: true},
 	"getPinStory":   {scope: auth.PinsRead, kind: auth.KindStatus},
 	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus},
@@ -93,7 +94,17 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	case n.adds && caller.State != auth.Active:
 		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
 	}
-	return caller, g.buckets.spend(&caller, n.kind)
+	return caller, g.buckets.spend(&caller, n.kind, 1)
+}
+
+// spendMore takes so many requests more from a caller's budget. Errors: *limited, *refused when there never will be so many.
+func (g *gate) spendMore(caller *auth.Caller, kind auth.Kind, n int) error {
+	if l := caller.Limits; l != nil && n > 0 {
+		if r, bounded := l.Rates[kind]; bounded && n >= r.Burst {
+			return &refused{spec.ReasonQuotaExceeded, fmt.Sprintf("this account's plan allows %d at once: send them in smaller parts", r.Burst)}
+		}
+	}
+	return g.buckets.spend(caller, kind, n)
 }
 
 // authenticate asks whom a token belongs to. From an address that has shown too many wrong ones only those are looked up

@@ -46,7 +46,7 @@ var _ v1.ServerInterface = ownAPI{}
 func (s *Server) routeOwn() {
 	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{BaseURL: apiV1, OperationMiddlewares: s.guarded()})
 	for _, path := range []string{
-		"/pins/:requestid", "/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
+		"/pins/batch", "/pins/:requestid", "/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
 		"/tokens", "/tokens/:tokenid", "/tokens/:tokenid/rotate", "/account", "/events", "/signup", "/usage", "/ledger", "/ledger/statement", "/payments",
 		"/admin/accounts", "/admin/accounts/:account", "/admin/accounts/:account/plan",
 		"/admin/accounts/:account/suspend", "/admin/accounts/:account/resume", "/admin/accounts/:account/close",

@@ -181,15 +181,7 @@ func (s *Server) judgeRouted(code int) verdict {
 // fail answers an error. It is echo's error handler, and only observe and echo call it.
 func (s *Server) fail(err error, c echo.Context) {
 	v := s.judge(c, err)
-	if v.status >= http.StatusInternalServerError && !errors.Is(err, errNoRoom) {
-		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
-			slog.String("request", requestID(c)),
-			slog.String("method", c.Request().Method),
-			slog.String("route", s.routeName(c)),
-			slog.Int("status", v.status),
-			slog.Any("err", err),
-		)
-	}
+	s.logFailure(c, v, err)
 	if c.Response().Committed {
 		return // part of an answer is out; cutting it short is all that can be done
 	}
@@ -209,6 +201,19 @@ func (s *Server) fail(err error, c echo.Context) {
 	}
 	if err := s.respond(c, v.status, spec.NewFailure(v.reason, v.details)); err != nil {
 		s.log.Debug("writing an error answer", "request", requestID(c), "err", err)
+	}
+}
+
+// logFailure tells the operator of what is our fault.
+func (s *Server) logFailure(c echo.Context, v verdict, err error) {
+	if v.status >= http.StatusInternalServerError && !errors.Is(err, errNoRoom) {
+		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed",
+			slog.String("request", requestID(c)),
+			slog.String("method", c.Request().Method),
+			slog.String("route", s.routeName(c)),
+			slog.Int("status", v.status),
+			slog.Any("err", err),
+		)
 	}
 }
 

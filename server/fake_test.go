@@ -261,6 +261,14 @@ func (m *memory) Usage(ctx context.Context, account pins.Account) (pins.AccountU
 	return u, err
 }
 
+func (m *memory) AddAll(ctx context.Context, account pins.Account, asked []pins.Asked) []pins.Result {
+	results := make([]pins.Result, len(asked))
+	for i, a := range asked {
+		results[i].Pin, results[i].Err = m.Add(ctx, account, a.Request, a.Decision)
+	}
+	return results
+}
+
 func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { return pins.Stock{}, nil }
 func (m *memory) Size(context.Context, cid.Cid) (int64, error)            { return 0, nil }
 func (m *memory) Retry(context.Context, pins.Account, string) error       { return nil }

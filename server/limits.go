@@ -59,9 +59,9 @@ type buckets struct {
 	of *lru.Cache[bucket, *rate.Limiter]
 }
 
-// spend takes one request from a caller's budget. Error: *limited.
-func (b *buckets) spend(caller *auth.Caller, kind auth.Kind) error {
-	if caller.Limits == nil {
+// spend takes requests from a caller's budget, all or none. Error: *limited.
+func (b *buckets) spend(caller *auth.Caller, kind auth.Kind, n int) error {
+	if caller.Limits == nil || n == 0 {
 		return nil
 	}
 	r, bounded := caller.Limits.Rates[kind]
@@ -69,7 +69,7 @@ func (b *buckets) spend(caller *auth.Caller, kind auth.Kind) error {
 		return nil
 	}
 	limiter := remembered(b.of, bucket{caller.Account, kind}, rate.Limit(r.PerSecond), r.Burst)
-	if after := take(limiter); after > 0 {
+	if after := take(limiter, n); after > 0 {
 		return &limited{fmt.Sprintf("too many requests of the kind %q for this account's plan", kind), after, r.Burst}
 	}
 	return nil
@@ -93,10 +93,10 @@ func remembered[K comparable](of *lru.Cache[K, *rate.Limiter], key K, limit rate
 	return limiter
 }
 
-// take takes one from a limiter, or tells how long it takes until there is one.
-func take(limiter *rate.Limiter) time.Duration {
+// take takes some from a limiter, or tells how long it takes until there are as many.
+func take(limiter *rate.Limiter, n int) time.Duration {
 	now := time.Now()
-	reserved := limiter.ReserveN(now, 1)
+	reserved := limiter.ReserveN(now, n)
 	after := reserved.DelayFrom(now)
 	if after > 0 {
 		reserved.CancelAt(now)
@@ -134,7 +134,7 @@ func (t *tries) exhausted(r *http.Request) error {
 
 // spend takes one try. Error: *limited.
 func (t *tries) spend(r *http.Request) error {
-	if after := take(t.limiter(t.address(r))); after > 0 {
+	if after := take(t.limiter(t.address(r)), 1); after > 0 {
 		return t.refuse(after)
 	}
 	return nil

@@ -53,28 +53,45 @@ const (
 // comes.
 const unknownSize = 1 << 20
 
+// pays tells whether what the caller does costs anything.
+func (s *Server) pays(c echo.Context) bool { return s.cfg.Ledger != nil && caller(c).Limits.Bills() }
+
 // afford tells whether the caller can pay for a pin that brings so many bytes; what is not known is asked of the pins.
 // Accounts that pay nothing cost nothing here.
 func (s *Server) afford(c echo.Context, root cid.Cid, size int64, copies int) error {
-	if s.cfg.Ledger == nil || !caller(c).Limits.Bills() {
+	if !s.pays(c) {
 		return nil
 	}
-	ctx := c.Request().Context()
+	more, err := s.weigh(c, root, size, copies)
+	if err == nil {
+		err = s.carries(c, more)
+	}
+	return err
+}
+
+// weigh is what a pin will occupy, as far as anybody knows.
+func (s *Server) weigh(c echo.Context, root cid.Cid, size int64, copies int) (ledger.Stock, error) {
 	if size <= 0 && root.Defined() {
-		held, err := s.pins.Size(ctx, root)
+		held, err := s.pins.Size(c.Request().Context(), root)
 		if err != nil {
-			return fmt.Errorf("looking up the size of a dag: %w", err)
+			return ledger.Stock{}, fmt.Errorf("looking up the size of a dag: %w", err)
 		}
 		size = held
 	}
 	if size <= 0 {
 		size = unknownSize
 	}
+	return ledger.Stock{Hot: size, Cold: size * int64(copies)}, nil
+}
+
+// carries tells whether the caller's balance carries so much more.
+func (s *Server) carries(c echo.Context, more ledger.Stock) error {
+	ctx := c.Request().Context()
 	stock, err := s.pins.Stock(ctx, account(c))
 	if err != nil {
 		return err
 	}
-	return s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), ledger.Stock{Hot: size, Cold: size * int64(copies)})
+	return s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
 }
 
 // GetUsage shows what the caller's account stores, has used and pays.

@@ -137,17 +137,23 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 // admit tells whether the caller's plan has room for so many pins more, and its balance carries one of a DAG that brings so
 // many bytes and wants so many copies. The root is undefined, and the bytes are 0, where they are not known yet.
 func (s *Server) admit(c echo.Context, more int64, root cid.Cid, bytes int64, copies int) error {
+	if err := s.room(c, more, bytes); err != nil {
+		return err
+	}
+	return s.afford(c, root, bytes, copies)
+}
+
+// room tells whether the caller's plan has room for so many pins more, that bring so many bytes.
+func (s *Server) room(c echo.Context, more, bytes int64) error {
 	l := caller(c).Limits
 	if l == nil {
 		return nil
 	}
 	quota := pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
-	if quota != (pins.Quota{}) {
-		if err := s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes); err != nil {
-			return err
-		}
+	if quota == (pins.Quota{}) {
+		return nil
 	}
-	return s.afford(c, root, bytes, copies)
+	return s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes)
 }
 
 // parseID refuses what can be no id of ours before anything is asked.

@@ -31,6 +31,8 @@ type Pins interface {
 	// HasPolicy tells whether there is a policy of this name.
 	HasPolicy(ctx context.Context, name string) (bool, error)
 	Add(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision) (pins.Pin, error)
+	// AddAll is Add for many, with results in the same order.
+	AddAll(ctx context.Context, account pins.Account, asked []pins.Asked) []pins.Result
 	Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error)
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
 	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error)

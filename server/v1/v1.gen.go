@@ -341,6 +341,26 @@ type AccountSummary struct {
 	State AccountState `json:"state"`
 }
 
+// BatchResult A pin, or an error.
+type BatchResult struct {
+	// Code The status with which the pin alone would have been answered.
+	Code int32 `json:"code"`
+
+	// Details What went wrong, for people.
+	Details *string `json:"details,omitempty"`
+
+	// Pin A pin as the Pinning Service API describes it.
+	Pin *PinStatus `json:"pin,omitempty"`
+
+	// Reason What went wrong, for programs.
+	Reason *string `json:"reason,omitempty"`
+}
+
+// BatchResults defines model for BatchResults.
+type BatchResults struct {
+	Results []BatchResult `json:"results"`
+}
+
 // ColdCopies defines model for ColdCopies.
 type ColdCopies struct {
 	// Active Copies that are proven on chain.
@@ -982,6 +1002,11 @@ type ReceivePaymentParams struct {
 	FrostpinSignature *string `json:"Frostpin-Signature,omitempty"`
 }
 
+// AddPinsJSONBody defines parameters for AddPins.
+type AddPinsJSONBody = []struct {
+	Cid string `json:"cid"`
+}
+
 // GetPinDealsParams defines parameters for GetPinDeals.
 type GetPinDealsParams struct {
 	// Limit How many of the newest to return.
@@ -1042,6 +1067,9 @@ type CreateLinkJSONRequestBody = LinkRequest
 // ReceivePaymentJSONRequestBody defines body for ReceivePayment for application/json ContentType.
 type ReceivePaymentJSONRequestBody = Payment
 
+// AddPinsJSONRequestBody defines body for AddPins for application/json ContentType.
+type AddPinsJSONRequestBody = AddPinsJSONBody
+
 // SignUpJSONRequestBody defines body for SignUp for application/json ContentType.
 type SignUpJSONRequestBody = SignUpRequest
 
@@ -1098,6 +1126,9 @@ type ServerInterface interface {
 	// ReceivePayment Report a payment
 	// (POST /payments)
 	ReceivePayment(ctx echo.Context, params ReceivePaymentParams) error
+	// AddPins Add up to 1,000 pins at once
+	// (POST /pins/batch)
+	AddPins(ctx echo.Context) error
 	// GetPinStory Get all that is known of a pin
 	// (GET /pins/{requestid})
 	GetPinStory(ctx echo.Context, requestid Requestid) error
@@ -1481,6 +1512,15 @@ func (w *ServerInterfaceWrapper) ReceivePayment(ctx echo.Context) error {
 	return err
 }
 
+// AddPins converts echo context to params.
+func (w *ServerInterfaceWrapper) AddPins(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddPins(ctx)
+	return err
+}
+
 // GetPinStory converts echo context to params.
 func (w *ServerInterfaceWrapper) GetPinStory(ctx echo.Context) error {
 	var err error
@@ -1744,6 +1784,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	}
 
 	router.POST(options.BaseURL+"/upload", wrapper.Upload, options.OperationMiddlewares["upload"]...)
+	router.POST(options.BaseURL+"/pins/batch", wrapper.AddPins, options.OperationMiddlewares["addPins"]...)
 	router.GET(options.BaseURL+"/pins/:requestid", wrapper.GetPinStory, options.OperationMiddlewares["getPinStory"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/deals", wrapper.GetPinDeals, options.OperationMiddlewares["getPinDeals"]...)
 	router.GET(options.BaseURL+"/pins/:requestid/receipt", wrapper.GetPinReceipt, options.OperationMiddlewares["getPinReceipt"]...)
@@ -1777,157 +1818,161 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17cxu3sudXQXFvVXarRtQjtu85cqVqFb/ijV9rOdfnbuSVwJkmiaMZYAJgSDMuffctdAMzGBJDkXKs",
-	"5O69f9kiQTwa3Y1+/ND4MspVVSsJ0prR6ZdRzTWvwILGv3ieq0baN7wC92cBJteitkLJ0enowxyY5BUw",
-	"NWV2Dsw3Ho+ykXDf19zOR9lI4o9DV6NspOG3RmgoRqdWN5CNTD6Hirv+7ap2TY3VQs5GNzfZaKp0xa37",
-	"Drv8rQG96vr038ZdFDDlTWlHp6N/GiVH2QhkU41Ofw1/5mYx+pQlRnKzAmNFkV6oKMIyayGZb5wxbvCz",
-	"d0JKIWfsHPRC5MDO3r1kM74AJixTzRBJuiH3I4pV1yCHJlo3k1Lk0XyxdUZT59q6j4U1zMJnyyZglwCS",
-	"2i0Va2QB2uRKgxmYcxh7vxk3hs/guVZVes5ToY1lBV89xpnQn376uiHSVkraOVvOQTqiCsOksmwmFiDb",
-	"ma5zhxsvnldgplHBLYyyoXl+UOlZlrydpCr4Kj0XdmZZpYxlD46OXGPD+NSC7tY1NFur9porcqyplTSA",
-	"kvqjdhvj/pcraUGizPC6LkXO3RoOkf9Pv0RD/IuG6eh09N8OOw1wSN+aw+dclI0GGmiTFMbzec6lWzqX",
-	"ZgmaSbUcj26y0XuYNgaK+5qMF6MwmQn4+UDhxBM3aIy76/tzw515beQ0nlY1aCuIjrkGbmnuvS04sKJK",
-	"7EM2KkUlSHVuW8IranUTtvvLZkd1yZEm8JlXdem+I1FODWqEzBMa+aPnyNxpZSGtQkk3lltwbLfbgrD5",
-	"bevx9DvHtkFwbvvRL9goKFvSHb8SQfzyW3KGaYSlZu3GhLE6Ja4m/4Tculn4Wb0SJrGz/gDC/wsLldl1",
-	"jU1Vcb1y/fsBudYc/5bw2W7uwgtBip8H2Z8qkn/XnNV8BmP2Rtk5ajXg0h0h3DI7F8bpEutVTW/HhLSP",
-	"HnS7JaSFGegNWrZr3EKd9yQuSJKiEG7SvHwXkWrKSwPZGvVuZdvu4LW6MbRT6VO2t/FbJnoeGLFPXp5b",
-	"sYBTBgvQK6TimJnG1CALKE6J/aXTAhp4wbgsGFS1FVCMWV4q49pIJaE9B53eNIzoNo4MBhrHcWDo3HEh",
-	"9pCwILpZe3b5es1yK8mH1cI3k/Stsjsksqk9fqLK4omqPW3WJRUpv7Hz1J6khWtgtVYLkExJls+5kOsC",
-	"8/3JKBtVQorKbejRpvC4g/iy1mqmwZjB4dAmYku+ukP/TuIv8znk15fcDuhrG52npVLXhqEygAr1xe56",
-	"WwP3p+r6INTfii25sKiMlGbL+Yo+nHJRQjEe4o8GCRNkohCGT0qUBCcSrl2fiO58nmlOwmKs0vgfGiMp",
-	"NUsuvVAM73WwupfcuD2vhIHiMTtyCrZUckZGOG8NsQJyUdCS9tquNd72q2+nmHUaIV5xkrk1FOKOipZX",
-	"wTBZIwj2aZiQuMCKl2jCJzcuV1pDTj+MNLMfr9/vG2e/sZqvKpB2zN7KcsU463pgFV85bTqBUi3Z76BV",
-	"NOREqRK4dGNew2pz0s5xNN71wAEes6Xbqbn3m4wzVK5h5bZuotQ1FEzJHI2Vin9+BXJm56PTk6Mj3Lnw",
-	"93FKWSpSZes/234EeWLT7FM7+RR4mTQloLZQeKHeTT6Je/b7ibXu7Nqk63FrU5CvZPWKWcUqfg14qOWq",
-	"XmXspG3lzrvgh3DntsqCGcXULTrzOKXTcq4vjfg9oZ9/XFkwwW97cvbe8SrJLuSwkzmTjfI5l7OWsv3+",
-	"z9250rpdjocmznnFUcTedm6uypJb0LTBazaGter5y1eR+tFqIdw54M5/w5bCzvtL2+i+AF5eDjnp7svv",
-	"DJNNNQHdHmAZMn9Ym5LYcecOHJ98/+Dho9RYIBPjPKtVPndnyXIucpqtG5aBLMyOm4FWz14ci/S4zEVS",
-	"o1eVsE4JdJEUyCFjC9DGKZrj8XCPaYZ7x4sCCjaJ+W4fZnN2i9x3hVqkXK/AMTVoBkj5IHvLuSqjaXX7",
-	"eZTuXtXKpHgy4htRRBzoObO35KYRxbbeB3bo5dNARSNmEgoW2nec6eQMvxsP9G9VrhKz/0kt3c/9EV47",
-	"K7pPjer6+GSgS1xfmiDOxOCzPhW6PqdHx0dHR9t6vazABNc1bTZ1om+4KJBbJ9yKKr1+57Gb+XCvEYl9",
-	"G9IxdWM7CV3TB71JOM3grO6CCbttCvtydVOWe/5k2N5cuZ1G3ZGRqelsM4vmp3FikTY2Qdq9xjeWazuk",
-	"9iarSO31iGcVm/NF6zzsqzJ28pmc1dCGRhagxVSkbNyPc7Bz0Kzglue8djYS0qe/ta2NtWa7tILROV6t",
-	"8uhMh0gmo6n0VF/v0B0ygtIxlTxtqzphr7hED0OD89UyNoGp0sTMGOO5gzflhGP38A2abhtBmzUihpwE",
-	"dT20+IFIxEdaHQmtMGPmiZp5FSfkLGPBVsyY1VyaKWiNn7dySsYY8FLIGSuBF45FyVjMPBML49n1Qgbd",
-	"QJFy5Qhs0BmeCsnL8UWc8vDTaRmD3LUwIcdh0YxGkepwLEUTir0eDY4msUPnNswY/A98rgU5exZ0JaSP",
-	"1eVc5lAOOX/PFpCKwe6jBfxBtml+ccuHPa8vyUByAZaL0mRewXJ0tq6EnKqrKPkTiWbHJQOzGAzh3JJt",
-	"qtGmJbUpDOMTn0Ta6Ic+WO/CzfK3BhpkRSHHNaWn6I85lNHHoQntKP2/VMbS/9R0WipehC80uPPW9XQh",
-	"u7/dtyg/Y69Hwp/0pTsC6O8QGhizDyg53rP0TOyWLCogFt7utnXGjVN0I7/bKelFDkvrLljAPtFg4tVE",
-	"ELhSOp0c7VbomjAaj/FSAy9WaSd6j4Aynqq5cv61TMcB1ojm1+sH8fNO0SykWzYpprXSmx97sRkwoZbO",
-	"4F9q5djPzbsGVZdpl2lrBGujH61mmlfm9oX7bjeXuk4gXF6KIj8p+0TVq5SmwlM2sfYPug1foSWEBrvy",
-	"Vh65BE/PXtzhEJyUKr9ODPgjft4FR5H/jGJTrh8zXpZeg1VkUzolkLR4bhnceVoDlnhT+SGEZs5dM3fo",
-	"H+OlVq+Go6WkEK0WTkHPuJBD/r6Y9mxOJMx4dCqbstzfmKVulN4WLdVgRAFDeTk09IRlxjojD/fAbQoq",
-	"xiiY3UtANJgTvgaoRxiuKA6ULFfJk7Q1S8OPSf074oDN53SSu00fZaNWqeOZ7jX6KBvN+AIumxo/LYGj",
-	"uZAaK1iRw5uEqRmGnIoeH2bO23TMnDsbI/O6zKcrd43bJIK0ZJsE4rcSErg166Q0JduvoJhBQquBdEy2",
-	"+/lA/TyT9j9IqjCsb5gmtJZNnTcQoP7o7ZVCoAXr5jbhpbP/xuzJnOsZEKNLmHFnUY7TEc/dTT/f++ZM",
-	"zjxjJUeYahjAMgV0jJv5bw2XVtiV16fSCataclSd3LBcLUAP6AHRT/ENu5I+Yr7RwbWQaWuyDT1tfPOb",
-	"XQ2YmdPk540UNvnFkotF2lX1PrxqyoIc6FwZyyawUrKgSHSplA70Czu/mymHNhwum5bid8nPMyw868L1",
-	"fpodD9BSh+P4r1qUxlCUpwybbMbsY5RNIhcWwy6KTVQjCzbxx7gBvQD9nWFqiYq7LycDZyUFyckIB57P",
-	"nRlA2eco+bFL7FLIRO/vhMT84Z4dXQp5OS3FbG4HumzNCjpX3FHonYpdR3FbaLZ4ZKkIenKnPMahjZZk",
-	"bLJCjy3byI2ldKf0HzmfmotiLR7VcYzmdvt8tx0G733sp78EnxA0bsKO24N77+hK2caMlcL5XkstLGSs",
-	"qd1BnXVHZwSx3JgwNb7cynZqiqkgarrrqZEQJnmdODAxAmB219+NTsSJfwaoMYWF8LgIwHWbInG9Ze0k",
-	"Pg1M+2452XzIT3969gIxoBw9donZzoFzx8/sUvRzst8/Ojpa55NzyJUsDJtqVRGoLmVI889kSJ88/PvJ",
-	"kc+QbknbIYxz86hk7nOf3BU2Y40Ek/PaOel94elciOC4dHH2QuXmUEOttB3XxbSfvX1w9PdHt22eI3Bq",
-	"y14rmUorP1c6iIKX6pqvxuysok+cPOXD6fI1c2bBRcknZfpgjWyMzR2taru63BNzA8aKKhlN/NA6hgh1",
-	"zRh5MDPl5FayUlwDGn5pq8YdvulArNvZ6EhGdNSUl2Wyn7kqi4T2OAdno4oCyPXunQgTcEyCbsZQVgj0",
-	"Ja5ps+PvPUhWTX2awDAfNZJqSXlqNUX9Jwjo4VPK6FH4H6e9sUYu+erSfZ/mn3mIUeP4eLAETohIpVs3",
-	"PnmYOOdFOY3uT5UdD8OAjk3ZWKYzBqZk6BPymVz52/VgZxHRXmYRhwc+8TOIuDHepJQgvoHlhwAw7suP",
-	"TTo2uBZkXYShOvKeNXautPgdEcBsDrwAPWYvac/naimZ826DvtuMdIbht527NMd1ktBPM5pqanXvCJwy",
-	"iBlNiv+QH/Syr3EyxidqAevImSiC3WgNMk8b8IMBYp/8oWSw18sY4dvV5G6vY7RGdTuRJImEPG/hYBtn",
-	"iJDbbkJQ80l7Nn4lLrKA0rmQa775RrNKyJf05fGmOy7kVO1ljG4QpBYJYRjKRlSwNRuxw3CDmQSlxcy7",
-	"AsO02J4DGzh8ezmKHcCBbcjJewb+f9sRgBux2u5KTAvA66DfNcb7OgbYmHY2+nwwUwf+w38aJcfv+fK1",
-	"T8cHPlZJfK4qi9v0S4RajfORt6UhMQER2YA7YUE1VGoR0HNCOqdBWAPlNFgGziflkoEsdgc9zZW9bcIh",
-	"2N3x+LbWnV7YyE/jXrkBKXi5Ncv6ruTybrb5ABh6fTKuVWrg994WW/PdG23sehjn+5O0Zwv60qDF3ldh",
-	"qqEj1/+CsF6bE+t+nflhk9OEHEQ9dNAueWs2LeegyRPOuVRS5Lxk/+v87Rv2398/f8L+9q9/e/g/MP2G",
-	"KB5uGw3u/FULf0UJAZmFyhvEaYWchbDmQrY/OGXX5KS13lmGECy0Dd1/KIW3Jl27owb7XsYO5tR+uABP",
-	"ygAP2H5MGNPsCYtJ4mAdwa9h1aKrSMS961iI4vQaVsPotx1X9A7bOv5Sym6FHnnSJjA4OK8UlylGtBhy",
-	"b1vuSCByipOHD4//HnFcnwy9XXb8M0onHYzHM/vz5vhTdrt4rklb6KVbqqdWoHQEbw18FXMBbW+82i3C",
-	"GrDDfWq8lYTyyrz0oOwCyDaQvyY3pYCUlXlWFBpMKzeOudAj8cA9D3tCNFDa6sR+BwGqqAc6HBpqFZ97",
-	"u5Y+3LkN8pqCqF4iLnLH4PidGB+DjJdOpbZDpVGaA9jMPdCYT35822qqJ0hLt93vWrxki88kQn9nOvbf",
-	"id/XkZpboZZbQZO7gBQTmiC3Sg98BfKS28s5pOPFP+HngTbIQH0UMubsOr7HAPvu6Dtt9+Kj/fF6iJ2N",
-	"Ox8C08bAvt2xehEcz3fsRbxTQRGMr8cG/fXHMrXJ+j2wHxFhi6r6GRIGcfIkO5Ms6HOnc9YPsCgmSB+e",
-	"/v7o9fWc/2P24/95ulD26fWrhycP/3XKxe9WvBBPTv63/fnVi3oi5bMXlp8U6udb3dehFE9PGQxYGW3Q",
-	"iqylhLrdjly/Dayei+JycbJbDyeRktB8iZiJdCiLL3c1nbjPxf0OWpk2wb6rcN2Ksb9LnpkY1xPGDxKt",
-	"Kb2TM2Gs5uEC02BMZs/bu3/9SFUXlbk1ZnWeq3oIts7pVmuAnzUGKM+FkdtTDbw4xUQTQU/naolf+K8x",
-	"93TKeIGJp7rkOWA78kcRQzT2GaTTC2lAFghgHjMNVgtYwCnlq/zV/97VPFU7ha8IIKIk+JtIYiZZKeS1",
-	"GYew/qk7G+J0H7Ws+DVcSLzTK4vo+u6Y8aISkn7lviYkIiYtQqJgDRsbKEFRBb/sUUijYUKZltMPlrlh",
-	"kqiYczGTv9R3zC+pYiAhIORCWGCuwXjbHeE1G3PqQSTLjnzHju6PHrASrAVtMlaImQc1jdkl+5/sgE1g",
-	"5qN3qJi4b4sATtd4vNuV7ozWk2RadxClQ615SQDllMkx9ZVDdq3IIPfA7bRTeiUkpJA7jmeHJmbVrtNa",
-	"I5SvTYIArzBA1tIgrGErCXG+W9A5CRO8RTTtcBoEnMzu8JQhEEqHKbnlYCcASJjmGhRkHfuRos1AimLv",
-	"CPPeqeyU1fDSmq4YT9820ifVo9+uPy8fzH+frr63PMnFfAIDxr0qxUC6wLhDYQ/exzMkwfNDCSoCYDrT",
-	"Hc8U57JmAexVCdnYu+L40EigJber2F5AAPc6jeymM2FnKvij+JYoue90cCp30/wRp6Vpjbc111KP0h2f",
-	"u8d8W04aANSQrSA8mMY0+TwkcwpYiBy+oxtnfRYueW1V3c/0HycuXMfsupE2wm9aZzxXpbMa8N6/mq5l",
-	"mSteAB1LQwGoO7L+lvjfOtaURkhxwC+1R9Ru8GIt9uDEKJi+z8RwjOS0gn+/BzKtCxH2wORl0e5Ta1Ig",
-	"fC2Grj1mTY23l7wyYKos9oSz9Wfq00a7howw2bR7Y3+q79Dap7Z2aby2N3slxQYuJiBtApx5cJ+f8oQP",
-	"X9CHt1QTu/1QXxddCpz5++trGJvH6CweGI9iUo2dabV0tudE2DRaYwCPukYHt5g1nCj+cJAk7xGSlKTK",
-	"7kLZEjdxTiYN09QCqwBk2jYSoZ1u2sIpCQlFj4Y0o5rhpYLHjCOElIDhS9Xe88DSjAEjtfRx9s2U51bA",
-	"oL+B7CQfhd1fms1VvdpRrufKdiPsKzzdj7N4rqn9TljiO1weCPVpImsceSMpkgbyRgu7OnfbFVkabSE7",
-	"jAAC1xjn87+fW1tT4boAORg4hVPACY86Xipd4Ol86v1uQ+Ucn4sScoXSx0vDJjAXsiAsonPdMRwW8HE6",
-	"+O7ZhURX2+npHV30gLTD6BL52xcSjR6TtdX3REEN8BYVYfDsXJk22ZNY32OPm3TnCtogasq4xOuALcq3",
-	"UEDzgs/C2AuJiQgQro2/KSgsGiTPtTLW9Xb27uUoyheNjsdH46PgyPFajE5H34+Pxt+PCBOJ+3gYBZVm",
-	"YAeM+ZJL7xmXJV1iNhSWCDfcG9MeoFgfwMkaBpFeFqNT1/FZVAQ1Kt54cnT0hxVLDEMMFEtsEcQ32ejB",
-	"P/4x1Fs7vcNQzPEmGz3cpb0vRIkCE0qhjc7nHoQYBbj4zPRL1rmfHGKA5TCu1ef3o0/LUphATIMb2VWt",
-	"/XUz41auOib2MVcRoIRCd+Dxpq4p3FGqJWiWcwND5ToNcI1h9m5XIkv40YOE7hm+e8BnEO7HY9VY3t3p",
-	"TI2Ncd10tdBdrtm5maS6RY5OF9NFy37zomKAIB/fij+++fTtWZ5QNpts/1YSiTNnjjpV5euw3qsEvGrD",
-	"rcg4LT/GkuBYvwt8f0LfySSYn9zis15BZTD2R1Ws/miaBq/2pn92Wt3AzcaOHv9ho/cyANs1GRIVL3lS",
-	"JSxH+3ve2ye4H3hLzM/JO6q9SW3b6U3Nd/jF/+9mUAeauVp2TLCmAlPL6JocxoW970M2/4LH0fp2xYf4",
-	"XffqEOuDosPhJXfNcSrLuOioM5I0LNQ11UQQJqph3MjCVwBbE343wjfa9gcpwwch6Vj2lCm8IufvvZn7",
-	"ljI3h3jXnFcyU6q4+2bhHZHh3WqxdXhRTEhfisODuR8Pl0kcs2fOW9osbHjagezw8jqbgTVdHb8LRwi9",
-	"GrPuzh1etaRAAZV94FQ/bdo43xqt7O4uPFnEG4dFIewfxzB//FHTr5a500nzx+mn3rXttI6iPblfZv9R",
-	"qeuuLKczSWNmuzPHB7Bs2q4wrYPyjgr6/vV4JcYJ78QpaZUW+QJCsjkvp4wzCljd80ZjBYBIqQX/15dU",
-	"vts2azBNBcMbTd/f9yFChaT+3EPkPa7cbXYo6p1ySfcitu9p+Bh5OViRnKIH4Uayb0R4m0ZaUXrEJW1X",
-	"sWkL+KHveyM72v2pe3lO04ik58572D5fMGhoUyrlqyic3dq8eyZl18Yf1C5Nvef+TQ39OOB+49FWh7lZ",
-	"9HtIPGOyeeDiyh4zbtiT838jrJUzmumu572y2MdQ/cNrZ4wYmwwDs5gBd/Jb89WtDkNXbCwZXvzoHJCr",
-	"M6zMd4pJFPrFgbEaeHXlFBb+z5l+JG0HxhkGvqiYbUFsyt/EE3Jm2JzXNUgyVCs0JLBg2IWkAj3HD1lI",
-	"0mBR5aCICgVmzD76yx9cMqroMlOud7yULiyBhQyC4NhZRyFnBqPNenzkp2zGF/JCvnWn2lI4C97XOMCO",
-	"sIghRWVwKUzJqOjhNdRk5oebvuylDYa2mSvtC1pLdoWxq6sMO0Htusou5HIe4MWus6tKabg69ctAl+9K",
-	"wmd7hfOjN54weutpOhMUMReaKY0IwI9z5QjXEbp92QevIzsqBY+hAF7aC4mjYI3E9oowxSucC1h2qp/y",
-	"Mwnr3ZHqWSjctjXK2X+kCidEFA3BfcTth/JzWJiVlt/+RGA9l6nSsHvg8Zbs/2bQM1wuwOsPE62WBrRh",
-	"huB8LOzYiuVKSsgt+TWP6aI12mwVVRF1m47TuWonS0DNbravuLEHSLyDl0+/btavlWllTU09Cw9R6T9s",
-	"HLUrltgq8FgL7anJiW2zWMT/lMArcC27VwdIJQIqNJ9XD4rb62hS2GVbFiypsN/GC2JtoMC7+lhXnu5n",
-	"spLrGWgmiowZxWo+6/CVqD762iGZNfIlym5RAP+p0glZMsnjoYNt5YRrQXdjU9PzMIK7p296I2KFVho0",
-	"eh9waGy6GvsHDe15zjrVqTTx3t2exBuE6u0y/vaTY9vrdluG/QvYtV74vsKkDfmnMTtDi5ZUIp1WLKSt",
-	"D97AZ8uwZEdXADAUHXY/vl+tGeJeokOEeQvvO8PKoI+C5iR0S6w4D02M9E6q0B/9C4phmKWz04iZMBn7",
-	"y4cnY/Y2FMCnIijhqrKIgAEB6i9XaBskNWiHO79FiZ579OPJ0cmjg+Pjx70nKJWEvR6gpHIqMd/X3FrQ",
-	"run//fXo4O+fvjy4OaD/nNz8S0IEviVjdzQZeuQxNLhn3jvzmx3sUmSojLkGUDAsUJpkPCGpLu5A6oX9",
-	"8v5V9y4Alyu3nTmXFJVRKKQ0Kvd1vVpkh+kVyPKBGQ/dpdv0rfvTGIrZX0jeVfGW7TNIT89ePPbWtrxG",
-	"cG93CQxtdoTf1kKiq7NU+to3ePHsA07op2dnT1E8yIUjDei+uZDOUdJOFsxAHoBbwNJt3yY0G5dXu+d0",
-	"Ma5qgIsdoe87MCVmEn0EpHXgVV/EynOrj+xvYdjnAW5b8Bpv4UyjhEC4UBqcZSNm0rQpTOdOmdPubDmP",
-	"az3YHz68fP0sWxz/cP7L63C1+/yX176g7IX86fXZk4Pzn85OHj5yjDaHz25s/BHjbNqUJTNW1e1lw4kq",
-	"Vj7jRR6nML78ms96ZWyulug5q6n1L5SqKs2mCFtbQKjItKGuk57e5kKH3b2TBwNq9hskK/wi/qIprSjQ",
-	"Er26HM64tqAUvSYbzLv7ECSPsxyd/vqpH7uvlY4eqxs4B5xXd/ilLSR0M2iAhIcWtlSuMnO1NKj256j+",
-	"DZs7i0PVqxZ2Et9aMJZLH9R3X0lYOifx+OjIP4CQ4PcZ2LYk0b7R5a5Y0jc1FNr5DTATvolxv0kzsJh3",
-	"6Ie2SEGKOG1GNyOSbHHYVo1JMsczPF79u3oY9g2FmL4ziLf2VyTXH6DKws3LNjxw6nGw7Tuimf8g3K64",
-	"kASrzrxGbb9DwbMqxAbi++JYrj7GCXBz3V7QMIT8riPjHT9y0zZzHJHimsSVjAq4hWI/MUMTAFnCMOc+",
-	"9TVS7sy52eDjQWoa09IqpsE2Wv5/F3brKoTdDDxL43bpT4ArhgfJTEq0IjYZkjDdFa1KZz3Stat8CZvJ",
-	"yj/rSPr4lIFUzWyOuPU55NdMTaelkNA+0mjAvwTInaEj/UdB815NA0DcT4thgYwVe/7y1bMr6pIeXXRu",
-	"enhXVip63al9bDI8XtflFdoYvmI5aCumlHrwJ2v7FD3K7oOjB63ZRDLM3ry9fPrs7NXlvz/7MCxlofzX",
-	"X/SECNMbfKCfCM6RkbBswr0fFzaax07c7Bsf+CoowxYEXfFtq3t1HDtmvph1l+oiG6vgq1PG2+m0SSPP",
-	"+HSyeBwI2mPIiJZKsG1KxgDbRKVdvv3Wu1EGdh8rw/wp+90rimXaGzFbt901beotmEDanLgwQ5TJxD1Q",
-	"OmNKBlCEV0/8mkruHTS1GbMnqoir0fhnjTCj3NSZDy0UTOkL6fGhHiuK1OnsAEISooqhOISNwoYR9pi1",
-	"1x18aw88IecPSpNkIoMlLb5RuKBfL+O/8OU7u0GvHSulMS/9qzTdNfgB5RUboRjN9LzWvyiRxU9XCe2L",
-	"GtMBJ5Vz/jGKNgOfrB0nk9h0XexbaqKuIMDAhvqra3+SIeUh3/1genrzsi0RoXAu0NV81j2E1rP0A6w+",
-	"4CUQkYHf4h320JZ0Q/AfDIICprCkakfmQqI2CaqjNWZ20h0UbvzgLz58CwXSq7pwz/qjLYe+jdW6WyD0",
-	"8sC98h1pic2bJykVcfgF//WxkgJKGHjttHeCUNjIGexS+cPOP3ZqIuYaTsuQsgkcsp9d6+e7F2oxXLS4",
-	"b8CpG3X/nTjUKlQuTCsDt8GmrfTVvg7B8MquD04EawDrPC19gKEMVw6c7ePMS8RQIhaB4wucTtxJvU+U",
-	"nVOEYsFLUYzZWawyfAKEKoeUpVqSaaqCS1ZyY40z+p0zlYz14hK/kgOyL0Ovp+AjmaHopFsszZ1e4KMF",
-	"DYQSZprnkA4l/O3Rg/Vgwm3PsRztFE+4P+UkYfkXUFDvQ2m5aC4IN2QzXg/LiS/PdotYKF0IyfWKSiWE",
-	"N8lUseqMGS5XaLvM+cJ771NBIDQlfdzJLpW+9uie0AFWu8Z62E9orw4+rGp36q7M6YW8kAfsKt65hSzG",
-	"oi6Lcc71lXP6fIHrtoykO3JPulvl9HahTzdiyQUvvli+7fjoiGmlrBkzjE9eSOZfWRSGhXqfPhXj2rEJ",
-	"0Aux6O6ON2b3+cDitKaiBKwIp7HsKwJaZMHMqpoo59xSbT78edWUVtRcWwRfHBTc8tABFQP1mD7KQVHF",
-	"ASogF/Vt2M/NRH1nfHFcwwqFvXO5oliKsypOUZO4nhGg+RyHmHnXzhezvhL11DBeFOzgIBfFgSfrD8dX",
-	"qKs4XuZ2EyUKk7azesUwT2aYVXVLI/9Wq9UYv3HNDSxA85LiYH7+q/Z+PzuTvhxDgKTiS5d6BkSIp2cv",
-	"whdY4TbYYugK8i7EJOyFlAAIwhVliGFhifVcVQJV54W8qsDyX39+9u+ffvi3s1e/PLsK/hy9k2WcUndN",
-	"EFeJ9TowgF2nL4W1RQ63giHeYBHo9uFrM6QufdW/ZMLt5OHDXa/CcxKwENQPu4/pRF6WUNDtOdmfVchg",
-	"XrnPr/q4DPZGRRsnDFaRupBc4zN+5COXgMA8xw2OqYRnBC92VPaUIXrZTU+ERyyV9a+E47MMROMk4kqU",
-	"8PX06dXKioIWWfQkUkAvDOSyBrFoVJ4r24Jo2pyOXLW2BSqmk4cPWa2FtPh80tn5k5cvWT7nmueOtWJR",
-	"CburocbabuEMCnexTh6wuWq08cF+g6mKnhr3frio8Hl8boEAQYby0N1GrCeJXxZQ1cqCzFcHFBQb3pBK",
-	"yDZj/BXpYpVbSKNnu/rfeE4lS9UMnSNf1xPq/P27SOj9JAyurZdzrynvtv5a2uQxnoOWECrJTVb4dArX",
-	"pQAdeLMfVgtxy5Ojk/uaZ1Tzrp1qFuQbLyEEISAr4H4tNpo8Fvuley9CMhGHMHxxomCprd2p6q8Wrwu5",
-	"bSg45dLDg5jpR+CmqRf/4mftMtxP/5xZSyUP3CM8WQuS2nz6LTz4hi7LmJ2VJX3Xq2KEgMRzn+/FHIKb",
-	"e/xgWwAr+s/VIhQp2gjO3+062X/dD/sr3g+LH6Xd5YJYC1bpB3nbamK/fnIb4dMH+AW+lDo65LU4XBzj",
-	"Nvm+km/1LpFhyYx0pm0MG2hh6f5QDCI7YJLF2IpgAXYY9tTPEA9AI7blydYxEnE3cQZmszfvYzlz/dCZ",
-	"+tEPA5xuYObxXY/w1Ar9HXfir3wkrimlorXo+OHN7K5u+UFTR/21zuqWak+BVRrjGCVA9hyP9CGnJUzj",
-	"nap8ccBUSZEwbEYQEJp7d5rlqgYqkB5PtX9N8ebTzf8LAAD//w==",
+	"7H17c9u4sudXQWlv1exW0fJjktxznJqq9eQ12clr48zNuTvO2hAJSTgmAQ4AStGk/N230N0gQQmUJWfi",
+	"mbv3/pVYJPFoNBr9+HXjyyjXVa2VUM6OTr+Mam54JZww8BfPc90o94ZXwv9ZCJsbWTup1eh09GEumOKV",
+	"YHrK3Fwwenk8ykbSP6+5m4+ykYKPQ1OjbGTEb400ohidOtOIbGTzuai4b9+tav+qdUaq2ejmJhtNtam4",
+	"88+gyd8aYVZdm/Q0bqIQU96UbnQ6+qfVapSNhGqq0emv4c/cLkafskRPflTCOlmkJyqLMM1aKkYvZ4xb",
+	"+O2dVEqqGTsXZiFzwc7evWQzvhBMOqabIZJ0Xe5HFKevhRoaaN1MSplH44W3Mxw6N87/LJ1lTnx2bCLc",
+	"UgiF7y01a1QhjM21EXZgzKHv/UbcWD4Tz42u0mOeSmMdK/jqMYwE/6ThmwZJW2nl5mw5F8oTVVqmtGMz",
+	"uRCqHek6d/j+4nEFZhoV3IlRNjTODzo9ypK3g9QFX6XHws4cq7R17MHRkX/ZMj51wnTzGhqt03uNFTjW",
+	"1lpZATv1R+MXxv8v18oJBXuG13Upc+7ncAj8f/ol6uJfjJiOTkf/7bCTAIf41B4+57JsjMCONklhic9z",
+	"rvzUubJLYZjSy/HoJhu9F9PGiuK+BkPbKAxmImg8ovDbExZoDKtL7fnuzkgaeYlndC2Mk0jH3AjucOy9",
+	"JThwskqsQzYqZSVRdG6bwit86yYs95fNhuqSA03EZ17VpX+GWznVqZUqT0jkj8SRuZfKUjkNO9067oRn",
+	"u90mBK/fNh+i3zm8GzbObR/9Ai8FYYuy41ckCE2/JWcYRphq1i5M6KsT4nryT5E7Pwoa1StpEytLBxD8",
+	"XzpR2V3n2FQVNyvfPnXIjeHwtxKf3eYqvJAo+HnY+1ON+9+/zmo+E2P2Rrs5SDXBlT9CuGNuLq2XJY5E",
+	"TW/FpHKPHnSrJZUTM2E2aNnOcQt13uN2AZIUhfSD5uW7iFRTXlqRrVHvVrbtDl5nGosrlT5lewu/ZaDn",
+	"gRH75OW5kwtxysRCmBVQccxsY2uhClGcIvsrLwWM4AXjqmCiqp0UxZjlpbb+HaWVaM9BLzctQ7qNI4UB",
+	"+/EcGBr3XAgtJDSIbtTELl8vWW4l+bBY+GY7feveHdqyqTX+kbt8/l5YYJn1JT7zSlbGtGFcMWGMNn5h",
+	"1sipiwGd1A+jsWwpQV+Q+bxV23jpF36pm7Jgc6+eTbzyE06L9Q33/Uliw/kDyHFZ2pT05Y4thXJsabSa",
+	"ZbDva6HrEqTv5jJKdRvx30l1DrMZAeE5HZu79Gv0zPDKjm/dhkDIW5bIbrKz6R7sJE3jBd8QpWtDCm2n",
+	"RvVEl8UTXdMo1kU8bNkNCuH7KGa5EZ44C6GYViyfc6mSC19JJSsvCY5STCDVJVBYWDvYHSjTbMlXd2jf",
+	"HxWX+Vzk15fcDRz0LlLESq2vLYNTRFRw0Ox+4G/lKzcXK7bk0gFXacOW8xX+OOWyxE2TFCwNECYI00Ja",
+	"PilBhHpZ6t/rE9Hvq5nhKGWt0wb+g30kxe2SK5Kmw2sd9v2SW7/mlbSieMyO/MlcajVD6423GnwhclkM",
+	"yIFty7XGvTT7dohZd5TEM04ytxGFvOMJzaug0a4RBNq0TCqYYMVLsP2SC5drY0SOH0ZHOvXXb/eNV/xZ",
+	"zVeVUG7M3qpyxTjrWmAVX/ljeCJKvWS/C6OjLidal4Ir3+e1WG0O+g2vhCWbFTp4zJZ+peZkcFuv4V6L",
+	"lV+6idbXomBa5SBnK/75lVAzNx+dnhwdwcqFv49Tp6zGM3D9s+1Ck4iNo0+t5FPBy6QOKmonCtrUu+1P",
+	"5J79PnHOKz2bdD1ulVE0sp1ZMadZxa8FaEO5rlcZO2nf8udlMGC5y0CdsprpW2TmcUqm5dxcWvl7Qj7/",
+	"uHLCBoP/ydl7z6u4d0UudtKDs1E+52rWUrbf/rlXSFp73fMQHPzQi9zbQMp1WXInDC7wmnLqnH7+8lUk",
+	"foxeSH8OeMWRlJLe1DaaLwQvL4e8O/7hd5apppoI0x5gGTB/mJtW0HBnRx6ffP/g4aNUX0Il+nlW63zu",
+	"z5JOefLdMqEKu+NigLq8F8cCPS5zmZToVSWdFwKdC07kImMLYawXNMfj4RbTDPeOF4Uo2CTmu32YzSu8",
+	"at8ZGpmy2QPH1MIwAZQPe28512U0rG49j9LN61rbFE9GfCOLiAOJM3tTbhpZbGt9YIVePg1UtHKmRMHC",
+	"+x1n+n0Gz8YD7Tud68Tof9JL/zkd4bU3v/rUqK6PTwaahPkNGQna8FmfCl2b06Pjo6Ojba1eVsIGn0da",
+	"beq2vuWyAG6dcCer9PybSSntfLjViMT0DsqYunHdDl2TB71BeMngzbWCSbdtCPtydVOWe34yrG+u/EqD",
+	"7MhQ1fS6mQP10/ptkVY2hXJ79W8dN25I7E1Wsc0YE89ptBnJeNhXZOxkbHutofWpLYSRU5nScT/OhZsL",
+	"wwrueM5rryMBffpL2+pYa7pLuzE6i70VHp3qEO3JaCg90dc7dIeUoLQzLk/rqn6zV1yBhWGEt9UyNhFT",
+	"bZCZwTl4B2vKb47dLVVQ3W4zUUMwC5semvyAC+sjzg43rbRjRkTNSMRJb8UHXTFjznBlp8IY+L3dp6iM",
+	"CV5KNWOl4IVnUVQWM2JiaYldL1SQDRhi0Z7AFozhqVS8HF/EsTIaTssYaK6FAXkOi0Y0ikSHZykcUGz1",
+	"GOFpEht0fsGshf+Iz7VEY88JU0lFTt6cq1yUQ8bfs4VIOe/3kQJ0kG2qX9zxYcvrSzICQS6hjAQsB2Pr",
+	"SqqpvoqihtHW7LhkYBSDvr9bwpQ16LQoNqVlfELRx4128If1Jvwof2tEA6wo1bjGuCb+MRdl9HN4BVcU",
+	"/19q6/B/ejotNS/CAyP8eetbulDd3/4p7J8xyZHwJz70RwD+HVwDY/YBdg5ZlsTEfsqyEsjC2822Trnx",
+	"gm5Eq53avcBhadklFmKfMALyaiJ6UGmT9mB2M/SvMOyP8dIIXqzSRvQekQg4VXPt7WuV9gOsEY3mS53Q",
+	"uFM0C3G6TYoZo83mz3+YJ/UbeUap2c2prhMIppeiyE/aPdH1KiWp4JRNzP2Dad1XoAmBwq5Jy0OT4OnZ",
+	"izscgpNS59eJDn+E3zvnKPCf1WzKzWPGy5IkWIU6pRcCSY3nls69pTWgiTcVdSEN8+aavUP74C91ZjXs",
+	"LUWB6Iz0AnrGpRqy9+W0p3MCYcajU9WU5f7KLDajzTZvqRFWFmIooAuKnnTMOq/kwRr4RQHBGDmze5Gr",
+	"BsAE10LUI3BXFAdalavkSdqqpeFjFP+eOMLlczzJ/aKPslEr1OFMJ4k+ykYzvhCXTQ2/loKDupDqK2iR",
+	"w4sEMT0GnAoWH0Au2jjenHsdIyNZRnHuXf02CSct6iaB+O0OCdyadbs0tbdfiWImElJNKM9ku58P2M4z",
+	"5f6DxJjD/IZpgnPZlHkDDuqPpK8UEjRYP7YJL73+N2ZP5tzMBDK6EjPuNcpx2uO5u+pHrSfijsRYyR6m",
+	"RgwEHAOsyo/8t4YrJ92K5Knym1UvOYhOblmuFyHUuNGB7MeGh01J8phvNHAtVVqbbF1PG09+c6sBNXOa",
+	"/L1R0iUfLLlcpE1VsuG7oGuurWMTsdKqQE90qbUJ9Asrv5sqBzocTBunQqtE4wwTzzp3PQ2z4wGc6rAf",
+	"/1UL7xny8pRhke2YfYyiSWjCgttFs4luVMEmdIxbYRbCfGeZXqrNyPbAWYlOclTCBc/nXg1A2EIU/NjF",
+	"dylVovV3UkH8cM+GLqW6nJZyNncDTbZqBZ4r/igko2LXXvwS2i0WWcqDnlwpAse03pKMTVZgsWUbsbGU",
+	"7FT0k7epuSzW/FEdxxjuto9322Hwnnw//SlQQND6AXtuD+a9pytGGzNWSm97LY10ImNN7Q/qrDs6I2zu",
+	"xoDx5cutbKenEArCV3c9NRKbSV0nDkzwANjd5XdjEn7in4WoIYQFuMoI+XebIPGtZe0gPg0M+24x2XzI",
+	"Tn969gLAwxwsdgXRzoFzh0Z2Kfsx2e8fHR2t88m5yLUqLJsaXSEaM6VI88+oSJ88/PvJEUVIt4TtAP+b",
+	"guhwN6fgrnQZa5SwOa+9kd7fPJ0JEQyXzs9e6NweGlFr48Z1Me1Hbx8c/f3RreAVmYYXvdYqFVZ+rk3Y",
+	"CrSra74as7MKf/H7KR8Ol6+pMwsuSz4p0wdrpGNsrmhVu9XlnmAtYZ2skt7ED61hCBjpjKEFM9N+3ypW",
+	"ymsBil9aq/GHb9oR61c2OpIBVjflZZlsZ67LIiE9zoXXUWUh0PTunQgT4ZkEzIyhqJAwlzCnzYa/J3S1",
+	"nlKYwDLyGim9xDi1noL8kwj0oJAyWBT0cdoaa9SSry798zT/zIOPGvqHgyVwQkQq05rxycPEGy/aS3Q6",
+	"VXY8DAOsOqVj2U4ZmKKij5B5NOVvl4OdRoRrmUUcHviERhBxY7xIqY34Riw/BGR6f/+4pGEDcwHWBfyy",
+	"J+9Z4+bayN8BOs7mghfCjNlLXPO5Xirmrdsg7zY9naH7becujnGdJPhphkNNze4dglMGwcbJ7T9kB73s",
+	"S5yM8YleiHXkTOTBbowRKk8r8IMOYgr+YDCY5DJ4+HZVuds8nlapbgeSJFELYUzDPLel0ODrk/Zs/EpA",
+	"bSFKb0Ku2eYbr1VSvcSHx5vmuFRTvZcyukEQgn0mFYXNsYit0YgduhuMJGgjZ2QKDNNiewxs4PDtxSh2",
+	"AAe2LieyDOh/2xGAG77aLpeqBeB1OQM1+Ps6BtgYdjb6fDDTB/TjP61W4/d8+ZrC8YGPdRLYrcviNvkS",
+	"oVbjeORtYUgIQEQ64E5YUCMqvQjoOam80SCdFeU0aAbeJuWKCVXsDnqaa3fbgIOze29o83p8GtbKd4jO",
+	"y61R1nclV3fTzQdQ9OuD8W+lOn5Putia7d4Y69bdOANAcn9wWtDY+yJMN3jk0heI9docWPd1Rt0mhyly",
+	"Ieuhg3bJW7VpORcGLeGcK61kzkv2v87fvmH//f3zJ+xv//q3h/8Dwm+A4uGuMcKfv3pBuW0AyCx03gBO",
+	"K8QspLMXqv3glF2jkdZaZxlAsEA39P/BEN7a7todNdi3MnZQp/bDBRApAzxg+zFhbbMnLCaJg/UEvxar",
+	"Fl2FW5xMx0IWp9diNYx+23FG7+Bdz19au63QIyJtAoMD40pxmWZIiyHztuWOBCKnOHn48PjvEcf1ydBb",
+	"Zc8/o3TQwRKemc6b40875Hms7bbQSjdVolagdARvDXwVcwEubzzbLZs1YIf71HirEOWV0e6BvSuEah35",
+	"a/umlCKlZZ4VhRG23TeeucAiIeAewZ4ADZTWOqHdQYAqyIEOhwZShWJv14rcndsgrymI6iXgInd0jt+J",
+	"8cHJeOlFattVGqU5gM3cA4355Me3raR6ArT0y/2uxUu2+Ewk9He2Y/+d+H0dqbkVarkVNLkLSDEhCXKn",
+	"zcAjoS65u5yLtL/4J/g90AYYqI9Chphdx/fgYN8dfWfcXny0P14PsLNx40Ng2hjYtztWL4LjUcO0xTsR",
+	"FMH4emzQn3+8pzZZvwf2QyJsEVU/i4RCnDzJzhQL8tzLnPUDLPIJ4o+nvz96fT3n/5j9+H+eLrR7ev3q",
+	"4cnDf51y+buTL+STk//tfn71op4o9eyF4yeF/vlW83UoxNMTBgNaRuu0Qm0pIW63I9dvA6vnsrhcnOzW",
+	"wkkkJAxfAmYi7criy11VJ06xuN+F0bYNsO+6uW7F2N8lzoyMS4ShTqI5pVdyJq0zPCQwDfpk9kz7/ut7",
+	"qjqvzK0+q/Nc10OwdY7p0AF+1liBcS7w3J4awYtTCDQh9HSul/CAHkPs6ZTxAgJPdclzAe+hPQoYojFF",
+	"kE4vlBWqAADzmBnhjBQLcYrxKqoZ0UvN07UX+BoBIloJykSSM8VKqa7tOLj1T/3ZEIf78M2KX4sLBcng",
+	"qojyvseMF5VU+JV/jEhECFqEQMEaNjZQAr0KNO1RCKNBQBmn03eW+W6SqJhzOVO/1HeMLw0mQUu1kE4w",
+	"/8J4W3L5mo45JRDJsiPfsaf7owesFM4JYzNWyBmBmsbskv1PdsAmYkbeOxBMnN4FAKd/ebxbLYBsOBcZ",
+	"Dtm0qzUvEaCcUjmmVHJm11Ieag/cTjukV1KJFHLH8+zQwJzedVhrhKKiNgDwCh1kLQ3CHLaSEMa7BZ2T",
+	"UMFbRNMOp0HAyewOTxkCoXSYklsOdgSAhGGuQUHWsR8p2gyEKPb2MO8dyk5pDS+d7ao49XUjc1I9+u36",
+	"8/LB/Pfp6nvHk1zMJ2JAudelHAgXWH8o7MH7cIYkeH4oQIUATK+6w5niTdYsgL0qqRp3VxwfKAk45XYW",
+	"2ytPwFqnkd14JuxMBTqKb/GSU6ODQ7mb5I84LU1ryNZcCz0qf3zu7vNtOWkAUIO6giQwjW3yeQjmFGIh",
+	"c/EdZpz1WbjktdN1P9J/nEi4jtl1I2wET1pjPNel1xog719P16LMFS8EHktDDqg7sv4W/9861hR7SHHA",
+	"LzUhajd4sZZ7cGKvTsjuA4M+ksMK9v0eyLTORdgDk5dFu06tSgHwtRi69pg1NWQvkTBguiz2hLP1R0ph",
+	"o11dRhBs2v1lOtV3eJtCW7u8vLY2ewXFBhITgDYBzjy4zk95woYv8MdbytDdfqivb110nFH++hrG5jEY",
+	"iweWUEy6cTOjl173nEiXRmsM4FHX6OAns4YThQ8HSfIeIElJquy+KVviJs7JpGKammAVgEzbekK0001b",
+	"OCWxQ8GiQcmoZ5BU8JhxgJAiMHyp2zwPqOkZMFJL8rNvhjy3AgYpA9nvfNjslDSb63q1476ea9f1sO/m",
+	"6T7O4rGm1juhie+QPBDq00TaOPBGcktakTdGutW5X65I02grIIIHUHADfj76fu5cjRUPA+Rg4BROAScI",
+	"dbzUpoDT+ZTsbot1QJ/LUuQadh8vLZuIuVQFYhG96Q7usICPM8F2zy4UmNpeTu9oogekHXiX0N6+UKD0",
+	"2Kwt2ygLfAGyqBCD5+batsGexPweE27Snyugg+gp4wrSAVuUb6EFjkt8ltZdKAhECOnfoUxB6UAheW60",
+	"db61s3cvR1G8aHQ8PhofBUOO13J0Ovp+fDT+foSYSFjHw8ipNBNuQJkvuSLLuCwxidmiWyJkuDe2PUCh",
+	"PoDfa+BEelmMTn3DZ1H13Kjq58nR0R9WZTN0MVBls0UQ32SjB//4x1Br7fAOQxXQm2z0cJf3qYIpbJhQ",
+	"Q290PicQYuTg4jPbr3XoPzkEB8thXOSR1qNPy1LaQEwLC9mVO/51M+JWrjomJp+rDFBCaTrweFPX6O4o",
+	"9VIYlnMrhuq8WsENuNm7VYk04UcPErJnOPeAz0TIj4dyw7zL6Uz1DX7ddJnZXdLs/EhSzQJHp6swg2a/",
+	"magYIMjHt+KPbz59e5ZHlM0m279VSOLMq6NeVFEB33vdAa9adyswTsuP8U7wrN85vj+B7WQTzI9m8Vmv",
+	"Erew7kddrP5omgar9qZ/djrTiJuNFT3+w3rvRQC2SzIgKiR5YiUsT/t7XtsnsB6QJUZjIkO1N6htK70p",
+	"+Q6/0P9uBmWgnetlxwRrIjA1je6Vw7gi/H3szb/gcbS+XPEhfte1OoTCsmBw0M5dM5zKMq5W65UkIxb6",
+	"GmsiSBsVv25UQRXA1ja/7+EbLfuDlOIDkHSol8s0pMhR3pu9713mxxCvmrdKZloXd18syBEZXq0WWweJ",
+	"YlJRKQ4Ccz8eLpM4Zs+8tbRZ2PC0A9lB8jqbCWe7On4XnhBmNWZdzh2kWqKjAMs+cKyfNm28bQ1adpcL",
+	"jxrxxmFRSPfHMcwff9T0q2XudNL8cfKpl7adllG4JvfL7D9qfd2V5YQSyhGz3ZnjA1g2rVfY1kB5h5Wg",
+	"/3q8EuOEd+KUtEiLbAGp2JyXU8YZOqzueaGhAkAk1IL9S7W477bMRtimEsMLjc/v+xDBQlJ/7iHyHmbu",
+	"FztUg0+ZpHsRm1oaPkZeDpayR+9ByEimlxBv0ygnS0Jc4nIVm7oAdX3fC9nR7k9dy3McRrR77ryG7b0X",
+	"g4o2hlK+isLZra939+vs+vIHvcurZLl/U0U/drjfENrqMLeLfguJ+282D1yY2WPGLXty/m+ItfJKM+Z6",
+	"3iuLfQzVP0g6g8fYZuCYhQi43781X91qMHTFxpLuxY/eALk6g8p8pxBEwS8OrDOCV1deYMH/vOqHu+3A",
+	"esWAioq5FsSmKRNPqpllc17XQqGiWoEiAQXDLhQW6Dl+yEKQBooqB0FUaGHH7CMlf3DFsKLLTPvWISld",
+	"OgQLWQDBsbOOQl4NBp31+IiGbMcX6kK99afaUnoNnmocQENQxBC9MjAVplVU9PBa1Kjmh0xf9tIFRdvO",
+	"taGC1opdge/qKoNGQLqusgu1nAd4sW/sqtJGXJ3SNMDku1Lis7uC8eHlYOC9JZrOJHrMpWHaAALw41x7",
+	"wnWEbq+EgnRkT6VgMRSCl+5CQS9QI7FNEUZ/hTcBy070Y3wmob17Uj0Lhdu2ejn7t5vBgJCiwbkPuP1Q",
+	"fg4Ks+L0208k1HOZaiN2dzzeEv3fdHqG5AJIf5gYvbTCWGYRzsfCiq1YrpUSuUO75jEmWoPOVmEVUb/o",
+	"MJyrdrAI1OxG+4pbdwDEO3j59OtG/Vrbdq/pKbHwEJX+w/pRu2KJrQCPpdCekhzZNou3+J/ieBXcqO7W",
+	"ARSJAgQaxdWD4CYZjQK7bMuCJQX223hCrHUUkKkPdeUxP5OV3MyEYbLImNWs5rMOXwnioy8dklEjKlF2",
+	"iwD4TxVOyJJBHoIOtpUTriXmxqaGRzCCu4dvej1ChVbsNLpYcqhvTI39g7omnnNedGqDvHe3uxQHoXq7",
+	"9L/95Nh2LeKWbv8Cei1tvq9QaUP8aczOQKNFkYinFQth64M34rNjULKjKwAYig77j+9Xaga/l+wQYaTh",
+	"fWdZGeRRkJyIbokF56GNkd5JEfojXb0Zull6PQ2ZCYKxv3x4MmZvQwF8LIISUpVlBAwIUH+1At0gKUE7",
+	"3PktQvSc0I8nRyePDo6PH/fuLoVbx/a4uRTLqcR8X3PnhPGv/t9fjw7+/unLg5sD/M/Jzb8ktsC3ZOyO",
+	"JkO3g4YX7pn3zmixg14KDJUx/4IoGBQoTTKeVFgXdyD0wn55/6q7F4CrlV/OnCv0ymjYpNgrp7peLbLD",
+	"9gpkkWOGoLuYTd+aP41Fn/2F4l0Vb9Veg/T07MVj0rbVNYB7uyQw0NkBfltLBabOUptreuHFsw8woJ+e",
+	"nT2F7YEmHEpA/+RCeUPJ+L1gB+IA3Ako3fZtXLNxebV7DhfDrAa42BP6vh1TcqbARgBaB16lIlbEreTZ",
+	"38KwzwPctuA1ZOFMo4BASCgNxrKVM2XbEKY3p+xpd7acx7Ue3A8fXr5+li2Ofzj/5XVI7T7/5TUVlL1Q",
+	"P70+e3Jw/tPZycNHntHm4rPvGz5inE2bsmTW6bpNNpzoYkURL7Q4paXyaxT1ythcL8Fy1lNHV9vqKs2m",
+	"AFtbiFCRaUNcJy29zYkOm3snDwbE7DcIVtAk/qIhrcjREl3XHc64tqAUXkMc1Lv72EiEsxyd/vqp77uv",
+	"tYkuqxs4B7xVdzjhDlPE03sLmLXGiG50iaxeInBSm0IUrGgMn5Qrr1QbnA1dzoJFeCDNEBNUQlU68BPF",
+	"/hQ8HEpALgYQpfV2IFSeg5RDCyjIktNRgSVo2VQshQmFXKn7tgajdKmdw4viHRq0d+XlFg69fnK+k2oL",
+	"jHMwi/puNR8r/jnkPQQ7cDAP4l73Ve8i1cTGAgN8ImC76CkAprPAGVhPA9yI96xMFQUlZRxnR0dHiB0n",
+	"voo2EKaQdPvnS1uI62ZQgQ8XlWyp/Gbnnpm92jQH9cmyudfYdb1qYVtx1o91XFFQzD9SYimsY8dHR3SB",
+	"SILrZ8K1Jb32jc50xca+qaLdjm9AGMOdMvcbdBYgaNZcw6hgSLUbWxy2VZeSzPEM1FO6lxLCJqGQ2XcW",
+	"8hUoxXj9ArcsZC637rVTwpG39/Bm9EPITrpQmJaQkUbSPoOd6HTwrcX1FuC6hxhnw+11m+BkMXOijoxf",
+	"+MkP286hR4wLIFcyLIAYimXFDI0AfiWGOfcp1Ri6M+dmg5dv6WlMS6eZEa4x6v87t3VXYe9m4Fonv0p/",
+	"Atw3XOhnU1srYpOhHWa6om/pqGG69huVgJqs6FpUlMenTCjdzOaQ9zEX+TXT02kplWgvObWCbtLk3lBQ",
+	"9FOQvFfTkGBBw2JQYGbFnr989ewKm8RLS9lZdy+z0ng7WntZa7j8sYvLtTEwzXKvQkwxdEeaabjVHffu",
+	"g6MHrdmBe5i9eXv59NnZq8t/f/ZheJeF8nl/0RMiDG+AgQPBOTASlB259+PCRePYiZvp5QOqIjSsQWCK",
+	"fFsdr+PYMaNi8F2oGG2Ugq9OGW+H0wZdifHxZCEcFdgzwIgOSxhu7owBtolKI337pfe9DKw+VFb6U9a7",
+	"V1TOthllW5fdv9rUWzC1uDhxYZMICQBroE3GtAqgIhJP/BpLVh40tR2zJ7qIqznRtWBgojV1Rq65gmlz",
+	"oQhfTVhrNONaPQCRuCBi0FRzkds9wu6zNl2I3ibgFjpPRGmTTGShJMw3crf16838V37Gzm6E156V0pix",
+	"fipaV0ZiQHjFSihEA4jX+olGWXz1mzRUFBwPOKUnuliBF3omCOwwToJAMN3yW0qirqDGwIJS6uefpEhR",
+	"ykQ/GJVevGyLRzWcC1jagnUXCfY0/ZCWEvBGgGiCp1ADIryLsiHYDxZANeC58R/aCwXSJIiOVpnZSXag",
+	"Z+kDJQ59CwHSq1pyz/KjvU5gG6t1WVR4c8e98h1Kic3MrZSIOPwC/5KvpBClGLgtuHeCoNvVK+xK02FH",
+	"lwXbiLmGw5oobAKH7KfX0nj3Qv2GRKX7Bmz7XvdfiUOjQ+XPtDDwC2zbSnnt7SoMUt7JORG0gdY37Hdu",
+	"GVJ2vO7j1UvAIAOWh8MNtn67o3ifaDdHD8WCl7IYs7NYZFAAESvvlKVeomqqg0lWcov+Ym9MJWMlMMWv",
+	"5IDsy9DtQ3DJbCja6ieLY8cbLHFCA66EmeG5SLsS/vbowboz4bbrjI528ifcn3BSYvkXEFDvQ2nGaCwA",
+	"12UzXg/vEypveMu20KaQipsVuovDnX66WHXKDFcr0F3mfEHW+1QiiFMr8ju5pTbXhI4LDUC1eKgn/wTX",
+	"6uDDqvan7sqeXqgLdcCu4pVbqGIs67IY59xceaOPCsS3ZVj9kXvSVWXAuz8pXA8lS2j7QvnD46MjZrR2",
+	"dszAP3mhGN1SKi0L9XIplOnfYxOBNyyDuTveGN3nAwfDmspSQEVFA2WTARCmCmZX1UR74xZrW8LnVVM6",
+	"WXPjALx0UHDHQwNYTJcwsRjDxYodWIAxatuyn5uJ/s5ScWnLCg2tc7VCX4rXKk5BkviWAeD8HLqYkWlH",
+	"xeCvZD21jBcFOzjIZXFAZP3h+ApkFYdiCH6gSGGUds6sGMSZLXO6bmlEdx07A/4b/7oVC2F4iX4wGv+q",
+	"rY/BzhSVMwmQbrgp1swEEuLp2YvwACpEB10MTEHeuZiku1BKCACxyzL4sOCKglxXEkTnhbqqhOO//vzs",
+	"3z/98G9nr355dhXsObxnznqh7l8BXDLUuwEHdp1OqmyLhG4FE72hSBA5vu2QuKSqmcmA9cnDh7uWkuC4",
+	"wYJTP6w+hON5WYoCs09Vf1QBAXDlf7/q45rYGx0tnLRQhe1CcQPXYKKNXAoAtnpu8EwliRFo22HZYAbo",
+	"fz88GS6B1Y5u2YdrTZDGScSiLMXX06dXay5yWmTRlWIB/bMlypnEcmJ5u2wLInBzOGrV6hYgmE4ePmS1",
+	"kcrB9WNn509evmT5nBuee9aKt0pYXSNqDD3TGRRyGU8esLlujCVnv4VQRU+Mkx0uK6/nzLkTCKiziOPo",
+	"FmIdZPGyEFWtnVD56gCdYsMLUknVIi6+Am6hcyfS6POufj6cU8lST0PnyNe1BDJ//yYScj8JI23rTd1r",
+	"aLutX5hWeSxxEEA0oRLjZAVXD3FTSmECb/bdasFveXJ0cl/jjGpGtkPNkuAM1ALuV2PDwUOxbMwbk4rJ",
+	"2IVBxb2CpraWk9ifLaTb+WUoOMbSw4Wy6UsUp6kbM+NrITNYT7oOsKUSAV8Rj9mCDDevTgwXJoLJMmZn",
+	"ZYnPelXAANB7TvFeiCH4sccXHgawL/2uF6HI14Zz/m7pmP+VX/lXzK+ML3XeJcGyBXv1nbxtNb5fP/mF",
+	"oPABPICbhkeHvJaHi2NYJmoredf1EhgW1Uiv2sawgTatgw7FsGUHVLIYWxE0wC4HJPUZ4AGwx7a83zpG",
+	"Im4mjsBstkY2llfXD72qH30Y4KgDI49zpcJVRfh33AilTCXS/FLeWjD8AOvW1f0/aOqovdZY3VItLbBK",
+	"Yz2jBMir55E+ZLsU03ilKiqumSrJE7rNEAKCY+9Os1zXAi8YiIfaT/O9+XTz/wIAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

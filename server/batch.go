@@ -1,0 +1,120 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/server/v1"
+	"github.com/frostpin/frostpin/spec"
+)
+
+const (
+	maxBatch     = 1000
+	maxBatchBody = 4 << 20
+)
+
+// AddPins records many requests, each for itself.
+func (s ownAPI) AddPins(c echo.Context) error {
+	items, err := readBatch(c)
+	if err != nil {
+		return err
+	}
+	if err := s.gate.spendMore(caller(c), auth.KindWrite, len(items)-1); err != nil {
+		return err
+	}
+	if err := s.room(c, int64(len(items)), 0); err != nil {
+		return err
+	}
+	delegates, err := api(s).delegates(c)
+	if err != nil {
+		return err
+	}
+	results := make([]v1.BatchResult, len(items))
+	var asked []pins.Asked
+	var places []int
+	var together ledger.Stock // of those that are paid for
+	for i, item := range items {
+		r, decided, err := s.batchItem(c, item)
+		if err == nil && s.pays(c) {
+			together, err = s.affordToo(c, together, r, decided)
+		}
+		if err != nil {
+			results[i] = s.refusedItem(c, err)
+			continue
+		}
+		asked, places = append(asked, pins.Asked{Request: r, Decision: decided}), append(places, i)
+	}
+	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
+		i := places[j]
+		if made.Err != nil {
+			results[i] = s.refusedItem(c, made.Err)
+			continue
+		}
+		status := render(&made.Pin, delegates)
+		pin := v1.PinStatus(spec.AppendPinStatus(nil, &status))
+		results[i] = v1.BatchResult{Code: http.StatusAccepted, Pin: &pin}
+	}
+	return s.respond(c, http.StatusOK, v1.BatchResults{Results: results})
+}
+
+// readBatch reads an array of pins, none of which is looked at yet.
+func readBatch(c echo.Context) ([]json.RawMessage, error) {
+	body, err := readBody(c, maxBatchBody)
+	if err == nil {
+		err = spec.CheckJSON(body)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var items []json.RawMessage
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&items); err != nil || !json.Valid(body) {
+		return nil, &spec.InvalidError{Field: "body", Problem: "is not a JSON array of pins"}
+	}
+	if len(items) < 1 || len(items) > maxBatch {
+		return nil, &spec.InvalidError{Field: "body", Problem: fmt.Sprintf("must be an array of 1 to %d pins", maxBatch)}
+	}
+	return items, nil
+}
+
+// batchItem is what is asked of one pin before it is recorded.
+func (s ownAPI) batchItem(c echo.Context, item json.RawMessage) (spec.Request, pins.Decision, error) {
+	if len(item) > maxBody {
+		return spec.Request{}, pins.Decision{}, &tooLargeError{maxBody}
+	}
+	r, err := spec.DecodePin(item)
+	if err == nil && s.cfg.Denylist != nil {
+		err = s.cfg.Denylist.Denied(r.Root)
+	}
+	if err != nil {
+		return r, pins.Decision{}, err
+	}
+	decided, err := s.pins.Decide(c.Request().Context(), choiceOf(c), r.Meta)
+	return r, decided, err
+}
+
+// affordToo is what the pins before and one more occupy, or an error and what they occupy without it.
+func (s ownAPI) affordToo(c echo.Context, before ledger.Stock, r spec.Request, decided pins.Decision) (ledger.Stock, error) {
+	more, err := s.weigh(c, r.Root, 0, decided.Copies)
+	if err != nil {
+		return before, err
+	}
+	after := ledger.Stock{Hot: before.Hot + more.Hot, Cold: before.Cold + more.Cold}
+	if err := s.carries(c, after); err != nil {
+		return before, err
+	}
+	return after, nil
+}
+
+// refusedItem is what an error means for one pin of a batch.
+func (s ownAPI) refusedItem(c echo.Context, err error) v1.BatchResult {
+	v := s.judge(c, err)
+	s.logFailure(c, v, err)
+	return v1.BatchResult{Code: int32(v.status), Reason: known(v.reason), Details: known(v.details)} //nolint:gosec // three digits
+}
