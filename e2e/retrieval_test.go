@@ -179,6 +179,7 @@ func TestEveryByteComesBackWhileTheNodeIsStopped(t *testing.T) {
 		t.Errorf("what the daemon holds is read from %v; want hot", tiers)
 	}
 	daemon.stop()
+	<-time.After(1100 * time.Millisecond) // what was just read is given to others for a second
 	if tiers := l.comesBack(); tiers["cold"] == 0 || tiers["hot"] != 0 {
 		t.Errorf("with the node stopped reads came from %v", tiers)
 	}

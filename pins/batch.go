@@ -32,7 +32,7 @@ func (s *Service) AddAll(ctx context.Context, account Account, asked []Asked) []
 		tickets[i] = s.sched.ticket(account, w.Root)
 		additions[i] = newAddition(account, w.Request, w.Decision, tickets[i].claim)
 	}
-	s.store.enqueue(additions...)
+	s.store.enqueue(additions...) //nolint:contextcheck // who inserts them serves others too
 	results := make([]Result, len(asked))
 	looking := make(chan struct{}, batchLooks)
 	var begun sync.WaitGroup

@@ -95,7 +95,7 @@ const maxAdditions = 256
 // add inserts a pin, durably.
 func (s *store) add(ctx context.Context, account Account, r spec.Request, decided Decision, claim bool) (*addition, error) {
 	a := newAddition(account, r, decided, claim)
-	s.enqueue(a)
+	s.enqueue(a) //nolint:contextcheck // who inserts it serves others too
 	return a, s.inserted(ctx, a)
 }
 

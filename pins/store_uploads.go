@@ -152,7 +152,7 @@ func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Reque
 	t := s.sched.ticket(account, r.Root)
 	a := newAddition(account, r, decided, t.claim)
 	a.upload = u
-	s.store.enqueue(a)
+	s.store.enqueue(a) //nolint:contextcheck // who inserts it serves others too
 	return s.begin(ctx, t, a, s.store.inserted(ctx, a))
 }
 

@@ -45,6 +45,12 @@ var needs = map[string]need{
 	"getStatement":   {scope: auth.AccountUse, kind: auth.KindAccount},
 	"receivePayment": {open: true}, // it is signed
 
+	"listWebhooks":   {scope: auth.AccountUse, kind: auth.KindAccount},
+	"createWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"deleteWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount},
+	"listDeliveries": {scope: auth.AccountUse, kind: auth.KindAccount},
+	"replayWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+
 	"listEvents":  {scope: auth.PinsRead, kind: auth.KindList},
 	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"listTokens":  {scope: auth.AccountUse, kind: auth.KindAccount},

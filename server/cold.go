@@ -47,7 +47,7 @@ func (s *Server) routeOwn() {
 	v1.RegisterHandlersWithOptions(s.echo, ownAPI{s}, v1.RegisterHandlersOptions{BaseURL: apiV1, OperationMiddlewares: s.guarded()})
 	for _, path := range []string{
 		"/pins/batch", "/pins/:requestid", "/pins/:requestid/deals", "/pins/:requestid/receipt", "/receipt-key", "/links", uploadRoute,
-		"/tokens", "/tokens/:tokenid", "/tokens/:tokenid/rotate", "/account", "/events", "/signup", "/usage", "/ledger", "/ledger/statement", "/payments",
+		"/tokens", "/tokens/:tokenid", "/tokens/:tokenid/rotate", "/account", "/events", "/webhooks", "/webhooks/:webhookid", "/webhooks/:webhookid/deliveries", "/webhooks/:webhookid/replay", "/signup", "/usage", "/ledger", "/ledger/statement", "/payments",
 		"/admin/accounts", "/admin/accounts/:account", "/admin/accounts/:account/plan",
 		"/admin/accounts/:account/suspend", "/admin/accounts/:account/resume", "/admin/accounts/:account/close",
 		"/admin/accounts/:account/usage", "/admin/accounts/:account/credit",

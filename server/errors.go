@@ -76,8 +76,10 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		large *ingest.LargeError
 		body  *tooLargeError
 	)
-	if v, ok := judgeMoney(err); ok {
-		return v
+	for _, knows := range []func(error) (verdict, bool){judgeMoney, judgeHooks} {
+		if v, ok := knows(err); ok {
+			return v
+		}
 	}
 	switch {
 	case errors.As(err, &bad):

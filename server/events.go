@@ -225,15 +225,11 @@ func (s ownAPI) tail(c echo.Context, control *http.ResponseController, at events
 func renderFrames(list []events.Event) ([]byte, error) {
 	var b bytes.Buffer
 	for _, e := range list {
-		shown, err := renderEvent(e)
+		data, err := e.JSON() // on one line
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("encoding event %s: %w", e.At, err)
 		}
-		data, err := json.Marshal(shown) // on one line
-		if err != nil {
-			return nil, fmt.Errorf("encoding event %s: %w", shown.Id, err)
-		}
-		fmt.Fprintf(&b, "id: %s\nevent: %s\ndata: %s\n\n", shown.Id, shown.Type, data)
+		fmt.Fprintf(&b, "id: %s\nevent: %s\ndata: %s\n\n", e.At, e.Kind, data)
 	}
 	return b.Bytes(), nil
 }

@@ -80,6 +80,7 @@ type Config struct {
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
+	Webhooks      Webhooks             // calls addresses that accounts name; nil: nobody is called
 	Ledger        Ledger               // what accounts have used and paid; nil for none
 	Payments      Payments             // takes what payment providers report; nil for none
 	Events        Events               // tells accounts what happens; nil: nothing is told

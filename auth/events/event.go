@@ -67,3 +67,20 @@ func (p Position) String() string {
 	}
 	return number + "-" + p.Pin
 }
+
+// JSON is the event as users are told it.
+func (e Event) JSON() ([]byte, error) {
+	told := struct {
+		ID        string          `json:"id"`
+		Type      string          `json:"type"`
+		At        time.Time       `json:"at"`
+		Requestid string          `json:"requestid,omitempty"`
+		CID       string          `json:"cid,omitempty"`
+		Name      string          `json:"name,omitempty"`
+		Data      json.RawMessage `json:"data"`
+	}{ID: e.At.String(), Type: e.Kind, At: e.Time, Data: e.Data}
+	if e.Pin != nil {
+		told.Requestid, told.CID, told.Name = e.Pin.ID, e.Pin.CID, e.Pin.Name
+	}
+	return json.Marshal(told)
+}

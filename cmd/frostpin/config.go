@@ -59,6 +59,8 @@ type Config struct {
 	SignUp          string        `setting:"signup" help:"off: only the operator makes accounts. invite: so may whoever has an invite code (frostpin invite create)."`
 	ClosedRetention time.Duration `setting:"closed-retention" help:"How long the pins of a closed account stay before they are removed. 0s: for ever."`
 
+	WebhookPrivate []string `setting:"webhook-private" help:"Networks, such as 10.1.0.0/16, in which webhooks of accounts may be although they are not public, also over plain http."`
+
 	Currency    string      `setting:"currency" help:"What a credit is, such as EUR: reports of payments must name it."`
 	PaymentKeys auth.Secret `setting:"payment-keys" help:"Keys with which the adapter of a payment provider signs its reports, separated by commas; each has at least 16 bytes. None: no reports are taken."`
 
@@ -268,6 +270,8 @@ func (c *Config) Validate() error {
 
 	wrong.oneOf("signup", c.SignUp, signUpOff, signUpInvite)
 	wrong.check("closed-retention", c.ClosedRetention < 0, "it must not be negative")
+	_, err = networks(c.WebhookPrivate)
+	wrong.add("webhook-private", err)
 	c.validatePayments(wrong)
 	wrong.oneOf("network", c.Network, hot.Public, hot.Private)
 	for _, addr := range c.SwarmListen {

@@ -179,6 +179,10 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	egress := books.Egress()
+	calling, err := c.webhooks(db, told, log, p.now)
+	if err != nil {
+		return err
+	}
 	options := server.Config{
 		BasePath:      c.BasePath,
 		Version:       thisBuild().Version,
@@ -200,6 +204,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Ledger:      books,
 		Payments:    c.payments(books, tokens),
 		Events:      told,
+		Webhooks:    calling,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
 	if options.Gateway, err = c.gateway(reading, service); err != nil {
@@ -232,6 +237,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	running.Go(func() error { return service.Run(ctx) })
 	running.Go(func() error { return reading.Run(ctx) })
 	running.Go(func() error { return told.Run(ctx) })
+	running.Go(func() error { return calling.Run(ctx) })
 	running.Go(func() error { return denied.Run(ctx) })
 	running.Go(func() error {
 		tokens.Run(ctx)

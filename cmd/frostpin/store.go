@@ -13,6 +13,7 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/events"
+	"github.com/frostpin/frostpin/auth/hooks"
 	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/deals"
@@ -23,7 +24,7 @@ import (
 // migrations are those of every package, in no order: their ids order them.
 func migrations() []*gormigrate.Migration {
 	return slices.Concat(
-		auth.Migrations(), events.Migrations(), ledger.Migrations(), pins.Migrations(), deals.Migrations(), retrieval.Migrations())
+		auth.Migrations(), events.Migrations(), hooks.Migrations(), ledger.Migrations(), pins.Migrations(), deals.Migrations(), retrieval.Migrations())
 }
 
 // A store is the database as the operator's commands use it, beside a running server or without one.

@@ -123,6 +123,27 @@ func (e DealState) Valid() bool {
 	}
 }
 
+// Defines values for DeliveryState.
+const (
+	Dead      DeliveryState = "dead"
+	Delivered DeliveryState = "delivered"
+	Waiting   DeliveryState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryState enum.
+func (e DeliveryState) Valid() bool {
+	switch e {
+	case Dead:
+		return true
+	case Delivered:
+		return true
+	case Waiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HotCopyResidence.
 const (
 	Auto     HotCopyResidence = "auto"
@@ -484,6 +505,30 @@ type DealList struct {
 // on chain; the others are final.
 type DealState string
 
+// Delivery defines model for Delivery.
+type Delivery struct {
+	Attempts int64 `json:"attempts"`
+
+	// Code What the address answered the last time.
+	Code    *int32        `json:"code,omitempty"`
+	Event   string        `json:"event"`
+	Made    time.Time     `json:"made"`
+	Next    *time.Time    `json:"next,omitempty"`
+	Problem *string       `json:"problem,omitempty"`
+	State   DeliveryState `json:"state"`
+}
+
+// DeliveryState defines model for Delivery.State.
+type DeliveryState string
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Deliveries []Delivery `json:"deliveries"`
+
+	// Next Give it as before for the next page. Nothing means that this is the last.
+	Next *int64 `json:"next,omitempty"`
+}
+
 // Event defines model for Event.
 type Event struct {
 	At  time.Time `json:"at"`
@@ -659,6 +704,12 @@ type NewToken struct {
 	// Text What goes into the Authorization header. It is shown only now.
 	Text  string `json:"text"`
 	Token Token  `json:"token"`
+}
+
+// NewWebhook defines model for NewWebhook.
+type NewWebhook struct {
+	Secret  string  `json:"secret"`
+	Webhook Webhook `json:"webhook"`
 }
 
 // Payment defines model for Payment.
@@ -909,6 +960,37 @@ type UsageReport struct {
 	To openapi_types.Date `json:"to"`
 }
 
+// Webhook defines model for Webhook.
+type Webhook struct {
+	Created time.Time `json:"created"`
+
+	// Disabled Why it is called no more. Nothing means that it is.
+	Disabled *string `json:"disabled,omitempty"`
+
+	// Failures Calls in a row that have failed.
+	Failures int64    `json:"failures"`
+	Id       string   `json:"id"`
+	Label    string   `json:"label"`
+	Types    []string `json:"types"`
+	Url      string   `json:"url"`
+}
+
+// WebhookList defines model for WebhookList.
+type WebhookList struct {
+	Webhooks []Webhook `json:"webhooks"`
+}
+
+// WebhookRequest defines model for WebhookRequest.
+type WebhookRequest struct {
+	Label *string `json:"label,omitempty"`
+
+	// Types Such as pin.failed, or deals. for all types that begin so. Nothing means all.
+	Types *[]string `json:"types,omitempty"`
+
+	// Url Begins with https://, and leads to a public address.
+	Url string `json:"url"`
+}
+
 // AccountName defines model for accountName.
 type AccountName = string
 
@@ -926,6 +1008,9 @@ type UsageFrom = openapi_types.Date
 
 // UsageTo defines model for usageTo.
 type UsageTo = openapi_types.Date
+
+// Webhookid defines model for webhookid.
+type Webhookid = string
 
 // Broken defines model for Broken.
 type Broken = Failure
@@ -1052,6 +1137,18 @@ type GetUsageParams struct {
 // GetUsageParamsFormat defines parameters for GetUsage.
 type GetUsageParamsFormat string
 
+// ListDeliveriesParams defines parameters for ListDeliveries.
+type ListDeliveriesParams struct {
+	// Before What the page before gave as next.
+	Before *int64 `form:"before,omitempty" json:"before,omitempty"`
+}
+
+// ReplayWebhookParams defines parameters for ReplayWebhook.
+type ReplayWebhookParams struct {
+	// After The id of an event; all that are kept when it is not given.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+}
+
 // CreateAccountJSONRequestBody defines body for CreateAccount for application/json ContentType.
 type CreateAccountJSONRequestBody = AccountRequest
 
@@ -1078,6 +1175,9 @@ type CreateTokenJSONRequestBody = TokenRequest
 
 // UploadMultipartRequestBody defines body for Upload for multipart/form-data ContentType.
 type UploadMultipartRequestBody = UploadMultipartBody
+
+// CreateWebhookJSONRequestBody defines body for CreateWebhook for application/json ContentType.
+type CreateWebhookJSONRequestBody = WebhookRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1162,6 +1262,21 @@ type ServerInterface interface {
 	// GetUsage What the account stores, has used and pays
 	// (GET /usage)
 	GetUsage(ctx echo.Context, params GetUsageParams) error
+	// ListWebhooks List the webhooks of the account
+	// (GET /webhooks)
+	ListWebhooks(ctx echo.Context) error
+	// CreateWebhook Have an address called when something happens
+	// (POST /webhooks)
+	CreateWebhook(ctx echo.Context) error
+	// DeleteWebhook Remove a webhook
+	// (DELETE /webhooks/{webhookid})
+	DeleteWebhook(ctx echo.Context, webhookid Webhookid) error
+	// ListDeliveries What has become of the calls of a webhook
+	// (GET /webhooks/{webhookid}/deliveries)
+	ListDeliveries(ctx echo.Context, webhookid Webhookid, params ListDeliveriesParams) error
+	// ReplayWebhook Have events sent again
+	// (POST /webhooks/{webhookid}/replay)
+	ReplayWebhook(ctx echo.Context, webhookid Webhookid, params ReplayWebhookParams) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -1736,6 +1851,90 @@ func (w *ServerInterfaceWrapper) GetUsage(ctx echo.Context) error {
 	return err
 }
 
+// ListWebhooks converts echo context to params.
+func (w *ServerInterfaceWrapper) ListWebhooks(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListWebhooks(ctx)
+	return err
+}
+
+// CreateWebhook converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateWebhook(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateWebhook(ctx)
+	return err
+}
+
+// DeleteWebhook converts echo context to params.
+func (w *ServerInterfaceWrapper) DeleteWebhook(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "webhookid" -------------
+	var webhookid Webhookid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhookid", ctx.Param("webhookid"), &webhookid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter webhookid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DeleteWebhook(ctx, webhookid)
+	return err
+}
+
+// ListDeliveries converts echo context to params.
+func (w *ServerInterfaceWrapper) ListDeliveries(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "webhookid" -------------
+	var webhookid Webhookid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhookid", ctx.Param("webhookid"), &webhookid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter webhookid: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeliveriesParams
+	// ------------- Optional query parameter "before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "before", ctx.QueryParams(), &params.Before, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter before: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListDeliveries(ctx, webhookid, params)
+	return err
+}
+
+// ReplayWebhook converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplayWebhook(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "webhookid" -------------
+	var webhookid Webhookid
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhookid", ctx.Param("webhookid"), &webhookid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter webhookid: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplayWebhookParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplayWebhook(ctx, webhookid, params)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -1800,6 +1999,11 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/ledger/statement", wrapper.GetStatement, options.OperationMiddlewares["getStatement"]...)
 	router.POST(options.BaseURL+"/payments", wrapper.ReceivePayment, options.OperationMiddlewares["receivePayment"]...)
 	router.GET(options.BaseURL+"/events", wrapper.ListEvents, options.OperationMiddlewares["listEvents"]...)
+	router.GET(options.BaseURL+"/webhooks", wrapper.ListWebhooks, options.OperationMiddlewares["listWebhooks"]...)
+	router.POST(options.BaseURL+"/webhooks", wrapper.CreateWebhook, options.OperationMiddlewares["createWebhook"]...)
+	router.DELETE(options.BaseURL+"/webhooks/:webhookid", wrapper.DeleteWebhook, options.OperationMiddlewares["deleteWebhook"]...)
+	router.GET(options.BaseURL+"/webhooks/:webhookid/deliveries", wrapper.ListDeliveries, options.OperationMiddlewares["listDeliveries"]...)
+	router.POST(options.BaseURL+"/webhooks/:webhookid/replay", wrapper.ReplayWebhook, options.OperationMiddlewares["replayWebhook"]...)
 	router.POST(options.BaseURL+"/signup", wrapper.SignUp, options.OperationMiddlewares["signUp"]...)
 	router.GET(options.BaseURL+"/admin/accounts", wrapper.ListAccounts, options.OperationMiddlewares["listAccounts"]...)
 	router.POST(options.BaseURL+"/admin/accounts", wrapper.CreateAccount, options.OperationMiddlewares["createAccount"]...)
@@ -1818,161 +2022,174 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17c9u4sudXQWlv1exW0fJjktxznJqq9eQ12clr48zNuTvO2hAJSTgmAQ4AStGk/N230N0gQQmUJWfi",
-	"mbv3/pVYJPFoNBr9+HXjyyjXVa2VUM6OTr+Mam54JZww8BfPc90o94ZXwv9ZCJsbWTup1eh09GEumOKV",
-	"YHrK3Fwwenk8ykbSP6+5m4+ykYKPQ1OjbGTEb400ohidOtOIbGTzuai4b9+tav+qdUaq2ejmJhtNtam4",
-	"88+gyd8aYVZdm/Q0bqIQU96UbnQ6+qfVapSNhGqq0emv4c/cLkafskRPflTCOlmkJyqLMM1aKkYvZ4xb",
-	"+O2dVEqqGTsXZiFzwc7evWQzvhBMOqabIZJ0Xe5HFKevhRoaaN1MSplH44W3Mxw6N87/LJ1lTnx2bCLc",
-	"UgiF7y01a1QhjM21EXZgzKHv/UbcWD4Tz42u0mOeSmMdK/jqMYwE/6ThmwZJW2nl5mw5F8oTVVqmtGMz",
-	"uRCqHek6d/j+4nEFZhoV3IlRNjTODzo9ypK3g9QFX6XHws4cq7R17MHRkX/ZMj51wnTzGhqt03uNFTjW",
-	"1lpZATv1R+MXxv8v18oJBXuG13Upc+7ncAj8f/ol6uJfjJiOTkf/7bCTAIf41B4+57JsjMCONklhic9z",
-	"rvzUubJLYZjSy/HoJhu9F9PGiuK+BkPbKAxmImg8ovDbExZoDKtL7fnuzkgaeYlndC2Mk0jH3AjucOy9",
-	"JThwskqsQzYqZSVRdG6bwit86yYs95fNhuqSA03EZ17VpX+GWznVqZUqT0jkj8SRuZfKUjkNO9067oRn",
-	"u90mBK/fNh+i3zm8GzbObR/9Ai8FYYuy41ckCE2/JWcYRphq1i5M6KsT4nryT5E7Pwoa1StpEytLBxD8",
-	"XzpR2V3n2FQVNyvfPnXIjeHwtxKf3eYqvJAo+HnY+1ON+9+/zmo+E2P2Rrs5SDXBlT9CuGNuLq2XJY5E",
-	"TW/FpHKPHnSrJZUTM2E2aNnOcQt13uN2AZIUhfSD5uW7iFRTXlqRrVHvVrbtDl5nGosrlT5lewu/ZaDn",
-	"gRH75OW5kwtxysRCmBVQccxsY2uhClGcIvsrLwWM4AXjqmCiqp0UxZjlpbb+HaWVaM9BLzctQ7qNI4UB",
-	"+/EcGBr3XAgtJDSIbtTELl8vWW4l+bBY+GY7feveHdqyqTX+kbt8/l5YYJn1JT7zSlbGtGFcMWGMNn5h",
-	"1sipiwGd1A+jsWwpQV+Q+bxV23jpF36pm7Jgc6+eTbzyE06L9Q33/Uliw/kDyHFZ2pT05Y4thXJsabSa",
-	"ZbDva6HrEqTv5jJKdRvx30l1DrMZAeE5HZu79Gv0zPDKjm/dhkDIW5bIbrKz6R7sJE3jBd8QpWtDCm2n",
-	"RvVEl8UTXdMo1kU8bNkNCuH7KGa5EZ44C6GYViyfc6mSC19JJSsvCY5STCDVJVBYWDvYHSjTbMlXd2jf",
-	"HxWX+Vzk15fcDRz0LlLESq2vLYNTRFRw0Ox+4G/lKzcXK7bk0gFXacOW8xX+OOWyxE2TFCwNECYI00Ja",
-	"PilBhHpZ6t/rE9Hvq5nhKGWt0wb+g30kxe2SK5Kmw2sd9v2SW7/mlbSieMyO/MlcajVD6423GnwhclkM",
-	"yIFty7XGvTT7dohZd5TEM04ytxGFvOMJzaug0a4RBNq0TCqYYMVLsP2SC5drY0SOH0ZHOvXXb/eNV/xZ",
-	"zVeVUG7M3qpyxTjrWmAVX/ljeCJKvWS/C6OjLidal4Ir3+e1WG0O+g2vhCWbFTp4zJZ+peZkcFuv4V6L",
-	"lV+6idbXomBa5SBnK/75lVAzNx+dnhwdwcqFv49Tp6zGM3D9s+1Ck4iNo0+t5FPBy6QOKmonCtrUu+1P",
-	"5J79PnHOKz2bdD1ulVE0sp1ZMadZxa8FaEO5rlcZO2nf8udlMGC5y0CdsprpW2TmcUqm5dxcWvl7Qj7/",
-	"uHLCBoP/ydl7z6u4d0UudtKDs1E+52rWUrbf/rlXSFp73fMQHPzQi9zbQMp1WXInDC7wmnLqnH7+8lUk",
-	"foxeSH8OeMWRlJLe1DaaLwQvL4e8O/7hd5apppoI0x5gGTB/mJtW0HBnRx6ffP/g4aNUX0Il+nlW63zu",
-	"z5JOefLdMqEKu+NigLq8F8cCPS5zmZToVSWdFwKdC07kImMLYawXNMfj4RbTDPeOF4Uo2CTmu32YzSu8",
-	"at8ZGpmy2QPH1MIwAZQPe28512U0rG49j9LN61rbFE9GfCOLiAOJM3tTbhpZbGt9YIVePg1UtHKmRMHC",
-	"+x1n+n0Gz8YD7Tud68Tof9JL/zkd4bU3v/rUqK6PTwaahPkNGQna8FmfCl2b06Pjo6Ojba1eVsIGn0da",
-	"beq2vuWyAG6dcCer9PybSSntfLjViMT0DsqYunHdDl2TB71BeMngzbWCSbdtCPtydVOWe34yrG+u/EqD",
-	"7MhQ1fS6mQP10/ptkVY2hXJ79W8dN25I7E1Wsc0YE89ptBnJeNhXZOxkbHutofWpLYSRU5nScT/OhZsL",
-	"wwrueM5rryMBffpL2+pYa7pLuzE6i70VHp3qEO3JaCg90dc7dIeUoLQzLk/rqn6zV1yBhWGEt9UyNhFT",
-	"bZCZwTl4B2vKb47dLVVQ3W4zUUMwC5semvyAC+sjzg43rbRjRkTNSMRJb8UHXTFjznBlp8IY+L3dp6iM",
-	"CV5KNWOl4IVnUVQWM2JiaYldL1SQDRhi0Z7AFozhqVS8HF/EsTIaTssYaK6FAXkOi0Y0ikSHZykcUGz1",
-	"GOFpEht0fsGshf+Iz7VEY88JU0lFTt6cq1yUQ8bfs4VIOe/3kQJ0kG2qX9zxYcvrSzICQS6hjAQsB2Pr",
-	"SqqpvoqihtHW7LhkYBSDvr9bwpQ16LQoNqVlfELRx4128If1Jvwof2tEA6wo1bjGuCb+MRdl9HN4BVcU",
-	"/19q6/B/ejotNS/CAyP8eetbulDd3/4p7J8xyZHwJz70RwD+HVwDY/YBdg5ZlsTEfsqyEsjC2822Trnx",
-	"gm5Eq53avcBhadklFmKfMALyaiJ6UGmT9mB2M/SvMOyP8dIIXqzSRvQekQg4VXPt7WuV9gOsEY3mS53Q",
-	"uFM0C3G6TYoZo83mz3+YJ/UbeUap2c2prhMIppeiyE/aPdH1KiWp4JRNzP2Dad1XoAmBwq5Jy0OT4OnZ",
-	"izscgpNS59eJDn+E3zvnKPCf1WzKzWPGy5IkWIU6pRcCSY3nls69pTWgiTcVdSEN8+aavUP74C91ZjXs",
-	"LUWB6Iz0AnrGpRqy9+W0p3MCYcajU9WU5f7KLDajzTZvqRFWFmIooAuKnnTMOq/kwRr4RQHBGDmze5Gr",
-	"BsAE10LUI3BXFAdalavkSdqqpeFjFP+eOMLlczzJ/aKPslEr1OFMJ4k+ykYzvhCXTQ2/loKDupDqK2iR",
-	"w4sEMT0GnAoWH0Au2jjenHsdIyNZRnHuXf02CSct6iaB+O0OCdyadbs0tbdfiWImElJNKM9ku58P2M4z",
-	"5f6DxJjD/IZpgnPZlHkDDuqPpK8UEjRYP7YJL73+N2ZP5tzMBDK6EjPuNcpx2uO5u+pHrSfijsRYyR6m",
-	"RgwEHAOsyo/8t4YrJ92K5Knym1UvOYhOblmuFyHUuNGB7MeGh01J8phvNHAtVVqbbF1PG09+c6sBNXOa",
-	"/L1R0iUfLLlcpE1VsuG7oGuurWMTsdKqQE90qbUJ9Asrv5sqBzocTBunQqtE4wwTzzp3PQ2z4wGc6rAf",
-	"/1UL7xny8pRhke2YfYyiSWjCgttFs4luVMEmdIxbYRbCfGeZXqrNyPbAWYlOclTCBc/nXg1A2EIU/NjF",
-	"dylVovV3UkH8cM+GLqW6nJZyNncDTbZqBZ4r/igko2LXXvwS2i0WWcqDnlwpAse03pKMTVZgsWUbsbGU",
-	"7FT0k7epuSzW/FEdxxjuto9322Hwnnw//SlQQND6AXtuD+a9pytGGzNWSm97LY10ImNN7Q/qrDs6I2zu",
-	"xoDx5cutbKenEArCV3c9NRKbSV0nDkzwANjd5XdjEn7in4WoIYQFuMoI+XebIPGtZe0gPg0M+24x2XzI",
-	"Tn969gLAwxwsdgXRzoFzh0Z2Kfsx2e8fHR2t88m5yLUqLJsaXSEaM6VI88+oSJ88/PvJEUVIt4TtAP+b",
-	"guhwN6fgrnQZa5SwOa+9kd7fPJ0JEQyXzs9e6NweGlFr48Z1Me1Hbx8c/f3RreAVmYYXvdYqFVZ+rk3Y",
-	"CrSra74as7MKf/H7KR8Ol6+pMwsuSz4p0wdrpGNsrmhVu9XlnmAtYZ2skt7ED61hCBjpjKEFM9N+3ypW",
-	"ymsBil9aq/GHb9oR61c2OpIBVjflZZlsZ67LIiE9zoXXUWUh0PTunQgT4ZkEzIyhqJAwlzCnzYa/J3S1",
-	"nlKYwDLyGim9xDi1noL8kwj0oJAyWBT0cdoaa9SSry798zT/zIOPGvqHgyVwQkQq05rxycPEGy/aS3Q6",
-	"VXY8DAOsOqVj2U4ZmKKij5B5NOVvl4OdRoRrmUUcHviERhBxY7xIqY34Riw/BGR6f/+4pGEDcwHWBfyy",
-	"J+9Z4+bayN8BOs7mghfCjNlLXPO5Xirmrdsg7zY9naH7becujnGdJPhphkNNze4dglMGwcbJ7T9kB73s",
-	"S5yM8YleiHXkTOTBbowRKk8r8IMOYgr+YDCY5DJ4+HZVuds8nlapbgeSJFELYUzDPLel0ODrk/Zs/EpA",
-	"bSFKb0Ku2eYbr1VSvcSHx5vmuFRTvZcyukEQgn0mFYXNsYit0YgduhuMJGgjZ2QKDNNiewxs4PDtxSh2",
-	"AAe2LieyDOh/2xGAG77aLpeqBeB1OQM1+Ps6BtgYdjb6fDDTB/TjP61W4/d8+ZrC8YGPdRLYrcviNvkS",
-	"oVbjeORtYUgIQEQ64E5YUCMqvQjoOam80SCdFeU0aAbeJuWKCVXsDnqaa3fbgIOze29o83p8GtbKd4jO",
-	"y61R1nclV3fTzQdQ9OuD8W+lOn5Putia7d4Y69bdOANAcn9wWtDY+yJMN3jk0heI9docWPd1Rt0mhyly",
-	"Ieuhg3bJW7VpORcGLeGcK61kzkv2v87fvmH//f3zJ+xv//q3h/8Dwm+A4uGuMcKfv3pBuW0AyCx03gBO",
-	"K8QspLMXqv3glF2jkdZaZxlAsEA39P/BEN7a7todNdi3MnZQp/bDBRApAzxg+zFhbbMnLCaJg/UEvxar",
-	"Fl2FW5xMx0IWp9diNYx+23FG7+Bdz19au63QIyJtAoMD40pxmWZIiyHztuWOBCKnOHn48PjvEcf1ydBb",
-	"Zc8/o3TQwRKemc6b40875Hms7bbQSjdVolagdARvDXwVcwEubzzbLZs1YIf71HirEOWV0e6BvSuEah35",
-	"a/umlCKlZZ4VhRG23TeeucAiIeAewZ4ADZTWOqHdQYAqyIEOhwZShWJv14rcndsgrymI6iXgInd0jt+J",
-	"8cHJeOlFattVGqU5gM3cA4355Me3raR6ArT0y/2uxUu2+Ewk9He2Y/+d+H0dqbkVarkVNLkLSDEhCXKn",
-	"zcAjoS65u5yLtL/4J/g90AYYqI9Chphdx/fgYN8dfWfcXny0P14PsLNx40Ng2hjYtztWL4LjUcO0xTsR",
-	"FMH4emzQn3+8pzZZvwf2QyJsEVU/i4RCnDzJzhQL8tzLnPUDLPIJ4o+nvz96fT3n/5j9+H+eLrR7ev3q",
-	"4cnDf51y+buTL+STk//tfn71op4o9eyF4yeF/vlW83UoxNMTBgNaRuu0Qm0pIW63I9dvA6vnsrhcnOzW",
-	"wkkkJAxfAmYi7criy11VJ06xuN+F0bYNsO+6uW7F2N8lzoyMS4ShTqI5pVdyJq0zPCQwDfpk9kz7/ut7",
-	"qjqvzK0+q/Nc10OwdY7p0AF+1liBcS7w3J4awYtTCDQh9HSul/CAHkPs6ZTxAgJPdclzAe+hPQoYojFF",
-	"kE4vlBWqAADzmBnhjBQLcYrxKqoZ0UvN07UX+BoBIloJykSSM8VKqa7tOLj1T/3ZEIf78M2KX4sLBcng",
-	"qojyvseMF5VU+JV/jEhECFqEQMEaNjZQAr0KNO1RCKNBQBmn03eW+W6SqJhzOVO/1HeMLw0mQUu1kE4w",
-	"/8J4W3L5mo45JRDJsiPfsaf7owesFM4JYzNWyBmBmsbskv1PdsAmYkbeOxBMnN4FAKd/ebxbLYBsOBcZ",
-	"Dtm0qzUvEaCcUjmmVHJm11Ieag/cTjukV1KJFHLH8+zQwJzedVhrhKKiNgDwCh1kLQ3CHLaSEMa7BZ2T",
-	"UMFbRNMOp0HAyewOTxkCoXSYklsOdgSAhGGuQUHWsR8p2gyEKPb2MO8dyk5pDS+d7ao49XUjc1I9+u36",
-	"8/LB/Pfp6nvHk1zMJ2JAudelHAgXWH8o7MH7cIYkeH4oQIUATK+6w5niTdYsgL0qqRp3VxwfKAk45XYW",
-	"2ytPwFqnkd14JuxMBTqKb/GSU6ODQ7mb5I84LU1ryNZcCz0qf3zu7vNtOWkAUIO6giQwjW3yeQjmFGIh",
-	"c/EdZpz1WbjktdN1P9J/nEi4jtl1I2wET1pjPNel1xog719P16LMFS8EHktDDqg7sv4W/9861hR7SHHA",
-	"LzUhajd4sZZ7cGKvTsjuA4M+ksMK9v0eyLTORdgDk5dFu06tSgHwtRi69pg1NWQvkTBguiz2hLP1R0ph",
-	"o11dRhBs2v1lOtV3eJtCW7u8vLY2ewXFBhITgDYBzjy4zk95woYv8MdbytDdfqivb110nFH++hrG5jEY",
-	"iweWUEy6cTOjl173nEiXRmsM4FHX6OAns4YThQ8HSfIeIElJquy+KVviJs7JpGKammAVgEzbekK0001b",
-	"OCWxQ8GiQcmoZ5BU8JhxgJAiMHyp2zwPqOkZMFJL8rNvhjy3AgYpA9nvfNjslDSb63q1476ea9f1sO/m",
-	"6T7O4rGm1juhie+QPBDq00TaOPBGcktakTdGutW5X65I02grIIIHUHADfj76fu5cjRUPA+Rg4BROAScI",
-	"dbzUpoDT+ZTsbot1QJ/LUuQadh8vLZuIuVQFYhG96Q7usICPM8F2zy4UmNpeTu9oogekHXiX0N6+UKD0",
-	"2Kwt2ygLfAGyqBCD5+batsGexPweE27Snyugg+gp4wrSAVuUb6EFjkt8ltZdKAhECOnfoUxB6UAheW60",
-	"db61s3cvR1G8aHQ8PhofBUOO13J0Ovp+fDT+foSYSFjHw8ipNBNuQJkvuSLLuCwxidmiWyJkuDe2PUCh",
-	"PoDfa+BEelmMTn3DZ1H13Kjq58nR0R9WZTN0MVBls0UQ32SjB//4x1Br7fAOQxXQm2z0cJf3qYIpbJhQ",
-	"Q290PicQYuTg4jPbr3XoPzkEB8thXOSR1qNPy1LaQEwLC9mVO/51M+JWrjomJp+rDFBCaTrweFPX6O4o",
-	"9VIYlnMrhuq8WsENuNm7VYk04UcPErJnOPeAz0TIj4dyw7zL6Uz1DX7ddJnZXdLs/EhSzQJHp6swg2a/",
-	"magYIMjHt+KPbz59e5ZHlM0m279VSOLMq6NeVFEB33vdAa9adyswTsuP8U7wrN85vj+B7WQTzI9m8Vmv",
-	"Erew7kddrP5omgar9qZ/djrTiJuNFT3+w3rvRQC2SzIgKiR5YiUsT/t7XtsnsB6QJUZjIkO1N6htK70p",
-	"+Q6/0P9uBmWgnetlxwRrIjA1je6Vw7gi/H3szb/gcbS+XPEhfte1OoTCsmBw0M5dM5zKMq5W65UkIxb6",
-	"GmsiSBsVv25UQRXA1ja/7+EbLfuDlOIDkHSol8s0pMhR3pu9713mxxCvmrdKZloXd18syBEZXq0WWweJ",
-	"YlJRKQ4Ccz8eLpM4Zs+8tbRZ2PC0A9lB8jqbCWe7On4XnhBmNWZdzh2kWqKjAMs+cKyfNm28bQ1adpcL",
-	"jxrxxmFRSPfHMcwff9T0q2XudNL8cfKpl7adllG4JvfL7D9qfd2V5YQSyhGz3ZnjA1g2rVfY1kB5h5Wg",
-	"/3q8EuOEd+KUtEiLbAGp2JyXU8YZOqzueaGhAkAk1IL9S7W477bMRtimEsMLjc/v+xDBQlJ/7iHyHmbu",
-	"FztUg0+ZpHsRm1oaPkZeDpayR+9ByEimlxBv0ygnS0Jc4nIVm7oAdX3fC9nR7k9dy3McRrR77ryG7b0X",
-	"g4o2hlK+isLZra939+vs+vIHvcurZLl/U0U/drjfENrqMLeLfguJ+282D1yY2WPGLXty/m+ItfJKM+Z6",
-	"3iuLfQzVP0g6g8fYZuCYhQi43781X91qMHTFxpLuxY/eALk6g8p8pxBEwS8OrDOCV1deYMH/vOqHu+3A",
-	"esWAioq5FsSmKRNPqpllc17XQqGiWoEiAQXDLhQW6Dl+yEKQBooqB0FUaGHH7CMlf3DFsKLLTPvWISld",
-	"OgQLWQDBsbOOQl4NBp31+IiGbMcX6kK99afaUnoNnmocQENQxBC9MjAVplVU9PBa1Kjmh0xf9tIFRdvO",
-	"taGC1opdge/qKoNGQLqusgu1nAd4sW/sqtJGXJ3SNMDku1Lis7uC8eHlYOC9JZrOJHrMpWHaAALw41x7",
-	"wnWEbq+EgnRkT6VgMRSCl+5CQS9QI7FNEUZ/hTcBy070Y3wmob17Uj0Lhdu2ejn7t5vBgJCiwbkPuP1Q",
-	"fg4Ks+L0208k1HOZaiN2dzzeEv3fdHqG5AJIf5gYvbTCWGYRzsfCiq1YrpUSuUO75jEmWoPOVmEVUb/o",
-	"MJyrdrAI1OxG+4pbdwDEO3j59OtG/Vrbdq/pKbHwEJX+w/pRu2KJrQCPpdCekhzZNou3+J/ieBXcqO7W",
-	"ARSJAgQaxdWD4CYZjQK7bMuCJQX223hCrHUUkKkPdeUxP5OV3MyEYbLImNWs5rMOXwnioy8dklEjKlF2",
-	"iwD4TxVOyJJBHoIOtpUTriXmxqaGRzCCu4dvej1ChVbsNLpYcqhvTI39g7omnnNedGqDvHe3uxQHoXq7",
-	"9L/95Nh2LeKWbv8Cei1tvq9QaUP8aczOQKNFkYinFQth64M34rNjULKjKwAYig77j+9Xaga/l+wQYaTh",
-	"fWdZGeRRkJyIbokF56GNkd5JEfojXb0Zull6PQ2ZCYKxv3x4MmZvQwF8LIISUpVlBAwIUH+1At0gKUE7",
-	"3PktQvSc0I8nRyePDo6PH/fuLoVbx/a4uRTLqcR8X3PnhPGv/t9fjw7+/unLg5sD/M/Jzb8ktsC3ZOyO",
-	"JkO3g4YX7pn3zmixg14KDJUx/4IoGBQoTTKeVFgXdyD0wn55/6q7F4CrlV/OnCv0ymjYpNgrp7peLbLD",
-	"9gpkkWOGoLuYTd+aP41Fn/2F4l0Vb9Veg/T07MVj0rbVNYB7uyQw0NkBfltLBabOUptreuHFsw8woJ+e",
-	"nT2F7YEmHEpA/+RCeUPJ+L1gB+IA3Ako3fZtXLNxebV7DhfDrAa42BP6vh1TcqbARgBaB16lIlbEreTZ",
-	"38KwzwPctuA1ZOFMo4BASCgNxrKVM2XbEKY3p+xpd7acx7Ue3A8fXr5+li2Ofzj/5XVI7T7/5TUVlL1Q",
-	"P70+e3Jw/tPZycNHntHm4rPvGz5inE2bsmTW6bpNNpzoYkURL7Q4paXyaxT1ythcL8Fy1lNHV9vqKs2m",
-	"AFtbiFCRaUNcJy29zYkOm3snDwbE7DcIVtAk/qIhrcjREl3XHc64tqAUXkMc1Lv72EiEsxyd/vqp77uv",
-	"tYkuqxs4B7xVdzjhDlPE03sLmLXGiG50iaxeInBSm0IUrGgMn5Qrr1QbnA1dzoJFeCDNEBNUQlU68BPF",
-	"/hQ8HEpALgYQpfV2IFSeg5RDCyjIktNRgSVo2VQshQmFXKn7tgajdKmdw4viHRq0d+XlFg69fnK+k2oL",
-	"jHMwi/puNR8r/jnkPQQ7cDAP4l73Ve8i1cTGAgN8ImC76CkAprPAGVhPA9yI96xMFQUlZRxnR0dHiB0n",
-	"voo2EKaQdPvnS1uI62ZQgQ8XlWyp/Gbnnpm92jQH9cmyudfYdb1qYVtx1o91XFFQzD9SYimsY8dHR3SB",
-	"SILrZ8K1Jb32jc50xca+qaLdjm9AGMOdMvcbdBYgaNZcw6hgSLUbWxy2VZeSzPEM1FO6lxLCJqGQ2XcW",
-	"8hUoxXj9ArcsZC637rVTwpG39/Bm9EPITrpQmJaQkUbSPoOd6HTwrcX1FuC6hxhnw+11m+BkMXOijoxf",
-	"+MkP286hR4wLIFcyLIAYimXFDI0AfiWGOfcp1Ri6M+dmg5dv6WlMS6eZEa4x6v87t3VXYe9m4Fonv0p/",
-	"Atw3XOhnU1srYpOhHWa6om/pqGG69huVgJqs6FpUlMenTCjdzOaQ9zEX+TXT02kplWgvObWCbtLk3lBQ",
-	"9FOQvFfTkGBBw2JQYGbFnr989ewKm8RLS9lZdy+z0ng7WntZa7j8sYvLtTEwzXKvQkwxdEeaabjVHffu",
-	"g6MHrdmBe5i9eXv59NnZq8t/f/ZheJeF8nl/0RMiDG+AgQPBOTASlB259+PCRePYiZvp5QOqIjSsQWCK",
-	"fFsdr+PYMaNi8F2oGG2Ugq9OGW+H0wZdifHxZCEcFdgzwIgOSxhu7owBtolKI337pfe9DKw+VFb6U9a7",
-	"V1TOthllW5fdv9rUWzC1uDhxYZMICQBroE3GtAqgIhJP/BpLVh40tR2zJ7qIqznRtWBgojV1Rq65gmlz",
-	"oQhfTVhrNONaPQCRuCBi0FRzkds9wu6zNl2I3ibgFjpPRGmTTGShJMw3crf16838V37Gzm6E156V0pix",
-	"fipaV0ZiQHjFSihEA4jX+olGWXz1mzRUFBwPOKUnuliBF3omCOwwToJAMN3yW0qirqDGwIJS6uefpEhR",
-	"ykQ/GJVevGyLRzWcC1jagnUXCfY0/ZCWEvBGgGiCp1ADIryLsiHYDxZANeC58R/aCwXSJIiOVpnZSXag",
-	"Z+kDJQ59CwHSq1pyz/KjvU5gG6t1WVR4c8e98h1Kic3MrZSIOPwC/5KvpBClGLgtuHeCoNvVK+xK02FH",
-	"lwXbiLmGw5oobAKH7KfX0nj3Qv2GRKX7Bmz7XvdfiUOjQ+XPtDDwC2zbSnnt7SoMUt7JORG0gdY37Hdu",
-	"GVJ2vO7j1UvAIAOWh8MNtn67o3ifaDdHD8WCl7IYs7NYZFAAESvvlKVeomqqg0lWcov+Ym9MJWMlMMWv",
-	"5IDsy9DtQ3DJbCja6ieLY8cbLHFCA66EmeG5SLsS/vbowboz4bbrjI528ifcn3BSYvkXEFDvQ2nGaCwA",
-	"12UzXg/vEypveMu20KaQipsVuovDnX66WHXKDFcr0F3mfEHW+1QiiFMr8ju5pTbXhI4LDUC1eKgn/wTX",
-	"6uDDqvan7sqeXqgLdcCu4pVbqGIs67IY59xceaOPCsS3ZVj9kXvSVWXAuz8pXA8lS2j7QvnD46MjZrR2",
-	"dszAP3mhGN1SKi0L9XIplOnfYxOBNyyDuTveGN3nAwfDmspSQEVFA2WTARCmCmZX1UR74xZrW8LnVVM6",
-	"WXPjALx0UHDHQwNYTJcwsRjDxYodWIAxatuyn5uJ/s5ScWnLCg2tc7VCX4rXKk5BkviWAeD8HLqYkWlH",
-	"xeCvZD21jBcFOzjIZXFAZP3h+ApkFYdiCH6gSGGUds6sGMSZLXO6bmlEdx07A/4b/7oVC2F4iX4wGv+q",
-	"rY/BzhSVMwmQbrgp1swEEuLp2YvwACpEB10MTEHeuZiku1BKCACxyzL4sOCKglxXEkTnhbqqhOO//vzs",
-	"3z/98G9nr355dhXsObxnznqh7l8BXDLUuwEHdp1OqmyLhG4FE72hSBA5vu2QuKSqmcmA9cnDh7uWkuC4",
-	"wYJTP6w+hON5WYoCs09Vf1QBAXDlf7/q45rYGx0tnLRQhe1CcQPXYKKNXAoAtnpu8EwliRFo22HZYAbo",
-	"fz88GS6B1Y5u2YdrTZDGScSiLMXX06dXay5yWmTRlWIB/bMlypnEcmJ5u2wLInBzOGrV6hYgmE4ePmS1",
-	"kcrB9WNn509evmT5nBuee9aKt0pYXSNqDD3TGRRyGU8esLlujCVnv4VQRU+Mkx0uK6/nzLkTCKiziOPo",
-	"FmIdZPGyEFWtnVD56gCdYsMLUknVIi6+Am6hcyfS6POufj6cU8lST0PnyNe1BDJ//yYScj8JI23rTd1r",
-	"aLutX5hWeSxxEEA0oRLjZAVXD3FTSmECb/bdasFveXJ0cl/jjGpGtkPNkuAM1ALuV2PDwUOxbMwbk4rJ",
-	"2IVBxb2CpraWk9ifLaTb+WUoOMbSw4Wy6UsUp6kbM+NrITNYT7oOsKUSAV8Rj9mCDDevTgwXJoLJMmZn",
-	"ZYnPelXAANB7TvFeiCH4sccXHgawL/2uF6HI14Zz/m7pmP+VX/lXzK+ML3XeJcGyBXv1nbxtNb5fP/mF",
-	"oPABPICbhkeHvJaHi2NYJmoredf1EhgW1Uiv2sawgTatgw7FsGUHVLIYWxE0wC4HJPUZ4AGwx7a83zpG",
-	"Im4mjsBstkY2llfXD72qH30Y4KgDI49zpcJVRfh33AilTCXS/FLeWjD8AOvW1f0/aOqovdZY3VItLbBK",
-	"Yz2jBMir55E+ZLsU03ilKiqumSrJE7rNEAKCY+9Os1zXAi8YiIfaT/O9+XTz/wIAAP//",
+	"7H19cxs3k+dXQfG2KndVI+oltncfuZ6qU/ySeOPYPstZ717kk8AZkMSjITABQNGMy9/9Ct2NGQwJUEPZ",
+	"VrJ3+5dlcghguhuNfvl149Oo1ItGK6GcHZ1+GjXc8IVwwsD/eFnqpXKv+EL4/1bClkY2Tmo1Oh29mwum",
+	"+EIwPWVuLhg9PB4VI+m/b7ibj4qRgh+HoUbFyIjfl9KIanTqzFIUI1vOxYL78d268Y9aZ6SajT5/LkZT",
+	"bRbc+e9gyN+Xwqy7MenbeIhKTPmydqPT0T+sVqNiJNRyMTr9Lfy3tDejD0ViJr8qYZ2s0i8qq/CajVSM",
+	"Hi4Yt/DZG6mUVDN2LsyNLAU7e/OCzfiNYNIxvcyRpJtyP6I4fS1UbqHNclLLMlovPF3g0rlx/mPpLHPi",
+	"o2MT4VZCKHxupdlSVcLYUhthM2sOc++34qXlM/Hc6EV6zVNprGMVXz+GleB/aflmiaRdaOXmbDUXyhNV",
+	"Wqa0YzN5I1S70k3p8PPF6wrCNKq4E6Mit853Or3KmreL1BVfp9fCzhxbaOvYg6Mj/7BlfOqE6d4rt1qn",
+	"91zrSkzmWl+jHCQ41X2/D69gJ9hGKytAA/xgPMP9X6VWTijYi7xpallyT5tD2Fenn6Ih/8mI6eh09N8O",
+	"O81yiN/aw+dc1ksjcKJtElvaPyVXnqRc2ZUwTOnVePS5GL0V06UV1X0thrZnWMxE0HpE5bc9MH4MnKDx",
+	"/HRnpOW8JjW6EcZJpGNpBHe49h5rD5xcJPhbjGq5kKiSd73CS3zqc+D6p+2BmpoDTcRHvmhq/x2qiNSk",
+	"Vqoyoenfk6SXXttL5TRoEOu4E16ch70QPH7b+xD9zuHZsCFv+9Gv8FBQ4ijnvyFB6PVbcoZlhFctWsaE",
+	"ubrDQU/+IUrnV0GreiltgrN0sMHf0omFHfqOy8WCm7UfnybkxnD4vxIf3TYXfpR4oPCgU6Ya9Yp/nDV8",
+	"JsbslXZz0JaCK380ccfcXFqvoxypsB7HpHKPHnTcksqJmTBbtGzfcQd13uJ2AZJUlfSL5vWbiFRTXltR",
+	"bFDvVrHtDnRnlhY5lT69e4zfsdDzIIh98vLSyRtxysSNMGug4pjZpW2EqkR1iuKvvBYwgleMq4qJReOk",
+	"qMasrLX1zyitRHu+er1pGdJtHBkiOI+XwDC4l0IYIWGZdKsmcflyzXIryfNq4Zvt9J17N7dlUzz+gbty",
+	"/lZYEJlNFp95461g2jCumDBGG8+YDXLqKmPr+mUsLVtJsENkOW/NQV57xq/0sq7Y3Jt9E29UhdNic8N9",
+	"f5LYcP4AclzWNqV9uWMroRxbGa1mBez7RuimBu27zUapbiP+G6nO4W1GQHhOx+aQeY2eGb6w41u3IRDy",
+	"FhbZbXE23ReDtGnM8C1VurGkMHZqVU90XT3RDa1iU8XDlt2iED6PapYb4YlzIxTTipVzLlWS8Qup5MJr",
+	"gqOUEEh1CRQW1manAyOdrfj6DuP7o+KynIvy+pK7zEHvIkOs1vraMjhFxAIOmuEH/k65cnOxZisuHUiV",
+	"Nmw1X+OHUy5r3DRJxbIEwgRlWknLJzWoUK9L/XN9Ivp9NTMctax12sAfOEdS3a64Im2a53XY9ytuPc8X",
+	"0orqMTvyJ3Ot1Qy9Qt56BpUoZZXRA7vYtSG99PbtEovuKInfOCncRlTyjic0XwSLdoMgMKZlUsELLngN",
+	"PmWScaU2RpT4w+hIp/n6477yhj9r+HohlBuz16peM866EdiCr/0xPBG1XrE/hNHRlBOta8GVn/NarLcX",
+	"/YovhCVfGCZ4zFaeU3Ny5K23cK/F2rNuovW1qJhWJejZBf/4UqiZm49OT46OgHPh/8epU1bjGbj5s91K",
+	"k4iNq09x8qngddIGFY0TFW3qYfsTpWe/nzjnjZ5tuh63xig6786smdNswa8FWEOlbtYFO2mf8udlcIy5",
+	"K8CcsprpW3TmcUqnldxcWvlHQj//sHbChkDCk7O3XlZx74pSDLKDi1E552rWUrY//rk3SNo4gJchOPhh",
+	"Frm3g1TquuZOGGTwhnHqnH7+4mWkfoy+kf4c8IYjGSW9V9savhK8vsxFjfyX31mmlouJMO0BVoDwh3fT",
+	"Cgbu/Mjjk+8fPHyUmkuoxDzPGl3O/VnSGU9+WiZUZQcyA8zlvSQW6HFZyqRGXyyk80qgC+2JUhTsRhjr",
+	"Fc3xOD9iWuDe8KoSFZvEcrePsHmDV+37hkamfPYgMY0wTADlw95bzXUdLavj51F6eN1om5LJSG5kFUkg",
+	"SWbvlZdLWe0aPcOhF08DFa2cKVGx8HwnmX6fwXfjzPhOlzqx+p/0yv+cjvDGu199aiyuj08yQ8L75ZwE",
+	"bfisT4VuzOnR8dHR0a5RLxfChphH2mzqtr7lsgJpnXAnF+n3X05qaef5USMS0zOoY5ql63bohj7oLcJr",
+	"Bu+uVUy6XUvYV6qXdb3nT/L25tpzGnRHgaamt80cmJ/Wb4u0sSmU22t+67hxObU3Wcc+Y0w8p9FnJOdh",
+	"X5UxyNn2VkMbU7sRRk5lysZ9PxduLgyruOMlb7yNBPTps7a1sTZsl3ZjdB57qzw60yHak9FSeqqvd+jm",
+	"jKB0MK5M26p+sy+4Ag/DCO+rFWwiptqgMENw8A7elN8cwz1VMN1uc1FDkgyHzr18JoT1Ht8ON620Y0ZE",
+	"LUjFSe/FB1uxYM5wZafCGPi83adojAleSzVjteCVF1E0FgsSYmlJXC9U0A2YutGewBac4alUvB5fxDk4",
+	"Wk4rGOiuhQV5CYtWNIpUhxcpXFDs9RjhaRI7dJ5h1sIf4mMj0dlzwiykoiBvyVUp6pzz91TU8kakomwk",
+	"vranDnZYjckoUqvCeVV5X61LKITgLPPKZWDASNxQBmTrNRa82iNcF6LNQ80NPanFIh0nDGIZGO41LDKt",
+	"QsoCDyrBq3wSNuwEfL1Ol7QcoPdL7w3kX1o50BrofwP3LAnEXaL0pGHuL0wfvWCKOs+CwGyK9nDuk5m2",
+	"7Vxwx/NxhU/J/BoFPAsyHziEEq6kmuqrKNceHTzdm2RWkY1s35Lcb8BjQ6NAWsYnlLPfGgc/2BzCr/L3",
+	"pViCopVq3CAaAP8zF3X0cXgE9RX+XWvr8C89ndaaV+ELI7w16Ue6UN3//bdwOozplAz/xS+9gYP/D4Gv",
+	"MXsH5wLFTUhF+1f2ugYU9O6d2JnufheOiNtZCUtvPtjOwzceympi1y20Scfnuzf0jzCcj/HaCF6t0yGi",
+	"PfJsYDOWeiFsGwUdoL68soJJaN0pmoUs9DbFjNEmpcW+Up7gG8X9adjtV90kELxeiiI/afdEN7ccwhv8",
+	"N21wFux8cEc1+TDo8D49+/EOJt6k1uV1YsIf4PMu9A/yZzWbcvOY8bomDbZAj8krgaRCv2XytRM242cu",
+	"FzSFNMzKP4S9w/iQDXBmnc8FoEJ0RnoFPeNS5aJZctrzqIAw49GpWtb1/q4aDqPNrlyAEVZWIgdXADdG",
+	"Omadd2GAB54poBijVE0vL7sECM61EM0IgnHVgVb1Omknbhk6qP49cYQr52jyeKaPilGr1MFiJY0+KkYz",
+	"fiMulw18WgsOxnBqruAj5ZkEGWsGkgrxDDAk2yz1nHsLuiBdRiiOoVHJRAoCLe9A/HaHBGmNDLXU3n4p",
+	"qplIaDWh3F6GGY7zTLn/JAiK8H55muC7bOu8TPrlPdkrlQT/zK9twmvv3YzZkzk3M4GCrsSMe39pnI7n",
+	"Dzf9aPREVp0EKznD1IhMOj2AEf3Kf19y5aRbkz5VfrPqFQfVyS0r9U1IpG9NIKuBLhnlg7YGuJYqbU22",
+	"gdWtb35364yZOU1+vlQy7aituLxJB2IoQtVBCkptHZuItVboLU5rrU2gX+D8MFMObDh4bXwV4hKtM7x4",
+	"0SWjaJmdDOCr5rNUL1vwWi6GWQcm2zF7H+VKMUADQUXNJnqpKjahY9wKcyPMd5bpldrGbWTOSkwBoREu",
+	"eDn3ZgCCcqLU3pDIvFSJ0d9IBdnxPQe6lOpyWsvZ3GWGbM0KPFf8UUhOxdBZPAvtDo8slR9KhyoQp9PG",
+	"Ags2WYPHVmxlflO6U9FH0rKGy2oj2tpJjOFu93p3HQZvKbLZfwVKd1u/YC/tIXjl6Yq59ILV0vteKyOd",
+	"KNiy8Qd10R2dEaJ9a8H48OVOsdNTSHTio0NPjcRmUteJAxPiW3a4/l6aRBbkZyEaSNACGjnCtd6mSPxo",
+	"RbuID5ll3w1xUOb89KdnPwLknoPHriCXnzl3aGWXso84+P7R0dGmnJyLUqvKsqnRC8Qapwxp/hEN6ZOH",
+	"fzs5ovz/jqQ0YLFTADTu5gRdkK5gSyVsyRvvpPc3T+dCBMelyyJVurSHRjTauHFTTfvYhAdHf3t0KzRL",
+	"psFzv2iVAk081yZsBdrVDV+P2dkCP/H7qcyDQTbMmRsuaz6p0wdrZGNsc3TRuPXlnlBEYZ1cJGPl71rH",
+	"ECoLCoYezEz7fatYLa8FGH5pq8Yfvuk0g+dsdCQDaHTK6zo5zlzXVUJ7nAtvo8oKY4dN70SYCC8k4Gbk",
+	"cp7CXMI7bQ/8PdUk6CklwSyjqJHSK0Rh6CnoP4kwJgJMgEdBP057Y0u14utL/31afuYhAwPzw8ESJCEi",
+	"lWnd+ORh4p0X7TU6nSoDD8NQNJCysWxnDEzR0MdCE3Tlb9eDnUWEvCwiCQ9yQiuIpDFmUmojvhKrd6Hu",
+	"or9/XNKxgXcB0QV0vifv2dLNtZF/QGEEmwteCTNmL5Dnc71SzHu3Qd9tRzrD9LvOXVzjJknwpwUuNfN2",
+	"77E4Zfv9rCiNyBjL3W92LSoMvbms8PMizJFa2htEhWVR/smF5Vy0F31lWDA+0TdiE7IWBdeXxghVpn2L",
+	"bOyasq6IwqAjA4KPQ72BtjCvtffbhSRJ1GKH0/jqXTVx+PikPba/EMleidp7txthg+10mFQv8Mvj7UiB",
+	"VFO9l528RRDCWydtmO21iJ2JkgHTZZMc2sgZeSl5WuxOPmfsgl76ZAAqt42GkdNCf+2G3m6FkbviyBb5",
+	"2hXrNBCK7ARga9nF6OPBTB/Qh/+wWo3f8tUvhIMJcqyTFRW6rm7TMhFcPAYC3Jb/h9xIZJ4OAmEbsdA3",
+	"AbYqlfdnpLOingajxbvLXDGhquFow7l2ty04xOH3rinYBIYAr/yEGFfdCW94U3N1N7chU76yuRj/VGri",
+	"t2QmboQVlsa6zQhTJiHvz3QLzkRfheklWgP0CwRZbi+s+3VB0yaXKUohm5wNsOKtRbeaC4NOesmVVrLk",
+	"NfvX89ev2H9/+/wJ+5d//peH/wMygwCf425phDcN9A0VqwISutLlEgCSIZ0inb1Q7Q9O2TX6j63jWAD2",
+	"EcxW/wdmFzd213C4bt8BGmDp7QfIIVIGXM7uY8La5Z54tCQA3RP8WqxbWCNucfJqK1mdXot1HnY68I3e",
+	"wLNevrR2OzF/RNoE+A3WlZIyzZAWOc+7lY4EFK46efjw+G+RxPXJ0OOyl59ROh9iqZCAzpvjDwPwMhu7",
+	"LYzSvSpRK1A6wpUHuYqlANkbv+2OzRpA+31qvFYIryxo98DeFUK1OYaNfVNLkbIyzwhLRKT0wgXOEiFm",
+	"CW8IMLy01QnjZpHhoAc6AChoFUoLXiuKxO7Cmqew4ZcASB4Yt7+T4EP889Kr1HaqNDw6A4reAwb95IfX",
+	"raZ6ArT07H7TApVbYDQS+jvbif8ged+ESO/EOO9EKw9BByc0Qem0yXwl1CV3l3ORDmX/BJ8H2oAA9eH/",
+	"kE7s5B5i/8Nhr8btJUf7A2UBtB4PnkOxx4ja4SDZCAdLA9MW71RQhJ/tiUH//eM9tS36PZQtEmGHqvpZ",
+	"JAzi5El2pljQ517nbB5gUbgSPzz949Ev13P+77Mf/vfTG+2eXr98ePLwn6dc/uHkj/LJyf9yP7/8sZko",
+	"9exHx08q/fOt7msu+9RTBhkro42nobWUULe7S0ZuqxIpZXV5czJshJNISRi+AjhHOsrGV0NNJ05pwj+E",
+	"0bbN/Q/dXLcWt9wlBY6CS4ShSaJ3SnNyJq0zPFQOZmMye/Zb+OsH0bqozK3htPNSNzmwMcc+BAEZt7QC",
+	"U3AQVD41glenkANDzPdcr+AL+hrSYqeMV5ATa2peCngO/VGAN40puXV6oaxQFVQOjJkRzkhxI04xlUbN",
+	"Wno1sbrxCl8jdkUrQSWAcqZYLdW1HYeMw6k/G+JMJD654NfiQkEXBlVFDRfGjFcLqfBX/msESUI+JeQw",
+	"NkDpgRIYVaDXHoUMH+S68XX6wTI/TRKwcy5n6tfmjqmvbPcBqW6kE8w/MN7V1WHDxpwSvmXVke/Y0/3R",
+	"A1YL54SxBavkjPBWY3bJ/ic7YBMxo+gdKCZOzwK21D88HtaEo8g3AYBDNh1qLWusDEiZHFPqITW0h47a",
+	"A1LULumlVCIFKvIym1uY00OXtUEo6lIF2LMwQdHSILzDThLCencAhxImeAu2GnAaBAjPcORMDh/TwV1u",
+	"OdgRmxKWuYFS2YSlpGiTyZ7sHWHeO8ueshpeONu1ZevbRuZk8ej364+rB/M/puvvHU9KMZ+IjHGva5lJ",
+	"F1h/KOwh+3CGJGQ+lztDbKg33eFM8S5rEXBoC6mW7q4QQzAS8JXbt9jd8gV4nQad45kwmAp0FN8SJadB",
+	"s0u5m+aPJC1NayiT3siKKn98Do/5tpKUwfqgrSAJ52OX5TwkcypxI0vxHZZ69kW45o3TTR+EcJzodBCL",
+	"61baCL5pnfFS195qgIYberqRAF/wSuCxlAtA3VH0d8T/NmGwOENKAn5tCOy7JYuN3EMSew16hi8M5kgu",
+	"K/j3e4DmuhBhD+deVy2fWpMCkHUxqu4xWzZQNkjKgOm62hNp118ppY2Ghowg2TT8YTrVBzxNqa0hD2/w",
+	"Zq+kWKZmAmgTkNZZPj/lCR++wg9v6St5+6G+uXUxcEaNIzbgP4/BWTywBLDSSzczeuVtz4l0aSBJBiq7",
+	"WejG15sQVvhhliRvAS2VpMrwTdkSN3FOJg3T1AsuAsZq10wIxPrcdixK7FDwaFAz6hnUOzxmHNCtiFlf",
+	"6bYEBZr0BvjWiuLs2ynPnVhGKv33Ox82O1Wrl7pZD9zXc+26GfbdPN2Pi3itKX4nLPEBdQ2hMVRkjYNs",
+	"pGbIglf2BzCE9lW5ShhpWcnrGgBaUNeWw0XlgGpYXJZqJsbrGvBdnBmArEEXpBsR1dwMYGomJJ03Wf0H",
+	"e0EUWuDqALMRQak4RWdEdqCBlho7uJo2JAk8NFxXtCikW07sduAdS7qbQTmABxuoQ7L34vrUtpgUdr5X",
+	"OfBjFBeIEjCrE9hV6HKcB+Twj2TQPDzK8ntDCfm5qM/R3LnGnh4eYiSoFryyaGuQk0XV9dtNu46GoJqT",
+	"h7AV5dJItz737I18i7bZMMT8BTcQ2aff+3Vic+EAMsrY3SmoFJVArLSpwB4/pUibxVbez2UtSg3nLa8t",
+	"m4i5VBUCowtmMAAewLomROuKCwXBNU+tgUG5APuFeDJG2C4UuDm2aDskywofgJJOBAS7ubZtejfxfo8J",
+	"xO0tSfA69JRxBbXJbclBpQWuS3yU1l0oSD0K6Z+hsmXpwAV5brR1frSzNy9GUYZ4dDw+Gh+F0A1v5Oh0",
+	"9P34aPz9CAHawMfDKIw8Ey7jvtdcUSysrrFfiEXxC81klrY1maEVj9+KEDZ+UY1O/cBnUQP8qMH2ydHR",
+	"V2toHabINLRuyxk+F6MH//7vudHa5R2Ghtufi9HDIc9Ts3DYMKFd7eh8TojoKKTNZ7bfVtj/5BBCqodx",
+	"P2XiR5+WtbSBmBYY2d1Y8Nt2jr1ed0JMWRYZcM3SdJUsy6bBAGetV8KwkluRa9VuBTeQWOu4EumZRw8S",
+	"WiZfCMVnIjSKgBsDeFdgnpobMjnpTvFDan79SlLDgkSnL1IAX367ajrUQxzfWgzx+cO3F3nE1W2L/WuF",
+	"JC68A+pVFfXgv9cd8LJNsIDgtPIY7wQv+l2q6wNES2xC+NGYOetdpiGs+0FX669N02B2fO6fks4sxect",
+	"jh5/tdl7Ob/dmgyIChXn2HTS0/6eefsE+AElq7QmCk31FrWL09ua7/AT/fU5qwPtXK86IdhQganX6B45",
+	"jC91uY+9+Rc8jjbZFR/id+XVIfRwB9eBdu5GqKSu48bw3kgy4kZfY4MWcPTCPRNLVVGzzY3N72f4Rmx/",
+	"kDJ8wP+E1vRMQ70uFeHa+95lfg0x17w3MtO6ujuzoGAtz60WTQtVq1JRXyAq33ic70g8Zs94OU/0ED7t",
+	"YLXQSYPNhLNdy9wLTwizHrOuADhyx7EHDcdWpdOlqsjK7hpzoEW8dVhU0n09gfn6R02/MfWgk+br6ade",
+	"D4m0jkKe3K+w/6D1ddcBG24riITtzhIf4PFpu8K2DsobvHThrycrcWXAIElJq7TIF5CKzXk9ZZxhiPqe",
+	"GQ3tSCKlFvxfuvbibmw2wi4XIs9o/P6+DxHs2fjnHiJv4c09s8PFKymXdC9i00j5Y+RF9tYYjB6E9gj0",
+	"ECLslsrJmqK/yK5q2xagqe+bkR3t/lRenuMyot1zZx62V0xlDW1Mnn4RhYtbH++uyBv68Ds95FHy3L+p",
+	"oR+n2D4TvvKwtDf9ERJXzW0fuPBmjxm37Mn5vyG60hvNWHh+ryL2PrQiIu0MOSJbQGAWMC9+/zZ8favD",
+	"0HU+TIYX33sH5OoMmuCeQtoUf3FgnRF8ceUVFvzlTT/cbQfWGwbU4dC1sFVNtbdSzSyb86YRCg3VBRgS",
+	"0L3wQmG3sOOHLKRl4f6CoIgqLeyYvadyL64YtpeaaT86dMiQFPi3AHtlZx2FvBkMNuvxES3Zji/UhXrt",
+	"T7WV9BY8NVyBgaBfMEZl4FWYVlF/4WvRoJkf2g6wFy4Y2nauDd0dodgVxK6uChgEtOu6uFCreSgo8INd",
+	"LbQRV6f0GuDyXSnx0V3B+vB+T4jeEk1nEiPm0jBtAPP7fq494TpCt7c6Qm8ET6XgMVSC1+5CwSzQjrjt",
+	"V4DxCu8C1p3qx4xswnr3pHoWukjujHL2LyiFBSFFQ3AfKnVCL0zI6uDrtz+R0Fxqqo0YHni8Be+zHfQM",
+	"5URQ8DQxemWFscwigJcFjq1ZqZUSpUO/5jF2fQCbbYENuz3TYTlX7WIRmt2t9iW37gCId/Di6Zet+hdt",
+	"272mpyTCOSr9p42jdp1bWwUea6E9NTmKbRFv8T8l8Cq4Ud0FP6gSBSg0QtIExU06GhV23fYoTCrs1/EL",
+	"sTZQQK4+XOGCFdms5mYmDJNVwaxmDZ91iGpQH33tkMwaUb/EWxTA/1fphCKZ5CGwcNvG5VpiNXxqeQQc",
+	"unv6pjcjtIvGSaO7oXNzYzH8V5qaZM551akNyt7drkPOgnOHzL/75Nh1s/GOaf8Cdi1tvi8waUP+aczO",
+	"wKJFlYinFQtp64NX4qNj0D+o60YaOqD7H9+v1gxxL9lhQMnC+86yOuijoDkRzxYrzkMb13YkVegPdHt2",
+	"mGbl7TQUJkjG/vruyZi9DnfNYEem0JxARsCAUNyj1giOSmnQrtLkFiUa8C8nRyePDo6PH/euH4cLPve4",
+	"fBx7O8Vy33DnhPGP/p/fjg7+9uHTg88H+MfJ539KbIFvKdgdTXIXcYcH7ln2zojZwS4FgSqYf0BUDLol",
+	"JwVPKsRmZVIv7Ne3L7sreLhae3aWXGFURsMmxVk5NRlskR22162PAjME1sf+Ga37s7QYs79QvLtSQLU3",
+	"Dj49+/ExWdvqGuD8Xdkn2OwAuG+kAldnpc01PfDjs3ewoJ+enT2F7YEuHGpA/82F8o6S8XvBZvIA3Ano",
+	"I/ltQrNxr8d7ThfDW2Wk2BP6vgNTcqbARwBaB1mljnokrRTZ3yGwzwPAvuIN1N1No4RAKCEPzrKVM2Xb",
+	"FKZ3p+xpd7acx91d3N/fvfjlWXFz/PfzX38JzRzOf/2FultfqJ9+OXtycP7T2cnDR17Q5uKjnxt+xDib",
+	"LuuaWaebtrx4oqs1ZbzQ45SWekFS1qtgc70Cz1lPHd0irxdpMQXY2o0IPdi21HXS09t+0by7d/Igo2a/",
+	"QbKCXuIvmtKKAi3dpZ3tGde2kMMb/4N5dx8biXCWo9PfPvRj94020b2wmXPAe3WHE+6wKUR6b4GwNpjR",
+	"je5r1ysETmpTiYpVS8Mn9dob1Qbfhu5Bw7ZbUFiMsOLQIhPiRHE8BQ+HGpCLAURpvR8IbTChyNgCCrLm",
+	"dFRgP2w2FSthQldpmr5tCCtdaufwqnqDDu1dZbkF626enG+k2gHjzPZNuFsD2g4Y3PqB2cqne91XvTvL",
+	"ExvrPeKhYbvoKZRIFEEysIMOhBHv2ZiqKirDOi6Ojo6wWoTkKtpAWDTW7Z9Pbeu9z1kDPtyatKPXo517",
+	"YfZm0xzMJ8vm3mLXzbqFbcV1ftZxRUkx/5USK2EdOz46IgB6QupnwrVN/PbNznTtBb+pod2uL6OM4YKr",
+	"+006C4c4/l5oGA0MqYaJxWHbZy0pHM/APKUroCFtEloXfmehQomaCmzelVqEXgVteO2UcOTtlfcFfRDq",
+	"ES8UFiIVZJG038FOdDrE1uIOK3D3TIyz4fa6LWm0WCvVRM4vfOSXbecwI+YFqCwCW56G9nixQCOAX4m8",
+	"5D6lrmJ3ltwie8+lnsa0dJoZ4ZZG/T8Xtu56an7O3DHnufQnwH3D3bk2tbUiMcntMNO1eUxnDdPdHqnp",
+	"22RNN5CjPj5lQunlbA51H3NRXjM9ndZSifY+cSvo0mruHQVFHwXNezUNBRa0LAYtpdbs+YuXz65wSLwf",
+	"nJ1ZVmvsHa40XkTa3ose7lnu8nJtDkyz0psQU0zdkWXa3o4Je/fB0YPW7cA9zF69vnz67Ozl5X88e5ff",
+	"ZaFh5l/0hAjLywhwIDgHQYJGQ/d+XLhoHYOkmR4+oL5heQsC67XafpidxI4Z3UzRpYrRR6n4+pTxdjlt",
+	"0pUEH08WwlGBPwOC6LBp6fbOyIhN1Azt27Pez5LhPvRS+1P43WsjaduKsp1s948umx2YWmRO3MooQgIA",
+	"D7QpmFYBVETqiV9jk9qDZWPH7Imu4v5tdEchuGjLpqDQXMW0uVCEryasNbpxrR2ASFxQMeiquSjsHmH3",
+	"WVsuRE8TcAuDJ6K2SSGy0ATqG4Xb+h2m/qs+Y3AY4RcvSmnMWL8UrWsck1FesREK2QCStX6hURHfQykN",
+	"XQOAB5zSE12tIQo9EwR2GCdBIFhu+S01UddCJ8NQKv38kwwpKpnoJ6PSzCt2RFTDuYDNbFh3q2nP0g9l",
+	"KQFvBIgm+Ba6voRnUTcE/8ECqAYiN/6H9kKBNgmqozVmBukOjCy9o8Khb6FAen2K7ll/tHeb7BK1rooK",
+	"rxG6V7lDLbFduZVSEYef4F+KlVSiFpmL+XsnCIZdvcGuNB12dC+/jYQrn9ZEZRMkZD+7lta7F+o3FCrd",
+	"N2Dbz7o/Jw6NDr1+08rAM9i2vTHbq54YlLxTcCJYA21sGHsNEIO87ePNS8AgA5aHw3Xafrujep9oN8cI",
+	"xQ2vZTVmZ7HKoAQi9tqqa71C01QHl6zmFuPF3plK5krgFb9QAopPuavQ4Mbr0KbZvyyuHa/TxRfKhBJm",
+	"hpciHUr4l0cPNoMJt92tdjQonnB/ykmJ1V9AQb0NzVijtQBcl814k98n1ND0lm2hTSUVN2sMF4cLRnW1",
+	"7owZrtZgu8z5DXnvU4kgTq0o7uRW2lwTOi4MAPdDwA0ST5BXB+/WjT911/b0Ql2oA3YVc+5GVWPZ1NW4",
+	"5ObKO310JUTbeNkfuSddVwa8iJjS9dCkiLYvNDw9PjpiRmtnxwzikxeK0ZXJ0rLQIZtSmf45NhF43Tu4",
+	"u+Ot1X08cLCsqawF9FA10CgdAGGqYna9mGjv3GI3W/j5Ylk72XDjALx0UHHHwwDYPpswsZjDxY4d2HI1",
+	"Gtuyn5cT/Z2ldvKWVRpG52qNsRRvVZyCJvEjA8D5OUwxI9eOrn+4ks3UMl5V7OCglNUBkfXvx1egqzg0",
+	"Q/ALRQqjtnNmzSDPbJnTTUsjunjdGYjf+MetuBGG1xgHo/Wv2/4Y7ExRO5MA6YZrq81MICGenv0YvoCe",
+	"8MEWA1eQdyEm6S6UEgJA7LIOMSy4lKTUCwmq80JdLYTjv/387D8+/P3fzl7++uwq+HN46aX1St0/Arhk",
+	"6HAFAewmXVTZtgXeCSZ6RZkgCnzbnLqkPrnJhPXJw4dDW0lw3GAhqB+43/WPwupT1V9VQABc+c+v+rgm",
+	"9kpHjJMW+i5eKG7gTl70kWsBwFYvDV6oJAkCbTtsFM4A/e+XJ8ON1BpRMRVeZIQ0TiIWZS2+nD697pJR",
+	"0KKI7jcM6J8dWc4klhMbWhY7EIHby1Hr1rYAxXTy8CFrjFQO7kI8O3/y4gUr59zw0otWvFUCd41oMPVM",
+	"Z1CoZTx5wOZ6aSwF+y2kKnpqnPxwufB2zpw7gYA6iziOjhGbIIsXlVg02glVrg8wKJZnyEKqFnHxBXAL",
+	"XTqRRp93N2bAOZVs7pY7R75sJND5+w+R0PtJGGnbb+peU9ttx9K0yWNJggCiCb1XJ2u4bIybWgoTZLMf",
+	"Vgtxy5Ojk/taZ9Qltl1qkQRnoBVwvxYbLh7a42PdmFRMxiEMau4VLLWNmsT+20K5nWdDxTGXHm63Tt/o",
+	"Ok1d3xvfUVsAP+lu0pZKBHxFPGYLMty+xzXc3gouy5id1TV+1+sCBoDec8r3Qg7Brz2+fTWAfelzfROa",
+	"fG0F5+9Wjvlf9ZV/xfrK+Ib5IQWWMdgr7smYbRT2Pjz0DdkTd47MkD2s9c/vQ+Wi1eQjqm09VLELRYcY",
+	"wXBvunf+pGX+eayxwnsB//X89asIOo13VcaJ3ZOPH0+pJQqGUo6PQm1qgaUt8PGF8lY/hVDxz4JgG0YI",
+	"qhG9E+yV7US9Xqg07DWClOCFwuiQePdj/bhbCBUhVmEuoBlc1lt05+UmRvZCQYpSuTF7cHzEgjsYGJer",
+	"us0Hk9+3lx9/i3DyRp/S+w8od3c+79p9Rcs/ZFgEgt28zOde9+VPnPqA0E1+1PEXoLhWLwT69Vi9mC1a",
+	"DHv68BP9tRWS7ssFft7JxX6naTvHXmFkKNnBl+ti2/ccOYOrizjrbgMfTM3DStTyRoSbU7JHztPusS8g",
+	"69drGYmPfkGR57cFcAGx1rc1cASj0bGFRlBo0YMJ/hmWC6KaSt0FVEroqA3G7V2kC27YWu/uH9e1BWtr",
+	"mSn7oOgw9hoOr7WTdQ1NFMbsLKwn/N4ybOHSdRfPZJ9xTV9BSRT5lgVh6Y87WKp/Aej/sE/F3f4NCgZp",
+	"rndzsWYrT8yJ+DPOBeo8AB0/gEtJoepjHtrm1L998C9JaBr4Apprjw55Iw9vjkF502Bbt/2B0w/+G0ZV",
+	"QdQjFG1b5Uz0Dx5sRnPFUOMQEO1KolM/A3gszth2u96EDMfDxICk7dEo5eCVyKFspvEPQ3VWZuVx64Bw",
+	"Vy8dxtEgxIuEpKfAC5AHgdKP7uK7g2UTjdfmbnacBMEEXFrvN4UKMO8y9SsYazGNObWg2yVSGiZMS6Y1",
+	"rr0zdEvdCLxhL15qv+vN5w+f/28AAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

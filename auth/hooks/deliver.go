@@ -1,0 +1,219 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/frostpin/frostpin/auth/events"
+)
+
+const (
+	lookEvery  = time.Second
+	sweepEvery = time.Hour
+	hooksAtOne = 64               // that are looked up at once
+	atOnce     = 8                // hooks that are called at the same time
+	leaseFor   = 2 * time.Minute  // longer than passFor and one call
+	passFor    = 30 * time.Second // that one hook is worked for, so that others get their turn
+	callFor    = 10 * time.Second
+	pageEvents = 200
+	maxAnswer  = 4 << 10 // bytes of an answer that are read
+
+	retryFirst = 10 * time.Second
+	retryMost  = 6 * time.Hour
+	deadAfter  = 3 * 24 * time.Hour
+	restAfter  = 3 // failures in a row
+)
+
+// Run calls hooks until ctx ends, and returns its error.
+func (s *Service) Run(ctx context.Context) error {
+	sweep, look := time.NewTicker(sweepEvery), time.NewTicker(lookEvery)
+	defer sweep.Stop()
+	defer look.Stop()
+	for {
+		changed := s.events.Changed()
+		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("calling webhooks; it is tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-look.C:
+		case <-sweep.C:
+			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
+			}
+		}
+	}
+}
+
+// pass works once for each hook for which there is something to do.
+func (s *Service) pass(ctx context.Context) error {
+	last, err := s.events.Last(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := s.due(ctx, last.Seq, hooksAtOne)
+	if err != nil {
+		return err
+	}
+	var working sync.WaitGroup
+	places := make(chan struct{}, atOnce)
+	for _, id := range ids {
+		places <- struct{}{}
+		working.Go(func() {
+			defer func() { <-places }()
+			if err := s.serve(ctx, id); err != nil && ctx.Err() == nil {
+				s.log.Warn("calling a webhook; it is tried again", "webhook", id, "err", err)
+			}
+		})
+	}
+	working.Wait()
+	return nil
+}
+
+// serve makes deliveries of what has happened, and sends what is due.
+func (s *Service) serve(ctx context.Context, id string) error {
+	h, secret, taken, err := s.lease(ctx, id, s.now().Add(leaseFor))
+	if err != nil || !taken {
+		return err
+	}
+	rest := time.UnixMilli(0)
+	err = s.catchUp(ctx, &h)
+	if err == nil {
+		rest, err = s.send(ctx, &h, secret)
+	}
+	// Also when the server stops: others need not wait for the lease to run out.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callFor)
+	defer cancel()
+	return errors.Join(err, s.release(end, h, rest))
+}
+
+// catchUp makes deliveries of events until there are no more.
+func (s *Service) catchUp(ctx context.Context, h *Hook) error {
+	for {
+		page, err := s.events.Page(ctx, h.Account, h.At, pageEvents)
+		if err != nil || page.Next == h.At {
+			return err
+		}
+		bodies := map[string][]byte{}
+		for _, e := range page.Events {
+			if !h.wants(e.Kind) {
+				continue
+			}
+			body, err := e.JSON()
+			if err != nil {
+				return err
+			}
+			bodies[e.At.String()] = body
+		}
+		if err := s.addDeliveries(ctx, *h, page, bodies); err != nil {
+			return err
+		}
+		if h.At = page.Next; !page.More {
+			return nil
+		}
+	}
+}
+
+// send sends what is due, and returns until when the hook rests.
+func (s *Service) send(ctx context.Context, h *Hook, secret string) (rest time.Time, err error) {
+	end := s.now().Add(passFor)
+	for ctx.Err() == nil && s.now().Before(end) {
+		list, err := s.letters(ctx, h.ID, pageEvents)
+		if err != nil || len(list) == 0 {
+			return time.UnixMilli(0), err
+		}
+		for _, l := range list {
+			o := s.call(ctx, *h, secret, l)
+			if ctx.Err() != nil {
+				return time.UnixMilli(0), ctx.Err() // it may have been taken: it is sent again
+			}
+			if err := s.record(ctx, h.ID, l, o); err != nil {
+				return time.UnixMilli(0), err
+			}
+			switch {
+			case o.disable != "":
+				return time.UnixMilli(0), nil
+			case o.state == Delivered:
+				h.Failures = 0
+			default:
+				if h.Failures++; h.Failures >= restAfter {
+					return s.now().Add(backoff(h.Failures - restAfter)), nil
+				}
+			}
+			if !s.now().Before(end) {
+				break
+			}
+		}
+	}
+	return time.UnixMilli(0), nil
+}
+
+// An outcome is what has become of one try.
+type outcome struct {
+	state   State
+	next    time.Time
+	code    int
+	problem string
+	disable string // why the hook is called no more
+}
+
+// call sends one delivery.
+func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) outcome {
+	code, err := s.post(ctx, h, secret, l)
+	now := s.now()
+	o := outcome{state: Waiting, next: now.Add(backoff(l.attempts)), code: code}
+	switch {
+	case err != nil:
+		o.problem = "the address could not be called" // what a name leads to, or who answers there, is nobody's business
+		s.log.Debug("calling a webhook", "webhook", h.ID, "err", err)
+	case code/100 == 2:
+		o.state = Delivered
+	case code == http.StatusGone:
+		o.state, o.problem, o.disable = Dead, "it answered 410", "the address answered that it is gone (410)"
+	default:
+		o.problem = fmt.Sprintf("it answered %d", code)
+	}
+	if o.state == Waiting && o.next.Sub(l.made) > deadAfter {
+		o.state = Dead
+	}
+	return o
+}
+
+func (s *Service) post(ctx context.Context, h Hook, secret string, l letter) (code int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callFor)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader([]byte(l.body)))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", s.cfg.Agent)
+	req.Header.Set("Frostpin-Event-Id", l.event)
+	req.Header.Set("Frostpin-Signature", s.cfg.Sign([]byte(secret), []byte(l.body), s.now()))
+	resp, err := s.cfg.Client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer) // so that the connection can be used again; what it says does not matter
+	return resp.StatusCode, resp.Body.Close()
+}
+
+// backoff is how long to wait after so many failures before, within a fifth: hooks that failed together come apart.
+func backoff(failures int64) time.Duration {
+	d := retryMost
+	if failures < 12 {
+		d = min(d, retryFirst<<failures)
+	}
+	return d - time.Duration(rand.Int64N(int64(d/5))) //nolint:gosec // not a secret
+}
+
+var _ Events = (*events.Service)(nil)

@@ -1,0 +1,22 @@
+// Package hooks tells accounts what happens by calling addresses that they name: each event of package events is posted,
+// signed, until somebody has taken it.
+//
+// It owns the tables webhooks and webhook_deliveries. An account is a number to it; it must not know accounts, pins, deals,
+// the server or configuration. Whom it may call, its client knows.
+//
+// Invariants:
+//
+//   - Which events a hook has got is a position in the account's events, which changes in the transaction that makes their
+//     deliveries. So a crash neither leaves one out nor makes it twice; one that was sent and not recorded is sent again,
+//     under the same id.
+//   - One process at a time works for a hook, for as long as its lease runs. Two that believe they do send twice at worst.
+//   - A secret is stored, because it signs; it is shown when the hook is made, and never again.
+//
+// # Decisions
+//
+//   - Deliveries are tried in their order, and one that fails does not hold up those after it: whoever needs the order has
+//     it in the ids. After some failures in a row the hook rests.
+//   - What fails is tried again after 10 seconds, twice as long each time up to six hours, and is dead after three days.
+//     The account can have it tried again, and have everything since an event sent again.
+//   - 410 from the address ends the hook: that is what it says. Redirects are failures.
+package hooks

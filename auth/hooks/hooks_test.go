@@ -1,0 +1,455 @@
+package hooks_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/auth/events"
+	"github.com/frostpin/frostpin/auth/hooks"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/retrieval/guard"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("database/sql.(*DB).connectionOpener"))
+}
+
+const ann, ben = 1, 2
+
+// A feed is what has happened to accounts.
+type feed struct {
+	mu   sync.Mutex
+	list []happened
+}
+
+type happened struct {
+	account int64
+	event   events.Event
+}
+
+func (f *feed) happens(account int64, kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := int64(len(f.list) + 1)
+	f.list = append(f.list, happened{account, events.Event{
+		At: events.Position{Seq: n, Pin: fmt.Sprint("pin", n)}, Time: time.Unix(n, 0).UTC(), Kind: kind,
+		Pin: &events.Pin{ID: fmt.Sprint("pin", n), CID: "cid"}, Data: json.RawMessage(`{}`),
+	}})
+}
+
+func (f *feed) Changed() <-chan struct{} { return nil }
+
+func (f *feed) Last(context.Context) (events.Position, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return events.Position{Seq: int64(len(f.list))}, nil
+}
+
+func (f *feed) Page(_ context.Context, account int64, after events.Position, limit int) (events.Page, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	page := events.Page{Next: after}
+	for _, h := range f.list {
+		if h.event.At.Seq <= after.Seq {
+			continue
+		}
+		if len(page.Events) == limit {
+			page.More = true
+			return page, nil
+		}
+		if h.account == account {
+			page.Events = append(page.Events, h.event)
+		}
+		page.Next = events.Position{Seq: h.event.At.Seq}
+	}
+	return page, nil
+}
+
+// A receiver is what a user has at the address.
+type receiver struct {
+	*httptest.Server
+	t *testing.T
+
+	mu      sync.Mutex
+	secret  string
+	answer  int
+	got     []string // ids that were answered with 2xx
+	refused int
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	r := &receiver{t: t, answer: http.StatusNoContent}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err == nil {
+			err = ledger.VerifySignature(req.Header.Get("Frostpin-Signature"), body, [][]byte{[]byte(r.secret)}, time.Now())
+		}
+		var told struct{ ID, Type, Requestid, CID string }
+		if err == nil {
+			err = json.Unmarshal(body, &told)
+		}
+		if err != nil || told.ID != req.Header.Get("Frostpin-Event-Id") || told.CID != "cid" || told.Requestid == "" {
+			t.Errorf("%v: %s %v", err, body, req.Header)
+		}
+		if r.answer/100 == 2 {
+			r.got = append(r.got, told.ID+" "+told.Type)
+		} else {
+			r.refused++
+		}
+		w.WriteHeader(r.answer)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) answers(code int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = code
+}
+
+func (r *receiver) wants(ids ...string) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.got, ids) {
+		r.t.Errorf("it was told %q, want %q", r.got, ids)
+	}
+}
+
+// A world is a service with what it depends on.
+type world struct {
+	*hooks.Service
+	*feed
+	t       *testing.T
+	db      hooks.DB
+	client  *http.Client
+	elapsed atomic.Int64 // beside the real time, because signatures are checked against it
+}
+
+func each(t *testing.T, fn func(t *testing.T, w *world)) {
+	t.Helper()
+	databasetest.Each(t, hooks.Migrations(), func(t *testing.T, db *database.DB) {
+		w := &world{feed: &feed{}, t: t, db: db}
+		w.client = guard.NewClient(guard.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Redirects: -1})
+		t.Cleanup(w.client.CloseIdleConnections)
+		w.Service = w.server()
+		fn(t, w)
+	})
+}
+
+// server is another process on the same database.
+func (w *world) server() *hooks.Service {
+	return hooks.New(hooks.Config{Client: w.client, Plain: true, Agent: "test", Sign: func(key, body []byte, _ time.Time) string {
+		return ledger.Sign(key, body, time.Now())
+	}}, w.db, w.feed, slog.New(slog.DiscardHandler), func() time.Time { return time.Now().Add(time.Duration(w.elapsed.Load())) })
+}
+
+func (w *world) goOn(d time.Duration) { w.elapsed.Add(int64(d)) }
+
+func (w *world) hook(account int64, r *receiver, types ...string) hooks.Hook {
+	w.t.Helper()
+	h, secret, err := w.Create(w.t.Context(), account, r.URL+"/in", types, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.secret = secret
+	return h
+}
+
+func (w *world) pass() {
+	w.t.Helper()
+	if err := w.Pass(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) deliveries(h hooks.Hook) []hooks.Delivery {
+	w.t.Helper()
+	list, err := w.Deliveries(w.t.Context(), h.Account, h.ID, 0, 100)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return list
+}
+
+func TestEachEventOfTheAccountIsToldOnce(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		all, some, others := newReceiver(t), newReceiver(t), newReceiver(t)
+		w.happens(ann, "pin.queued") // before there was a hook
+		w.hook(ann, all)
+		w.hook(ann, some, "pin.failed", "deals.")
+		w.hook(ben, others)
+		for range 2 {
+			w.pass()
+		}
+		w.happens(ann, "pin.pinned")
+		w.happens(ben, "pin.failed")
+		w.happens(ann, "deals.stored")
+		for range 3 {
+			w.pass()
+		}
+		all.wants("2-pin2 pin.pinned", "4-pin4 deals.stored")
+		some.wants("4-pin4 deals.stored")
+		others.wants("3-pin3 pin.failed")
+	})
+}
+
+func TestWhatFailsIsTriedAgainUntilItIsDead(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		d := w.deliveries(h)[0]
+		if d.State != hooks.Waiting || d.Attempts != 1 || d.Code != 500 || d.Next.IsZero() {
+			t.Errorf("%+v", d)
+		}
+		w.pass() // not before its time
+		if d := w.deliveries(h)[0]; d.Attempts != 1 {
+			t.Errorf("%+v", d)
+		}
+		for range 60 {
+			w.goOn(2 * time.Hour)
+			w.pass()
+		}
+		if d := w.deliveries(h)[0]; d.State != hooks.Dead || d.Attempts < 8 || d.Attempts > 40 || !d.Next.IsZero() {
+			t.Errorf("%+v", d)
+		}
+		r.answers(200)
+		w.happens(ann, "pin.failed")
+		w.goOn(7 * time.Hour) // it rests after so many failures
+		w.pass()
+		r.wants("2-pin2 pin.failed")
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		r.wants("2-pin2 pin.failed", "1-pin1 pin.pinned", "2-pin2 pin.failed")
+		w.goOn(40 * 24 * time.Hour)
+		if err := w.Sweep(t.Context()); err != nil || len(w.deliveries(h)) != 0 {
+			t.Errorf("%v; %+v is remembered for ever", err, w.deliveries(h))
+		}
+	})
+}
+
+func TestGoneEndsAWebhookUntilItIsReplayed(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(410)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		r.answers(200)
+		w.happens(ann, "pin.failed")
+		w.goOn(time.Hour)
+		w.pass()
+		r.wants()
+		list, err := w.Hooks(t.Context(), ann)
+		if err != nil || !strings.Contains(list[0].Disabled, "410") {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{Seq: 1}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		r.wants("2-pin2 pin.failed")
+	})
+}
+
+// A failing DB loses writes that a test names.
+type failing struct {
+	hooks.DB
+	lose func() bool
+}
+
+func (f failing) Write(ctx context.Context, fn func(tx *gorm.DB) error) error {
+	if f.lose() {
+		return errors.New("the process was killed")
+	}
+	return f.DB.Write(ctx, fn)
+}
+
+// TestWhatWasSentAndNotRecordedIsSentAgain loses the write after each number of writes.
+func TestWhatWasSentAndNotRecordedIsSentAgain(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.happens(ann, "pin.failed")
+		whole := w.db
+		for after := range 5 {
+			writes := 0
+			w.db = failing{whole, func() bool { writes++; return writes > after }}
+			_ = w.server().Pass(t.Context())
+			w.goOn(3 * time.Minute) // the lease of the killed one runs out
+		}
+		w.db = whole
+		for range 2 {
+			if err := w.server().Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.goOn(3 * time.Minute)
+		}
+		told := map[string]bool{}
+		for _, id := range r.got {
+			told[id] = true
+		}
+		if len(told) != 2 || len(r.got) > 6 {
+			t.Errorf("it was told %q", r.got)
+		}
+		before := len(r.got)
+		if w.pass(); len(r.got) != before {
+			t.Errorf("it was told again: %q", r.got)
+		}
+	})
+}
+
+func TestManyServersTellEachEventOnce(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		const n = 50
+		for range n {
+			w.happens(ann, "pin.pinned")
+		}
+		var servers sync.WaitGroup
+		for range 4 {
+			s := w.server()
+			servers.Go(func() {
+				for range 5 {
+					if err := s.Pass(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		servers.Wait()
+		if told := slices.Compact(slices.Sorted(slices.Values(r.got))); len(told) != n || len(r.got) != n {
+			t.Errorf("%d events, %d of them different, were told of %d", len(r.got), len(told), n)
+		}
+	})
+}
+
+func TestWebhooksOfOthersDoNotExist(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		h := w.hook(ann, newReceiver(t))
+		_, err := w.Deliveries(t.Context(), ben, h.ID, 0, 10)
+		for what, err := range map[string]error{
+			"removing": w.Remove(t.Context(), ben, h.ID), "replaying": w.Replay(t.Context(), ben, h.ID, events.Position{}), "listing": err,
+		} {
+			if !errors.Is(err, hooks.ErrNotFound) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if list, err := w.Hooks(t.Context(), ben); err != nil || len(list) > 0 {
+			t.Errorf("%+v, %v", list, err)
+		}
+		for range 9 {
+			w.hook(ann, newReceiver(t))
+		}
+		if _, _, err := w.Create(t.Context(), ann, "https://example.org", nil, ""); !errors.Is(err, hooks.ErrTooMany) {
+			t.Errorf("the eleventh: %v", err)
+		}
+		if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestAddressesAreRefusedThatMakeNoSense(t *testing.T) {
+	for _, address := range []string{
+		"", "example.org", "ftp://example.org", "http://example.org", "https://", "https:///x", "https://a@example.org", "https://a:b@example.org",
+		"https://example.org/#x", "https://example.org/#", "https://exa mple.org", "https://example.org/\n", "mailto:x@example.org", "https:example.org",
+		"https://example.org/" + strings.Repeat("x", 2000), "https://münchen.example",
+	} {
+		var bad *hooks.InvalidError
+		if err := hooks.CheckURL(address, false); !errors.As(err, &bad) {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+	for _, address := range []string{"https://example.org", "https://example.org:8443/a?b=c", "https://[2001:db8::1]/x"} {
+		if err := hooks.CheckURL(address, false); err != nil {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+}
+
+// TestWebhooksCannotReachThisMachine names it in ways that pass as addresses; package guard's own tests have hundreds more.
+func TestWebhooksCannotReachThisMachine(t *testing.T) {
+	var hits atomic.Int64
+	canary, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serving := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) })}
+	go serving.Serve(canary) //nolint:errcheck // it ends with the test
+	t.Cleanup(func() { serving.Close() })
+	_, port, err := net.SplitHostPort(canary.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	each(t, func(t *testing.T, w *world) {
+		w.client = guard.NewClient(guard.Config{Redirects: -1})
+		w.Service = w.server()
+		for i, host := range []string{
+			"127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::]",
+		} {
+			if _, _, err := w.Create(t.Context(), int64(i+1), "http://"+host+":"+port+"/", nil, ""); err != nil {
+				t.Fatal(err)
+			}
+			w.happens(int64(i+1), "pin.pinned")
+		}
+		for range 5 {
+			w.pass()
+			w.goOn(time.Hour)
+		}
+		list, err := w.Hooks(t.Context(), 1)
+		if err != nil || hits.Load() > 0 || list[0].Failures == 0 {
+			t.Errorf("%d calls have reached this machine; %+v, %v", hits.Load(), list, err)
+		}
+		if d := w.deliveries(list[0])[0]; strings.Contains(d.Problem, "127") || d.Problem == "" {
+			t.Errorf("the account is told %q", d.Problem)
+		}
+	})
+}
+
+func FuzzAddresses(f *testing.F) {
+	for _, s := range []string{"https://example.org", "http://[::1]:80/", "https://a:b@c/#d", "https://%00", "//x", "https://x/%zz"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, address string) {
+		if hooks.CheckURL(address, false) != nil {
+			return
+		}
+		r, err := http.NewRequest(http.MethodPost, address, nil)
+		if err != nil || r.URL.Scheme != "https" || r.URL.Hostname() == "" || r.URL.User != nil || r.URL.Fragment != "" {
+			t.Errorf("%q was accepted: %v", address, err)
+		}
+	})
+}

@@ -1,0 +1,251 @@
+package hooks
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/auth/events"
+)
+
+// A DB runs transactions. Write returns nil only after a durable commit; both may run fn more than once.
+type DB interface {
+	Read(ctx context.Context, fn func(tx *gorm.DB) error) error
+	Write(ctx context.Context, fn func(tx *gorm.DB) error) error
+}
+
+// A row of a result.
+type row interface{ Scan(dest ...any) error }
+
+func query(tx *gorm.DB, scan func(row) error, statement string, args ...any) (err error) {
+	rows, err := tx.Raw(statement, args...).Rows()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+const hookColumns = `id, account, url, types, label, created_ms, disabled, at_seq, at_pin, failures`
+
+func scanHook(r row, more ...any) (h Hook, err error) {
+	var types string
+	var created int64
+	err = r.Scan(append([]any{&h.ID, &h.Account, &h.URL, &types, &h.Label, &created, &h.Disabled, &h.At.Seq, &h.At.Pin, &h.Failures}, more...)...)
+	h.Types, h.Created = strings.Fields(types), time.UnixMilli(created).UTC()
+	return h, err
+}
+
+func (s *Service) insert(ctx context.Context, h Hook, secret string) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		// Hooks that are made at the same moment may be one more than there should be; that harms nobody.
+		var n int
+		if err := tx.Raw(`SELECT count(*) FROM webhooks WHERE account = ?`, h.Account).Row().Scan(&n); err != nil {
+			return err
+		}
+		if n >= maxHooks {
+			return ErrTooMany
+		}
+		return tx.Exec(`INSERT INTO webhooks (`+hookColumns+`, secret, rest_ms, lease_ms) VALUES (?, ?, ?, ?, ?, ?, '', ?, ?, 0, ?, 0, 0)`,
+			h.ID, h.Account, h.URL, strings.Join(h.Types, " "), h.Label, h.Created.UnixMilli(), h.At.Seq, h.At.Pin, secret).Error
+	})
+}
+
+func (s *Service) selectHooks(ctx context.Context, account int64) (list []Hook, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			h, err := scanHook(r)
+			list = append(list, h)
+			return err
+		}, `SELECT `+hookColumns+` FROM webhooks WHERE account = ? ORDER BY created_ms, id`, account)
+	})
+	return list, err
+}
+
+func (s *Service) remove(ctx context.Context, account int64, id string) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return oneRow(tx.Exec(`DELETE FROM webhooks WHERE id = ? AND account = ?`, id, account))
+	})
+}
+
+// oneRow is ErrNotFound when a statement has changed none.
+func oneRow(done *gorm.DB) error {
+	if done.Error == nil && done.RowsAffected == 0 {
+		return ErrNotFound
+	}
+	return done.Error
+}
+
+func (s *Service) rewind(ctx context.Context, account int64, id string, after events.Position) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		err := oneRow(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ?, disabled = '', failures = 0, rest_ms = 0, lease_ms = 0
+			WHERE id = ? AND account = ?`, after.Seq, after.Pin, id, account))
+		if err != nil {
+			return err
+		}
+		// What has been dealt with is made anew when the hook comes to it.
+		return tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND seq >= ? AND (state <> 'waiting' OR attempts > 0)`,
+			id, after.Seq).Error
+	})
+}
+
+func (s *Service) selectDeliveries(ctx context.Context, account int64, id string, before int64, limit int) (list []Delivery, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		var found int
+		err := tx.Raw(`SELECT 1 FROM webhooks WHERE id = ? AND account = ?`, id, account).Row().Scan(&found)
+		if errors.Is(err, sql.ErrNoRows) {
+			return ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		return query(tx, func(r row) error {
+			var d Delivery
+			var next, made int64
+			err := r.Scan(&d.ID, &d.Event, &d.State, &d.Attempts, &next, &d.Code, &d.Problem, &made)
+			if d.Made = time.UnixMilli(made).UTC(); d.State == Waiting {
+				d.Next = time.UnixMilli(next).UTC()
+			}
+			list = append(list, d)
+			return err
+		}, `SELECT id, event, state, attempts, next_ms, code, problem, made_ms FROM webhook_deliveries
+			WHERE hook = ? AND (? = 0 OR id < ?) ORDER BY id DESC LIMIT ?`, id, before, before, limit)
+	})
+	return list, err
+}
+
+// due returns hooks for which there is something to do and nobody does it.
+func (s *Service) due(ctx context.Context, last int64, limit int) (ids []string, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		ids = nil
+		now := s.now().UnixMilli()
+		return query(tx, func(r row) error {
+			var id string
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT h.id FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND (h.at_seq < ? OR EXISTS
+			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?))
+			ORDER BY h.lease_ms LIMIT ?`, now, now, last, now, limit)
+	})
+	return ids, err
+}
+
+// lease takes a hook for a while; taken is false when another process has it.
+func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook, secret string, taken bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		taken = false
+		done := tx.Exec(`UPDATE webhooks SET lease_ms = ? WHERE id = ? AND lease_ms < ? AND disabled = ''`,
+			until.UnixMilli(), id, s.now().UnixMilli())
+		if done.Error != nil || done.RowsAffected == 0 {
+			return done.Error
+		}
+		taken = true
+		h, err = scanHook(tx.Raw(`SELECT `+hookColumns+`, secret FROM webhooks WHERE id = ?`, id).Row(), &secret)
+		return err
+	})
+	return h, secret, taken && err == nil, err
+}
+
+// release gives a hook back, which rests until a time.
+func (s *Service) release(ctx context.Context, h Hook, rest time.Time) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE webhooks SET lease_ms = 0, failures = ?, rest_ms = ? WHERE id = ?`, h.Failures, max(0, rest.UnixMilli()), h.ID).Error
+	})
+}
+
+// addDeliveries makes deliveries of a page of events and moves the hook behind it, unless somebody has moved it meanwhile.
+func (s *Service) addDeliveries(ctx context.Context, h Hook, page events.Page, bodies map[string][]byte) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		done := tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND at_seq = ? AND at_pin = ?`,
+			page.Next.Seq, page.Next.Pin, h.ID, h.At.Seq, h.At.Pin)
+		if done.Error != nil || done.RowsAffected == 0 {
+			return done.Error
+		}
+		now := s.now().UnixMilli()
+		for _, e := range page.Events {
+			body, wanted := bodies[e.At.String()]
+			if !wanted {
+				continue
+			}
+			err := tx.Exec(`INSERT INTO webhook_deliveries (hook, seq, event, body, state, attempts, next_ms, code, problem, made_ms)
+				VALUES (?, ?, ?, ?, 'waiting', 0, ?, 0, '', ?) ON CONFLICT (hook, event) DO NOTHING`,
+				h.ID, e.At.Seq, e.At.String(), string(body), now, now).Error
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// A letter is a delivery to be sent.
+type letter struct {
+	id, attempts int64
+	event, body  string
+	made         time.Time
+}
+
+// letters returns deliveries of a hook that are due, in their order.
+func (s *Service) letters(ctx context.Context, hook string, limit int) (list []letter, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var l letter
+			var made int64
+			err := r.Scan(&l.id, &l.attempts, &l.event, &l.body, &made)
+			l.made = time.UnixMilli(made)
+			list = append(list, l)
+			return err
+		}, `SELECT id, attempts, event, body, made_ms FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' AND next_ms <= ?
+			ORDER BY id LIMIT ?`, hook, s.now().UnixMilli(), limit)
+	})
+	return list, err
+}
+
+// record writes down what has become of a delivery; disable ends its hook.
+func (s *Service) record(ctx context.Context, hook string, l letter, o outcome) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		err := tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ? WHERE id = ?`,
+			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id).Error
+		if err != nil || o.disable == "" {
+			return err
+		}
+		return tx.Exec(`UPDATE webhooks SET disabled = ? WHERE id = ?`, o.disable, hook).Error
+	})
+}
+
+const (
+	keepDelivered = 7 * 24 * time.Hour
+	keepDead      = 30 * 24 * time.Hour
+	sweepAtOnce   = 1000
+)
+
+// sweep forgets deliveries that are over, in small steps.
+func (s *Service) sweep(ctx context.Context) error {
+	for {
+		var removed int64
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			now := s.now()
+			done := tx.Exec(`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+				WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
+				now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli(), sweepAtOnce)
+			removed = done.RowsAffected
+			return done.Error
+		})
+		if err != nil || removed < sweepAtOnce {
+			return err
+		}
+	}
+}
