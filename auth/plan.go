@@ -48,6 +48,9 @@ type Limits struct {
 	PinsInFlight int64         `json:"pins_in_flight,omitempty"` // queued or pinning
 	Bytes        int64         `json:"bytes,omitempty"`          // held, over all DAGs of the account, each counted once
 	UploadBytes  int64         `json:"upload_bytes,omitempty"`   // of one upload
+	DAGBytes     int64         `json:"dag_bytes,omitempty"`      // of the DAG of one pin
+	DAGBlocks    int64         `json:"dag_blocks,omitempty"`     // of the same
+	EgressBytes  int64         `json:"egress_bytes,omitempty"`   // sent to its readers in a calendar month (UTC)
 	Rates        map[Kind]Rate `json:"rates,omitempty"`
 
 	// Prices are by name, in decimal text; what they mean, the ledger knows. With none, nothing is paid for.
@@ -107,7 +110,10 @@ func (s *Service) SetAccountPlan(ctx context.Context, by Actor, account, plan st
 }
 
 func (l Limits) check() error {
-	for name, n := range map[string]int64{"pins": l.Pins, "pins_in_flight": l.PinsInFlight, "bytes": l.Bytes, "upload_bytes": l.UploadBytes} {
+	for name, n := range map[string]int64{
+		"pins": l.Pins, "pins_in_flight": l.PinsInFlight, "bytes": l.Bytes, "upload_bytes": l.UploadBytes,
+		"dag_bytes": l.DAGBytes, "dag_blocks": l.DAGBlocks, "egress_bytes": l.EgressBytes,
+	} {
 		if n < 0 {
 			return invalid("%s must not be negative", name)
 		}

@@ -10,14 +10,17 @@ import (
 
 // A Sponsor knows what accounts may have and can pay. All methods may be called concurrently.
 type Sponsor interface {
-	// Carry tells whether an account can have a pin's DAG, of which so many bytes are known, and so many cold copies. What
-	// that costs stays set aside for the pin until Settle. Asked again with more bytes, only the difference is. Errors:
+	// Carry tells whether an account can have a pin's DAG, of which so much is known, and so many cold copies. What
+	// that costs stays set aside for the pin until Settle. Asked again with more, only the difference is. Errors:
 	// *ShortError; anything else means that it cannot tell now.
-	Carry(ctx context.Context, account Account, pin ID, bytes int64, copies int) error
+	Carry(ctx context.Context, account Account, pin ID, known Extent, copies int) error
 
 	// Settle says that nothing has to be set aside for pins any more. For those for which nothing is, it is no error.
 	Settle(ctx context.Context, pins []ID) error
 }
+
+// An Extent is how large a DAG is, as far as it was fetched.
+type Extent struct{ Blocks, Bytes int64 }
 
 // A ShortError tells what an account is short of: a reason of package spec, and words for the user.
 type ShortError struct{ Reason, Problem string }
@@ -26,7 +29,7 @@ func (e *ShortError) Error() string { return e.Reason + ": " + e.Problem }
 
 const (
 	carryEvery = 250 * time.Millisecond
-	carryFirst = 1 << 20 // bytes before which nobody is asked
+	carryFirst = 1 << 20 // bytes, and a thousandth of it in blocks, before which nobody is asked
 	carryPins  = 100     // of a root that are asked about; the others ride with them
 )
 
@@ -48,8 +51,7 @@ func (d *scheduler) carried(j *job) error {
 	if err != nil {
 		return err
 	}
-	_, bytes := j.progress.Totals()
-	if err := d.s.carry(j.ctx, j, bytes); err != nil {
+	if err := d.s.carry(j.ctx, j, j.progress.extent()); err != nil {
 		return errors.Join(err, d.s.hot.Release(j.ctx, j.root.CID))
 	}
 	return nil
@@ -59,27 +61,28 @@ func (d *scheduler) carried(j *job) error {
 func (d *scheduler) watchSize(ctx context.Context, j *job, end context.CancelCauseFunc) {
 	ticker := time.NewTicker(carryEvery)
 	defer ticker.Stop()
-	for next := int64(carryFirst); ; {
+	for next := (Extent{carryFirst >> 10, carryFirst}); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		_, bytes := j.progress.Totals()
-		if bytes < next {
+		now := j.progress.extent()
+		if now.Bytes < next.Bytes && now.Blocks < next.Blocks {
 			continue
 		}
-		next = bytes + max(carryFirst, bytes/8)
-		if err := d.s.carry(ctx, j, bytes); err != nil {
+		next.Bytes = now.Bytes + max(carryFirst, now.Bytes/8)
+		next.Blocks = now.Blocks + max(carryFirst>>10, now.Blocks/8)
+		if err := d.s.carry(ctx, j, now); err != nil {
 			end(err)
 			return
 		}
 	}
 }
 
-// carry returns a *Refused when no account that has a pin of a root can have so many bytes. When that cannot be told now
+// carry returns a *Refused when no account that has a pin of a root can have so much of it. When that cannot be told now
 // the walk goes on.
-func (s *Service) carry(ctx context.Context, j *job, bytes int64) error {
+func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 	pins, err := s.store.wantedBy(ctx, j.root, carryPins)
 	if err != nil {
 		s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
@@ -89,7 +92,7 @@ func (s *Service) carry(ctx context.Context, j *job, bytes int64) error {
 	can := len(pins) == 0
 	for _, p := range pins {
 		j.asked = append(j.asked, p.ID)
-		err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, bytes, p.Cold.Wanted)
+		err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, known, p.Cold.Wanted)
 		if err == nil || !errors.As(err, &short) {
 			can = true
 		}

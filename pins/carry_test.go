@@ -22,17 +22,19 @@ import (
 type purses struct {
 	mu    sync.Mutex
 	can   map[pins.Account]int64
+	most  int64 // blocks of a DAG; 0: no bound
 	aside map[pins.ID]int64
 	err   error
 }
 
-func (p *purses) Carry(_ context.Context, account pins.Account, pin pins.ID, bytes int64, _ int) error {
+func (p *purses) Carry(_ context.Context, account pins.Account, pin pins.ID, known pins.Extent, _ int) error {
+	bytes := known.Bytes
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
 		return p.err
 	}
-	if bytes > p.can[account] {
+	if bytes > p.can[account] || p.most > 0 && known.Blocks > p.most {
 		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: "the purse is empty"}
 	}
 	p.aside[pin] = bytes
@@ -125,24 +127,37 @@ func TestPinsAreNotRefusedBecauseNobodyCouldBeAsked(t *testing.T) {
 }
 
 // An endless tier goes on fetching until it is told to stop.
-type endless struct{ *pinstest.Tier }
+type endless struct {
+	*pinstest.Tier
+	comes pins.Extent // at once
+}
 
 func (e endless) Hold(ctx context.Context, _ cid.Cid, lim pins.Limits, p *pins.Progress) error {
 	if lim.Offline {
 		return pins.ErrAbsent
 	}
-	p.Add(1, 4<<20)
+	p.Add(e.comes.Blocks, e.comes.Bytes)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
 
 func TestWalkEndsWhenThePurseIsEmpty(t *testing.T) {
+	walkEnds(t, pins.Extent{Blocks: 1, Bytes: 4 << 20})
+}
+
+func TestWalkEndsWhenThereAreTooManyBlocks(t *testing.T) {
+	walkEnds(t, pins.Extent{Blocks: 5000, Bytes: 5000})
+}
+
+// walkEnds has an account that can have 3 MiB or 4,000 blocks.
+func walkEnds(t *testing.T, comes pins.Extent) {
+	t.Helper()
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
-		p := &purses{can: map[pins.Account]int64{alice: 3 << 20}, aside: map[pins.ID]int64{}}
+		p := &purses{can: map[pins.Account]int64{alice: 3 << 20}, most: 4000, aside: map[pins.ID]int64{}}
 		cfg := config()
 		cfg.Sponsor = p
 		w := &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}
-		w.Service = pins.New(cfg, db, endless{w.tier}, discard(), time.Now)
+		w.Service = pins.New(cfg, db, endless{w.tier, comes}, discard(), time.Now)
 		w.start()
 		d := pinstest.Tree("it", 3)
 		w.tier.AddNetwork(d.Blocks...)

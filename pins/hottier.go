@@ -126,6 +126,8 @@ func (p *Progress) Add(n, size int64) (blocks, bytes int64) {
 // Totals returns the distinct blocks and bytes walked so far.
 func (p *Progress) Totals() (blocks, bytes int64) { return p.blocks.Load(), p.bytes.Load() }
 
+func (p *Progress) extent() Extent { return Extent{p.blocks.Load(), p.bytes.Load()} }
+
 // Reset starts the count again: a restarted walk visits what is already here once more.
 func (p *Progress) Reset() { p.blocks.Store(0); p.bytes.Store(0) }
 

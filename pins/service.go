@@ -215,7 +215,7 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 	blocks, bytes := progress.Totals()
 	if s.cfg.Sponsor != nil {
 		j := &job{root: a.root}
-		err := s.carry(ctx, j, bytes)
+		err := s.carry(ctx, j, progress.extent())
 		s.settle(ctx, j)
 		if err != nil {
 			return false // the scheduler finds it, too, and says so

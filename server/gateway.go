@@ -115,6 +115,9 @@ type Gateway struct {
 	// all of them were here. Nobody answers for what is open to everyone.
 	Sent func(account pins.Account, cold bool, bytes int64)
 
+	// MayRead tells whether anything more may be sent to them: *pins.QuotaError if not. Nil: always.
+	MayRead func(ctx context.Context, account pins.Account) error
+
 	Now func() time.Time // time.Now when nil
 }
 

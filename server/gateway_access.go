@@ -42,6 +42,11 @@ func (g *gatewayHandler) admit(r *http.Request) (admission, error) {
 		if a.account, err = g.reader(r, a); err != nil {
 			return a, err
 		}
+		if g.cfg.MayRead != nil {
+			if err := g.cfg.MayRead(r.Context(), a.account); err != nil {
+				return a, err
+			}
+		}
 	}
 	if !a.root.Defined() {
 		return a, nil

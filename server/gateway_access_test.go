@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/retrieval/deny"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/server/v1"
@@ -499,4 +501,25 @@ func TestSubdomains(t *testing.T) {
 	if w := on(site, "GET", "/hello.txt", "Authorization", "Bearer "+alice); w.Code != 200 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+}
+
+// TestReadersAreTurnedAwayWhenTheAccountHasSentEnough reads with a token.
+func TestReadersAreTurnedAwayWhenTheAccountHasSentEnough(t *testing.T) {
+	over := false
+	r := newReads(t, func(c *server.Config) {
+		c.Gateway.Access = server.AccessToken
+		c.Gateway.MayRead = func(_ context.Context, account pins.Account) error {
+			if over && account == 1 {
+				return &pins.QuotaError{Problem: "1000 bytes were sent"}
+			}
+			return nil
+		}
+	})
+	file := r.world.add(t, []byte("content"))
+	r.pinned[spec.Canonical(file)] = 1
+	if w := r.do(alice, "GET", "/ipfs/"+file.String(), ""); w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	over = true
+	wantFailure(t, r.do(alice, "GET", "/ipfs/"+file.String(), ""), http.StatusForbidden, "QUOTA_EXCEEDED", "1000 bytes")
 }

@@ -29,7 +29,7 @@ func (p *program) planCommand() *cobra.Command {
 
 func (p *program) planSet() *cobra.Command {
 	var limits auth.Limits
-	var bytes, uploadBytes string
+	var bytes, uploadBytes, dagBytes, egressBytes string
 	var rates, prices []string
 	c := &cobra.Command{
 		Use:   "set NAME",
@@ -57,7 +57,11 @@ are hot_gib_month, cold_gib_month, egress_hot_gib and egress_cold_gib, and each 
 				if flags.Changed("pins-in-flight") {
 					set.PinsInFlight = limits.PinsInFlight
 				}
-				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setRates(set, rates), setPrices(set, prices)); err != nil {
+				if flags.Changed("dag-blocks") {
+					set.DAGBlocks = limits.DAGBlocks
+				}
+				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setSize(&set.DAGBytes, dagBytes),
+					setSize(&set.EgressBytes, egressBytes), setRates(set, rates), setPrices(set, prices)); err != nil {
 					return err
 				}
 				return s.tokens.SetPlan(ctx, auth.Operator(), args[0], *set)
@@ -69,6 +73,9 @@ are hot_gib_month, cold_gib_month, egress_hot_gib and egress_cold_gib, and each 
 	flags.Int64Var(&limits.PinsInFlight, "pins-in-flight", 0, "Pins that wait for their data")
 	flags.StringVar(&bytes, "bytes", "", "Bytes held, such as 100GiB, each DAG counted once")
 	flags.StringVar(&uploadBytes, "upload-bytes", "", "Bytes of one upload, such as 4GiB")
+	flags.StringVar(&dagBytes, "dag-bytes", "", "Bytes of the DAG of one pin, such as 10GiB")
+	flags.Int64Var(&limits.DAGBlocks, "dag-blocks", 0, "Blocks of the DAG of one pin")
+	flags.StringVar(&egressBytes, "egress-bytes", "", "Bytes sent to readers with its tokens and links in a calendar month, such as 1TiB")
 	flags.StringArrayVar(&rates, "rate", nil, "Requests of one kind, such as write=10/50; may be given again")
 	flags.StringArrayVar(&prices, "price", nil, "What something costs, such as hot_gib_month=0.02; may be given again")
 	return c
@@ -193,6 +200,7 @@ func size(bytes int64) string {
 func limitRows(l auth.Limits) (rows [][]string) {
 	for _, limit := range [][]string{
 		{"pins", number(int(l.Pins))}, {"pins in flight", number(int(l.PinsInFlight))}, {"bytes", size(l.Bytes)}, {"upload bytes", size(l.UploadBytes)},
+		{"dag bytes", size(l.DAGBytes)}, {"dag blocks", number(int(l.DAGBlocks))}, {"egress bytes", size(l.EgressBytes)},
 	} {
 		if limit[1] != "" {
 			rows = append(rows, limit)

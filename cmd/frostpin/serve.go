@@ -155,7 +155,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	}
 	var service *pins.Service
 	books := newLedger(db, tokens, p.now, log)
-	backing := newSponsor(tokens, books, func() *pins.Service { return service })
+	backing := newSponsor(tokens, books, func() *pins.Service { return service }, p.now)
 	config.Sponsor = backing
 	reading, err := p.openReading(c, db, tier, cold, func(root cid.Cid) { service.Doubt(root) }, log)
 	if err != nil {
@@ -211,7 +211,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	if options.Gateway != nil {
-		options.Gateway.Sent = sentBy(egress)
+		options.Gateway.Sent, options.Gateway.MayRead = sentBy(egress), backing.MayRead
 	}
 	denied, err := deny.Open(c.Denylists, log)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ type sponsor struct {
 	accounts *auth.Service
 	books    *ledger.Service
 	pins     func() *pins.Service // made after it
+	now      func() time.Time
 	limits   *lru.Cache[pins.Account, seenLimits]
 }
 
@@ -36,12 +38,12 @@ type seenLimits struct {
 	read time.Time
 }
 
-func newSponsor(accounts *auth.Service, books *ledger.Service, service func() *pins.Service) *sponsor {
+func newSponsor(accounts *auth.Service, books *ledger.Service, service func() *pins.Service, now func() time.Time) *sponsor {
 	limits, err := lru.New[pins.Account, seenLimits](limitsKnown)
 	if err != nil {
 		panic(err) // only for a size below one
 	}
-	return &sponsor{accounts, books, service, limits}
+	return &sponsor{accounts, books, service, now, limits}
 }
 
 func (s *sponsor) limitsOf(ctx context.Context, account pins.Account) (auth.Limits, error) {
@@ -61,10 +63,17 @@ func (s *sponsor) limitsOf(ctx context.Context, account pins.Account) (auth.Limi
 }
 
 // Carry implements pins.Sponsor.
-func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, bytes int64, copies int) error {
+func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, copies int) error {
 	limits, err := s.limitsOf(ctx, account)
 	if err != nil {
 		return err
+	}
+	bytes := known.Bytes
+	if limits.DAGBytes > 0 && bytes > limits.DAGBytes {
+		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf("it has more than the %d bytes that this account's plan allows", limits.DAGBytes)}
+	}
+	if limits.DAGBlocks > 0 && known.Blocks > limits.DAGBlocks {
+		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf("it has more than the %d blocks that this account's plan allows", limits.DAGBlocks)}
 	}
 	if limits.Bytes > 0 {
 		usage, err := s.pins().Usage(ctx, account)
@@ -93,6 +102,30 @@ func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, 
 			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", bytes, cost)}
 	}
 	return err
+}
+
+// MayRead tells whether more may be sent to readers for whom an account answers: *pins.QuotaError if not. What is sent counts
+// after some seconds.
+func (s *sponsor) MayRead(ctx context.Context, account pins.Account) error {
+	limits, err := s.limitsOf(ctx, account)
+	if err != nil || limits.EgressBytes == 0 {
+		return err
+	}
+	now := s.now().UTC()
+	days, err := s.books.Usage(ctx, int64(account), now.AddDate(0, 0, 1-now.Day()), now)
+	if err != nil {
+		return err
+	}
+	sent := new(big.Int)
+	for _, d := range days {
+		if d.Kind == ledger.EgressHot || d.Kind == ledger.EgressCold {
+			sent.Add(sent, d.Qty)
+		}
+	}
+	if sent.Cmp(big.NewInt(limits.EgressBytes)) >= 0 {
+		return &pins.QuotaError{Problem: fmt.Sprintf("%s bytes were sent for this account this month (UTC), and its plan allows %d", sent, limits.EgressBytes)}
+	}
+	return nil
 }
 
 // Settle implements pins.Sponsor.

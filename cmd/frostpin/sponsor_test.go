@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/pinstest"
+)
+
+func eachSponsor(t *testing.T, limits auth.Limits, fn func(t *testing.T, s *sponsor, account pins.Account)) {
+	t.Helper()
+	databasetest.Each(t, slices.Concat(auth.Migrations(), ledger.Migrations(), pins.Migrations()), func(t *testing.T, db *database.DB) {
+		log := slog.New(slog.DiscardHandler)
+		accounts := auth.New(db, time.Now)
+		if err := accounts.SetPlan(t.Context(), auth.Operator(), "small", limits); err != nil {
+			t.Fatal(err)
+		}
+		a, err := accounts.CreateAccount(t.Context(), auth.Operator(), "ann", "small")
+		if err != nil {
+			t.Fatal(err)
+		}
+		service := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, db, pinstest.NewTier(), log, time.Now)
+		fn(t, newSponsor(accounts, newLedger(db, accounts, time.Now, log), func() *pins.Service { return service }, time.Now), pins.Account(a.ID))
+	})
+}
+
+func TestDAGsStayWithinThePlan(t *testing.T) {
+	eachSponsor(t, auth.Limits{DAGBytes: 1000, DAGBlocks: 10, Bytes: 900}, func(t *testing.T, s *sponsor, account pins.Account) {
+		for _, c := range []struct {
+			known pins.Extent
+			want  string
+		}{
+			{pins.Extent{Blocks: 10, Bytes: 900}, ""},
+			{pins.Extent{Blocks: 11, Bytes: 10}, "QUOTA_EXCEEDED: it has more than the 10 blocks"},
+			{pins.Extent{Blocks: 1, Bytes: 1001}, "QUOTA_EXCEEDED: it has more than the 1000 bytes"},
+			{pins.Extent{Blocks: 1, Bytes: 901}, "QUOTA_EXCEEDED: 0 bytes are held"},
+		} {
+			err := s.Carry(t.Context(), account, "pin", c.known, 0)
+			var short *pins.ShortError
+			if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &short) || !strings.HasPrefix(err.Error(), c.want)) {
+				t.Errorf("%+v: %v, want %q", c.known, err, c.want)
+			}
+		}
+	})
+}
+
+func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsor, account pins.Account) {
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		carry := func(pin pins.ID, mib int64) error {
+			return s.Carry(t.Context(), account, pin, pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		}
+		holds := func(want ledger.Amount) {
+			t.Helper()
+			if b, err := s.books.Balance(t.Context(), int64(account)); err != nil || b.Holds != want*ledger.Credit {
+				t.Errorf("%s is set aside, want %d: %v", b.Holds, want, err)
+			}
+		}
+		if err := errors.Join(carry("a", 10), carry("a", 60), carry("b", 40)); err != nil {
+			t.Fatal(err)
+		}
+		holds(100)
+		var short *pins.ShortError
+		if err := carry("b", 41); !errors.As(err, &short) || short.Reason != "INSUFFICIENT_FUNDS" {
+			t.Errorf("more than there is: %v", err)
+		}
+		if err := s.Settle(t.Context(), []pins.ID{"a", "never"}); err != nil {
+			t.Fatal(err)
+		}
+		holds(40)
+		s.settleRest(t.Context(), slog.New(slog.DiscardHandler)) // no pin waits
+		holds(0)
+	})
+}
+
+func TestReadersAreSentWhatThePlanAllowsInAMonth(t *testing.T) {
+	eachSponsor(t, auth.Limits{EgressBytes: 1000}, func(t *testing.T, s *sponsor, account pins.Account) {
+		sent := func(kind ledger.Kind, bytes int64, at time.Time, key string) {
+			t.Helper()
+			err := s.books.Charge(t.Context(), ledger.Charge{Account: int64(account), Kind: kind, Qty: big.NewInt(bytes), At: at, Key: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		sent(ledger.EgressHot, 5000, time.Now().AddDate(0, 0, -40), "long ago")
+		sent(ledger.EgressHot, 500, time.Now(), "hot")
+		sent(ledger.EgressCold, 499, time.Now(), "cold")
+		if err := s.MayRead(t.Context(), account); err != nil {
+			t.Errorf("999 of 1000 bytes: %v", err)
+		}
+		sent(ledger.EgressCold, 1, time.Now(), "the last")
+		var over *pins.QuotaError
+		if err := s.MayRead(t.Context(), account); !errors.As(err, &over) || !strings.Contains(over.Problem, "1000") {
+			t.Errorf("1000 of 1000 bytes: %v", err)
+		}
+	})
+}
