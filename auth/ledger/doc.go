@@ -1,7 +1,7 @@
 // Package ledger knows what accounts have paid in, what they have used and what is left: an append-only list of entries,
 // a balance beside it, and holds for what is not known yet.
 //
-// It owns the tables ledger_entries, balances, holds, usage_days, tallies, accruals and egress_flushes, the arithmetic of
+// It owns the tables ledger_entries, balances, holds, usage_days, tallies, accruals, notices and egress_flushes, the arithmetic of
 // prices, and the check of a payment's signature. An account is a number and a pin a text to it: it must not know accounts,
 // tokens, pins, deals, HTTP or configuration. Who pays which prices it asks Plans, what is held it asks a Source.
 //

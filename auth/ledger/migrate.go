@@ -89,6 +89,11 @@ var schema = []string{
 		removed_ms BIGINT NOT NULL
 	)`,
 	`CREATE INDEX accruals_removed ON accruals (removed_ms) WHERE removed_ms > 0`,
+	// What accounts were told of their balances last.
+	`CREATE TABLE notices (
+		account BIGINT PRIMARY KEY,
+		state   CTEXT  NOT NULL
+	)`,
 	// The last batch of egress that each process has flushed.
 	`CREATE TABLE egress_flushes (
 		source CTEXT  PRIMARY KEY,

@@ -68,8 +68,9 @@ func (s stored) Forget(ctx context.Context, ended []ledger.Holding) error {
 	return s.pins.ForgetHoldings(ctx, list)
 }
 
-// accrue books storage, and gives back what is set aside for nothing, until ctx ends. Several servers may do so at once.
-func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, from *sponsor, now func() time.Time, log *slog.Logger) {
+// accrue books storage, gives back what is set aside for nothing and tells accounts how their balances stand, until ctx
+// ends. Several servers may do so at once.
+func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, from *sponsor, to notices, now func() time.Time, log *slog.Logger) {
 	ticker := time.NewTicker(accrueEvery)
 	defer ticker.Stop()
 	done := ""
@@ -83,6 +84,9 @@ func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, f
 			log.Error("booking what is stored; it is tried again", "err", err)
 		}
 		from.settleRest(ctx, log)
+		if err := to.tell(ctx); err != nil && ctx.Err() == nil {
+			log.Error("telling accounts how their balances stand; it is tried again", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
