@@ -199,8 +199,13 @@ func size(bytes int64) string {
 // limitRows are limits, one a row. What has no bound is not there.
 func limitRows(l auth.Limits) (rows [][]string) {
 	for _, limit := range [][]string{
-		{"pins", number(int(l.Pins))}, {"pins in flight", number(int(l.PinsInFlight))}, {"bytes", size(l.Bytes)}, {"upload bytes", size(l.UploadBytes)},
-		{"dag bytes", size(l.DAGBytes)}, {"dag blocks", number(int(l.DAGBlocks))}, {"egress bytes", size(l.EgressBytes)},
+		{"pins", number(int(l.Pins))},
+		{"pins in flight", number(int(l.PinsInFlight))},
+		{"bytes", size(l.Bytes)},
+		{"upload bytes", size(l.UploadBytes)},
+		{"dag bytes", size(l.DAGBytes)},
+		{"dag blocks", number(int(l.DAGBlocks))},
+		{"egress bytes", size(l.EgressBytes)},
 	} {
 		if limit[1] != "" {
 			rows = append(rows, limit)
