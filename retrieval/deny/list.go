@@ -119,6 +119,7 @@ func (f *file) read(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	text = readable(text)
 	list, err := parse(f.name, text)
 	if err != nil {
 		return err
@@ -131,17 +132,32 @@ func (f *file) read(log *slog.Logger) error {
 	return nil
 }
 
-// parse reads a list from memory.
-func parse(name string, text []byte) (*nopfs.Denylist, error) {
-	if len(text) > 0 && text[len(text)-1] != '\n' {
-		text = append(bytes.Clone(text), '\n') // nopfs waits for the rest of the last line
-	}
-	list, err := nopfs.NewDenylistReader(nopClose{bytes.NewReader(text)})
+// parse reads a list from memory. A file that nopfs cannot stand is an error, and no end of the server.
+func parse(name string, text []byte) (list *nopfs.Denylist, err error) {
+	defer func() {
+		if broken := recover(); broken != nil {
+			list, err = nil, fmt.Errorf("reading %s: %v", name, broken)
+		}
+	}()
+	list, err = nopfs.NewDenylistReader(nopClose{bytes.NewReader(text)})
 	if err != nil {
 		return nil, err
 	}
 	list.Filename = name
 	return list, nil
+}
+
+// readable is a list as nopfs can read it, line by line the same: it waits for the rest of a last line without an end, and
+// panics at one of nothing but spaces.
+func readable(text []byte) []byte {
+	out := make([]byte, 0, len(text)+1)
+	for line := range bytes.Lines(text) {
+		if len(bytes.Fields(line)) > 0 {
+			out = append(out, bytes.TrimRight(line, "\n")...)
+		}
+		out = append(out, '\n')
+	}
+	return out
 }
 
 type nopClose struct{ *bytes.Reader }

@@ -189,12 +189,24 @@ func TestLinesThatMeanNothingAreNamed(t *testing.T) {
 	}
 }
 
+func TestLinesOfSpacesMeanNothing(t *testing.T) {
+	c := of(cid.Raw, "a")
+	l, _, log := open(t, "version: 1\n---\n \n\t\n/ipfs/"+c.String()+"\n\u2003\n ")
+	if err := l.Denied(c); err == nil {
+		t.Errorf("the rule between them is not read; logged:\n%s", log)
+	}
+	if strings.Contains(log.String(), "mean nothing") {
+		t.Errorf("logged:\n%s", log)
+	}
+}
+
 // Whatever is in a file, reading and asking end.
 func FuzzList(f *testing.F) {
 	c := of(cid.Raw, "a")
 	f.Add("version: 1\n---\n/ipfs/"+c.String()+" a=b\n", "x/y")
 	f.Add("//"+strings.Repeat("ab", 32)+"\n!/ipns/example.org/x*\n/*\n", "")
 	f.Add("---\n---\n", "..")
+	f.Add(" ", "x")
 	name := filepath.Join(f.TempDir(), "list")
 	f.Fuzz(func(t *testing.T, text, below string) {
 		write(t, name, text)
