@@ -26,6 +26,8 @@ type Ledger interface {
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
 	Usage(ctx context.Context, account int64, from, to time.Time) ([]ledger.UsageDay, error)
 	Entries(ctx context.Context, f ledger.Filter) ([]ledger.Entry, error)
+	// CostOf is what was charged for a pin.
+	CostOf(ctx context.Context, account int64, ref string) (ledger.Amount, error)
 	Statement(ctx context.Context, account int64, month time.Time) (ledger.Statement, error)
 	Credit(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)
 	Adjust(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)

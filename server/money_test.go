@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"strings"
@@ -127,6 +128,31 @@ func actions(entries []auth.Entry) (all string) {
 		all += e.Action + " "
 	}
 	return all
+}
+
+func TestStoryTellsWhatAPinHasCost(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "1"})
+	ann := k.customer("ann")
+	id := k.mustAdd(t, ann, `{"cid":"`+cidV0+`"}`)
+	account, err := k.accounts.AccountByName(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := k.books.Credit(t.Context(), account.ID, 5000*ledger.Credit, "in", ""); err != nil {
+		t.Fatal(err)
+	}
+	for day := range 2 {
+		err := k.books.Charge(t.Context(), ledger.Charge{
+			Account: account.ID, Kind: ledger.StorageHot, Qty: big.NewInt(30 * 86400 << 30), At: time.Now(), Ref: id, Key: fmt.Sprint(day),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	story := ask[v1.PinStory](k.house, 200, ann, "GET", "/pins/"+id, "")
+	if story.Cost == nil || *story.Cost != "1024" { // the first GiB-month is free
+		t.Errorf("it has cost %v", story.Cost)
+	}
 }
 
 func TestWhatAnAllowanceCoversNeedsNoBalance(t *testing.T) {

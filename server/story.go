@@ -32,6 +32,15 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 	if err != nil {
 		return err
 	}
+	var cost *string
+	if s.pays(c) {
+		sum, err := s.cfg.Ledger.CostOf(ctx, caller(c).Account, string(p.ID))
+		if err != nil {
+			return err
+		}
+		cost = new(string)
+		*cost = sum.String()
+	}
 	status := render(&p, delegates)
 	return s.respond(c, http.StatusOK, v1.PinStory{
 		Pin:       spec.AppendPinStatus(nil, &status),
@@ -39,6 +48,7 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 		Hot:       renderHot(&p),
 		Cold:      renderCold(p.Cold),
 		Deals:     list,
+		Cost:      cost,
 	})
 }
 

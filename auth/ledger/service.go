@@ -278,6 +278,15 @@ func (s *Service) Entries(ctx context.Context, f Filter) ([]Entry, error) {
 	return entries, nil
 }
 
+// CostOf is what the entries about a reference have taken from an account's balance.
+func (s *Service) CostOf(ctx context.Context, account int64, ref string) (Amount, error) {
+	sum, err := s.selectCost(ctx, account, ref)
+	if err != nil {
+		return 0, fmt.Errorf("adding up the cost of %q: %w", ref, err)
+	}
+	return sum, nil
+}
+
 // A Statement is a month of an account. Once the month is over it does not change any more.
 type Statement struct {
 	Account  int64

@@ -119,6 +119,14 @@ func (s *Service) selectUsage(ctx context.Context, account int64, from, to strin
 	return days, err
 }
 
+func (s *Service) selectCost(ctx context.Context, account int64, ref string) (sum Amount, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT CAST(coalesce(-sum(amount), 0) AS BIGINT) FROM ledger_entries WHERE account = ? AND ref = ?`, account, ref).
+			Row().Scan(&sum)
+	})
+	return sum, err
+}
+
 // The sums fit: amounts are bounded, and they add up to a balance that is.
 const mismatches = `SELECT b.account, b.balance, CAST(coalesce(e.total, 0) AS BIGINT), b.holds, CAST(coalesce(h.total, 0) AS BIGINT), b.floor,
 		coalesce((SELECT l.balance FROM ledger_entries l WHERE l.account = b.account ORDER BY l.id DESC LIMIT 1), 0)
