@@ -158,10 +158,12 @@ func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook
 	return h, secret, taken && err == nil, err
 }
 
-// release gives a hook back, which rests until a time.
+// release gives a hook back, which rests until a time. Its lease is over at once, and says when it had its turn: those that
+// wait longest are next.
 func (s *Service) release(ctx context.Context, h Hook, rest time.Time) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Exec(`UPDATE webhooks SET lease_ms = 0, failures = ?, rest_ms = ? WHERE id = ?`, h.Failures, max(0, rest.UnixMilli()), h.ID).Error
+		return tx.Exec(`UPDATE webhooks SET lease_ms = ?, failures = ?, rest_ms = ? WHERE id = ?`,
+			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID).Error
 	})
 }
 
