@@ -108,6 +108,10 @@ func New(cfg Config, db DB, parts Parts, log *slog.Logger, now func() time.Time)
 // Follow names who learns of changes; nobody else does. It is called before Run.
 func (s *Service) Follow(f Follower) { s.store.follow = f.Archived }
 
+// Charge names who knows whether anybody pays for a deal for a wish, new or renewed. It is asked in the transaction, which ctx
+// carries, that would plan it; while the answer is no, no deal is begun. It is called before Run.
+func (s *Service) Charge(paid func(ctx context.Context, w Wish) (bool, error)) { s.store.paid = paid }
+
 // Terms records terms and returns their number: the same for equal ones. Those that can never be met here are an
 // *UnmetError.
 func (s *Service) Terms(ctx context.Context, t Terms) (TermsID, error) {

@@ -36,6 +36,9 @@ type store struct {
 	// released counts the deals whose escrow the chain locked while this process watched: what was read of our funds
 	// before one is out of date after it.
 	released atomic.Uint64
+	// paid tells whether anybody pays for another deal for a wish, in the transaction that would plan it; nil: always.
+	paid func(ctx context.Context, w Wish) (bool, error)
+
 	// follow is called in each transaction that changes a standing; nil when nobody follows.
 	follow func(ctx context.Context, w Wish, s Standing) error
 }

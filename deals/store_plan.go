@@ -103,6 +103,12 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in planning) (planned in
 	return planned, short, err
 }
 
+// A slot that nobody pays for waits for the next look.
+const (
+	unpaid      = "the balance is empty; no deal is begun or renewed until it is topped up"
+	unpaidRetry = 15 * time.Minute
+)
+
 // planSlot records the intent to fill a slot, or notes in the slot why that has to wait. Errors that are no failure:
 // *CapError, *fundsError.
 func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in planning) (planned int, err error) {
@@ -111,11 +117,21 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in plan
 			return 0, err
 		}
 	}
+	a := d.archive(slot.Archive)
+	if s.paid != nil {
+		paid, err := s.paid(tx.Statement.Context, Wish{Root: d.root, Terms: a.terms})
+		if err != nil {
+			return 0, err
+		}
+		if !paid {
+			slot.Reason, slot.NextAt = unpaid, s.now().Add(unpaidRetry)
+			return 0, nil
+		}
+	}
 	busy, total, err := busyProviders(tx)
 	if err != nil {
 		return 0, err
 	}
-	a := d.archive(slot.Archive)
 	q := s.question(d, slot, step, in)
 	q.Busy = busy
 	choice, err := Choose(in.providers, q)

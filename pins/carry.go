@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/frostpin/frostpin/deals"
 )
 
 // A Sponsor knows what accounts may have and can pay. All methods may be called concurrently.
@@ -123,4 +125,16 @@ func (s *Service) Waiting(ctx context.Context, pins []ID) ([]ID, error) {
 		return nil, fmt.Errorf("looking for pins that wait: %w", err)
 	}
 	return waiting, nil
+}
+
+// MaxWishers is the most accounts that Wishers returns.
+const MaxWishers = 100
+
+// Wishers returns accounts whose pins have a wish. It joins the transaction of ctx.
+func (s *Service) Wishers(ctx context.Context, w deals.Wish) ([]Account, error) {
+	list, err := s.store.wishers(ctx, w, MaxWishers)
+	if err != nil {
+		return nil, fmt.Errorf("looking for who wants cold copies of %s: %w", w.Root, err)
+	}
+	return list, nil
 }

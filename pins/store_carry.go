@@ -5,6 +5,8 @@ import (
 	"database/sql"
 
 	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/deals"
 )
 
 // wantedBy returns pins of a root, of which only ids, accounts, roots and standings are known.
@@ -43,4 +45,19 @@ func (s *store) waiting(ctx context.Context, pins []ID) (waiting []ID, err error
 		}, `SELECT id FROM pins WHERE id IN ? AND status IN ('queued', 'pinning')`, ids)
 	})
 	return waiting, err
+}
+
+// wishers returns accounts whose pins have a wish, at most so many.
+func (s *store) wishers(ctx context.Context, w deals.Wish, most int) (list []Account, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var a Account
+			err := r.Scan(&a)
+			list = append(list, a)
+			return err
+		}, `SELECT DISTINCT p.account FROM roots r JOIN pins p ON p.root_id = r.id WHERE r.cid = ? AND p.terms = ? LIMIT ?`,
+			w.Root.String(), int64(w.Terms), most)
+	})
+	return list, err
 }

@@ -172,6 +172,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	collect := slices.Concat(service.Collectors(), reading.Collectors(), guard.Collectors())
 	if cold != nil {
 		cold.Follow(service)
+		cold.Charge(backing.Pays)
 		collect = append(collect, cold.Collectors()...)
 	}
 	metrics, err := newMetrics(collect)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -102,6 +103,32 @@ func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, 
 			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", bytes, cost)}
 	}
 	return err
+}
+
+// Pays tells whether anybody who wants cold copies can pay for a deal: whoever pays nothing, or has anything left. Of what very
+// many want, it is taken that somebody can.
+func (s *sponsor) Pays(ctx context.Context, w deals.Wish) (bool, error) {
+	accounts, err := s.pins().Wishers(ctx, w)
+	if err != nil || len(accounts) == 0 || len(accounts) == pins.MaxWishers {
+		return true, err
+	}
+	for _, account := range accounts {
+		limits, err := s.limitsOf(ctx, account)
+		if err != nil {
+			return false, err
+		}
+		if !limits.Bills() {
+			return true, nil
+		}
+		b, err := s.books.Balance(ctx, int64(account))
+		if err != nil {
+			return false, err
+		}
+		if b.Balance > b.Floor {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // MayRead tells whether more may be sent to readers for whom an account answers: *pins.QuotaError if not. What is sent counts

@@ -9,15 +9,24 @@ import (
 	"testing"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
 )
 
-func eachSponsor(t *testing.T, limits auth.Limits, fn func(t *testing.T, s *sponsor, account pins.Account)) {
+type sponsored struct {
+	*sponsor
+	db *database.DB
+}
+
+func eachSponsor(t *testing.T, limits auth.Limits, fn func(t *testing.T, s *sponsored, account pins.Account)) {
 	t.Helper()
 	databasetest.Each(t, slices.Concat(auth.Migrations(), ledger.Migrations(), pins.Migrations()), func(t *testing.T, db *database.DB) {
 		log := slog.New(slog.DiscardHandler)
@@ -30,12 +39,13 @@ func eachSponsor(t *testing.T, limits auth.Limits, fn func(t *testing.T, s *spon
 			t.Fatal(err)
 		}
 		service := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, db, pinstest.NewTier(), log, time.Now)
-		fn(t, newSponsor(accounts, newLedger(db, accounts, time.Now, log), func() *pins.Service { return service }, time.Now), pins.Account(a.ID))
+		who := newSponsor(accounts, newLedger(db, accounts, time.Now, log), func() *pins.Service { return service }, time.Now)
+		fn(t, &sponsored{who, db}, pins.Account(a.ID))
 	})
 }
 
 func TestDAGsStayWithinThePlan(t *testing.T) {
-	eachSponsor(t, auth.Limits{DAGBytes: 1000, DAGBlocks: 10, Bytes: 900}, func(t *testing.T, s *sponsor, account pins.Account) {
+	eachSponsor(t, auth.Limits{DAGBytes: 1000, DAGBlocks: 10, Bytes: 900}, func(t *testing.T, s *sponsored, account pins.Account) {
 		for _, c := range []struct {
 			known pins.Extent
 			want  string
@@ -56,7 +66,7 @@ func TestDAGsStayWithinThePlan(t *testing.T) {
 
 func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
-	eachSponsor(t, limits, func(t *testing.T, s *sponsor, account pins.Account) {
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
 		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +97,7 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 }
 
 func TestReadersAreSentWhatThePlanAllowsInAMonth(t *testing.T) {
-	eachSponsor(t, auth.Limits{EgressBytes: 1000}, func(t *testing.T, s *sponsor, account pins.Account) {
+	eachSponsor(t, auth.Limits{EgressBytes: 1000}, func(t *testing.T, s *sponsored, account pins.Account) {
 		sent := func(kind ledger.Kind, bytes int64, at time.Time, key string) {
 			t.Helper()
 			err := s.books.Charge(t.Context(), ledger.Charge{Account: int64(account), Kind: kind, Qty: big.NewInt(bytes), At: at, Key: key})
@@ -106,5 +116,45 @@ func TestReadersAreSentWhatThePlanAllowsInAMonth(t *testing.T) {
 		if err := s.MayRead(t.Context(), account); !errors.As(err, &over) || !strings.Contains(over.Problem, "1000") {
 			t.Errorf("1000 of 1000 bytes: %v", err)
 		}
+	})
+}
+
+func TestDealsAreForWhoeverHasAnythingLeft(t *testing.T) {
+	eachSponsor(t, auth.Limits{Prices: map[string]string{"cold_gib_month": "1"}}, func(t *testing.T, s *sponsored, account pins.Account) {
+		d := pinstest.Leaf("it")
+		wish := deals.Wish{Root: d.Root, Terms: 7}
+		wants := func(account pins.Account) {
+			t.Helper()
+			if _, err := s.pins().Add(t.Context(), account, spec.Request{CID: d.Root.String(), Root: d.Root}, pins.Decision{}); err != nil {
+				t.Fatal(err)
+			}
+			err := s.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`UPDATE pins SET terms = 7`).Error })
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		pays := func(want bool) {
+			t.Helper()
+			if paid, err := s.Pays(t.Context(), wish); err != nil || paid != want {
+				t.Errorf("somebody pays: %v, want %v: %v", paid, want, err)
+			}
+		}
+		pays(true) // nobody is known to want it: nobody is short of anything
+		wants(account)
+		pays(false)
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 1, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		pays(true)
+		if _, _, err := s.books.Adjust(t.Context(), int64(account), -1, "out", ""); err != nil {
+			t.Fatal(err)
+		}
+		pays(false)
+		free, err := s.accounts.CreateAccount(t.Context(), auth.Operator(), "ben", auth.Trusted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(pins.Account(free.ID))
+		pays(true)
 	})
 }
