@@ -52,4 +52,9 @@ func TestAPinIsTold(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &list); err != nil || code != http.StatusOK || !slices.Contains(list.Events, told) {
 		t.Errorf("the list: %d %s", code, body)
 	}
+	var story struct{ History []event }
+	code, body = s.fetchAs("/api/v1/pins/" + strings.SplitN(told.ID, "-", 2)[1])
+	if err := json.Unmarshal([]byte(body), &story); err != nil || code != http.StatusOK || !slices.Contains(story.History, told) {
+		t.Errorf("the story: %d %s", code, body)
+	}
 }

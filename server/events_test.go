@@ -75,6 +75,20 @@ func (h *happened) Page(_ context.Context, account int64, after events.Position,
 	return page, nil
 }
 
+func (h *happened) History(_ context.Context, pin events.Pin, _ string, _ int64, _ time.Time, limit int) (list []events.Event, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, of := range h.list {
+		for _, e := range of {
+			if e.Pin != nil && e.Pin.ID == pin.ID {
+				list = append(list, e)
+			}
+		}
+	}
+	slices.Reverse(list)
+	return list[:min(limit, len(list))], nil
+}
+
 func withEvents(h *happened) func(*server.Config) {
 	return func(c *server.Config) { c.Events = h }
 }

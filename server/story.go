@@ -6,6 +6,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/auth/events"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server/v1"
@@ -41,6 +42,10 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 		cost = new(string)
 		*cost = sum.String()
 	}
+	history, err := s.history(c, &p)
+	if err != nil {
+		return err
+	}
 	status := render(&p, delegates)
 	return s.respond(c, http.StatusOK, v1.PinStory{
 		Pin:       spec.AppendPinStatus(nil, &status),
@@ -49,7 +54,32 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 		Cold:      renderCold(p.Cold),
 		Deals:     list,
 		Cost:      cost,
+		History:   history,
 	})
+}
+
+// storyEvents is how many events a story has.
+const storyEvents = 50
+
+// history is what has become of a pin, the newest first; nil where nothing is recorded.
+func (s ownAPI) history(c echo.Context, p *pins.Pin) (*[]v1.Event, error) {
+	if s.cfg.Events == nil {
+		return nil, nil //nolint:nilnil // there is none, and nothing went wrong
+	}
+	pin := events.Pin{ID: string(p.ID), CID: p.CID, Name: given(p.Name)}
+	found, err := s.cfg.Events.History(c.Request().Context(), pin, p.Root.String(), int64(max(0, p.Terms)), p.Created, storyEvents)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]v1.Event, 0, len(found))
+	for _, e := range found {
+		shown, err := renderEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, shown)
+	}
+	return &list, nil
 }
 
 func renderHot(p *pins.Pin) v1.HotCopy {

@@ -131,6 +131,44 @@ func TestEveryPinOfARootIsToldAndNobodyElse(t *testing.T) {
 	})
 }
 
+func TestHistoryIsWhatConcernsThePinSinceItWasMade(t *testing.T) {
+	each(t, shared, func(t *testing.T, s *events.Service, _ *database.DB) {
+		record(t, s,
+			events.Change{Root: "root", Kind: "pin.pinning"},
+			events.Change{Account: 1, Kind: "account.quota"},
+			events.Change{Root: "other", Kind: "pin.failed"},
+			events.Change{Root: "root", Part: 7, Kind: "deals.changed"},
+			events.Change{Root: "root", Part: 8, Kind: "deals.stored"},
+			events.Change{Root: "root", Kind: "pin.pinned"},
+		)
+		number(t, s)
+		record(t, s, events.Change{Root: "root", Kind: "pin.lost"}) // which nobody is told yet
+		for _, c := range []struct {
+			part  int64
+			made  time.Time
+			limit int
+			want  []string
+		}{
+			{7, moment, 10, []string{"6-a2 pin.pinned", "4-a2 deals.changed", "1-a2 pin.pinning"}},
+			{7, moment, 2, []string{"6-a2 pin.pinned", "4-a2 deals.changed"}},
+			{0, moment, 10, []string{"6-a2 pin.pinned", "1-a2 pin.pinning"}},
+			{7, moment.Add(time.Hour), 10, nil},
+		} {
+			list, err := s.History(t.Context(), events.Pin{ID: "a2"}, "root", c.part, c.made, c.limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, e := range list {
+				got = append(got, e.At.String()+" "+e.Kind)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("part %d, %d since %s: %q, want %q", c.part, c.limit, c.made, got, c.want)
+			}
+		}
+	})
+}
+
 func TestReadingGoesOnAfterAnyEvent(t *testing.T) {
 	each(t, shared, func(t *testing.T, s *events.Service, _ *database.DB) {
 		record(t, s, events.Change{Root: "root", Kind: "x"}, events.Change{Account: 1, Kind: "y"}, events.Change{Root: "root", Kind: "z"})

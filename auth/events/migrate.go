@@ -41,6 +41,7 @@ var schema = []string{
 		kind    CTEXT  NOT NULL,
 		data    TEXT   NOT NULL
 	)`,
+	`CREATE INDEX events_root ON events (root, seq) WHERE root <> ''`,
 	`CREATE TABLE event_clock (one INTEGER PRIMARY KEY CHECK (one = 1), last BIGINT NOT NULL)`,
 	`INSERT INTO event_clock (one, last) VALUES (1, 0)`,
 }

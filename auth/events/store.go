@@ -100,6 +100,33 @@ func (s *Service) Last(ctx context.Context) (p Position, err error) {
 	return p, err
 }
 
+// History returns the newest events of a pin, the newest first, at most limit: what has happened to its root since the pin was
+// made, as far as it concerns its part and is still kept.
+func (s *Service) History(ctx context.Context, pin Pin, root string, part int64, made time.Time, limit int) (list []Event, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		rows, err := tx.Raw(`SELECT seq, at_ms, account, part, root, kind, data FROM events
+			WHERE root = ? AND root <> '' AND seq IS NOT NULL AND part IN (0, ?) AND at_ms >= ? ORDER BY seq DESC LIMIT ?`,
+			root, part, made.Add(-skew).UnixMilli(), limit).Rows()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, rows.Close()) }()
+		for rows.Next() {
+			var r record
+			if err := rows.Scan(&r.seq, &r.atMS, &r.account, &r.part, &r.root, &r.kind, &r.data); err != nil {
+				return err
+			}
+			list = append(list, Event{At: Position{r.seq, pin.ID}, Time: r.at(), Kind: r.kind, Pin: &pin, Data: json.RawMessage(r.data)})
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the history of a pin: %w", err)
+	}
+	return list, nil
+}
+
 // A Page is some of an account's events.
 type Page struct {
 	Events []Event
