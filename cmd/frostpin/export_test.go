@@ -98,6 +98,8 @@ func TestExportGoesOnWhereItWasEndedAndLeavesNoHalfFile(t *testing.T) {
 	m.intercept = func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/ipfs/") && cars.Add(1) == 3 {
 			cancel()
+			<-r.Context().Done() // or this one may have come whole before it is ended
+			return true
 		}
 		return false
 	}
