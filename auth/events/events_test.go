@@ -208,8 +208,8 @@ func TestAnEventIsThereWhenItsChangeIs(t *testing.T) {
 // TestASlowTransactionIsNotSkipped has a reader go past an event whose transaction began earlier and ends later.
 func TestASlowTransactionIsNotSkipped(t *testing.T) {
 	each(t, nil, func(t *testing.T, s *events.Service, db *database.DB) {
-		if !slices.Contains(databasetest.Dialects(t), database.Postgres) || db.Dialect() != database.Postgres {
-			t.Skip("SQLite runs one transaction at a time")
+		if db.Dialect() != database.Postgres {
+			return // one transaction runs at a time there: none can be overtaken, and waiting for that would be for ever
 		}
 		written, finish, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		go func() {
