@@ -39,7 +39,7 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, residenceMigration(), uploadsMigration(), uploadClaimsMigration(), heatMigration(), expiresMigration(), holdingsMigration()}
+	}, residenceMigration(), uploadsMigration(), uploadClaimsMigration(), heatMigration(), expiresMigration(), holdingsMigration(), namesMigration()}
 }
 
 // A pin's key is (account, created_ms), which is unique by the API's own rule; SQLite clusters the table by it, so a
@@ -177,7 +177,7 @@ var postgresPins = []string{
 }
 
 // What both databases spell alike. The partial indexes on roots hold only what the scheduler may take, so a million
-// held roots cost it nothing. pins_name holds all that a search for a part of a name reads.
+// held roots cost it nothing.
 var indexes = []string{
 	`CREATE INDEX pins_status ON pins (account, status, created_ms)`,
 	`CREATE INDEX pins_name ON pins (account, name_folded, name, created_ms, status) WHERE name_folded IS NOT NULL`,

@@ -2,10 +2,14 @@ package pins_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-gormigrate/gormigrate/v2"
 	"github.com/ipfs/go-cid"
+	"golang.org/x/text/cases"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
@@ -128,9 +132,11 @@ func TestOldRootsSurviveTheMigration(t *testing.T) {
 		t.Run(dialect, func(t *testing.T) {
 			db := databasetest.Open(t, dialect)
 			migrations := pins.Migrations()
-			if err := db.Migrate(t.Context(), migrations[:len(migrations)-1]...); err != nil {
+			residence := slices.IndexFunc(migrations, func(m *gormigrate.Migration) bool { return strings.HasSuffix(m.ID, "_residence") })
+			if err := db.Migrate(t.Context(), migrations[:residence]...); err != nil {
 				t.Fatal(err)
 			}
+			oldNames := []string{"Straße", "ROAD", "Ärmel", "_", "x"}
 			states := []pins.Hot{pins.HotQueued, pins.HotFetching, pins.HotHeld, pins.HotGaveUp, pins.HotReleasing}
 			err := db.Write(t.Context(), func(tx *gorm.DB) error {
 				for i, hot := range states {
@@ -138,8 +144,9 @@ func TestOldRootsSurviveTheMigration(t *testing.T) {
 					err := tx.Exec(`INSERT INTO roots (id, cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason)
 						VALUES (?, ?, ?, 1, 2, 3, 4, '', 5, 6, 'why')`, 10+i, root.String(), hot).Error
 					if err == nil {
-						err = tx.Exec(`INSERT INTO pins (account, created_ms, id, root_id, status, cid, dropped) VALUES (1, ?, ?, ?, 'queued', ?, 0)`,
-							i+1, leaf(i).String(), 10+i, root.String()).Error
+						err = tx.Exec(`INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, dropped)
+							VALUES (1, ?, ?, ?, 'queued', ?, ?, ?, 0)`,
+							i+1, leaf(i).String(), 10+i, root.String(), oldNames[i], cases.Fold().String(oldNames[i])).Error
 					}
 					if err != nil {
 						return err
@@ -161,6 +168,13 @@ func TestOldRootsSurviveTheMigration(t *testing.T) {
 			for i, p := range list.Pins {
 				if want := states[len(states)-1-i]; p.DAG.Hot != want || p.DAG.Blocks != 5 || p.DAG.Bytes != 6 || p.DAG.Reason != "why" {
 					t.Errorf("%+v, want %s with all it was", p.DAG, want)
+				}
+			}
+			for part, name := range map[string]string{"RASS": "Straße", "oa": "ROAD", "äRM": "Ärmel", "_": "_"} {
+				q := all()
+				q.Name, q.Match = &part, spec.Ipartial
+				if found := w.list(1, q).Pins; len(found) != 1 || *found[0].Name != name {
+					t.Errorf("%q finds %+v, want %s", part, found, name)
 				}
 			}
 			err = db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`DELETE FROM roots WHERE id = 12`).Error })

@@ -205,7 +205,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			Terms: a.terms, Residence: a.residence, Cold: a.cold, Rule: s.rule, Waits: s.room() != RoomPlenty,
 		}
 		pins = append(pins, []any{
-			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), origins, r.Dropped, meta,
+			a.account, ms, a.pin.ID, a.root.id, a.pin.Status(), r.CID, r.Name, foldedName(r.Name), oddName(r.Name), origins, r.Dropped, meta,
 			termsColumn(a.terms), a.residence, expiresColumn(a.pin.Expires),
 		})
 		if a.upload.Key != "" {
@@ -218,7 +218,7 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}
 	}
-	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, origins, dropped, meta, terms, residence, expires_ms) VALUES `, "")
+	err := pins.insert(tx, `INSERT INTO pins (account, created_ms, id, root_id, status, cid, name, name_folded, name_odd, origins, dropped, meta, terms, residence, expires_ms) VALUES `, "")
 	if err != nil {
 		return err
 	}
@@ -453,6 +453,25 @@ func foldedName(name *string) *string {
 	}
 	f := fold(*name)
 	return &f
+}
+
+// oddName is the folded name where the lower function of a database would make another text of it, or nil.
+func oddName(name *string) *string {
+	folded := foldedName(name)
+	if folded == nil || *folded == asciiLower(*name) {
+		return nil
+	}
+	return folded
+}
+
+func asciiLower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] += 'a' - 'A'
+		}
+	}
+	return string(b)
 }
 
 // metaKey is what the index holds of one key and value: short whatever their length, and without collisions anybody

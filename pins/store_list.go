@@ -101,7 +101,7 @@ const (
 	scanNewest  = 20_000
 )
 
-// listByScan serves parts of names, for which every name of the account has to be looked at: once, in the name index.
+// listByScan serves parts of names, for which every name of the account has to be looked at, once.
 // A search that finds much is counted, and its page is most likely among the newest pins.
 func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 	var created []int64
@@ -186,21 +186,21 @@ func filterOf(tx *gorm.DB, account Account, q spec.Query, b breadth) (f filter, 
 		index = `pins_root`
 	}
 	if q.Name != nil {
-		index = cmp.Or(index, `pins_name`)
 		folded := fold(*q.Name)
 		switch q.Match {
 		case spec.Exact:
+			index = cmp.Or(index, `pins_name`)
 			add(`p.name_folded = ?`, folded)
 			add(`p.name = ?`, *q.Name)
 		case spec.Iexact:
+			index = cmp.Or(index, `pins_name`)
 			add(`p.name_folded = ?`, folded)
 		case spec.Partial:
-			// Every name is looked at in any case: to look at it folded first would only look twice where it matches.
-			add(`p.name_folded IS NOT NULL`)
-			add(contains(tx, `p.name`, *q.Name, b))
+			index = cmp.Or(index, `pins_status`)
+			add(contains(tx, *q.Name, b))
 		case spec.Ipartial:
-			add(`p.name_folded IS NOT NULL`)
-			add(contains(tx, `p.name_folded`, folded, b))
+			index = cmp.Or(index, `pins_status`)
+			add(containsFolded(tx, folded))
 		}
 	}
 	var keys []string
@@ -240,21 +240,35 @@ func plus(tx *gorm.DB) string {
 	return ``
 }
 
-// contains compares literally: LIKE would give % and _ a meaning. SQLite's GLOB passes over a name without the part in
-// half the time that instr takes, but is slower where it finds it, and gives globSpecial a meaning or confuses them.
-func contains(tx *gorm.DB, column, part string, b breadth) (condition, arg string) {
+// contains tells whether a part stands in a name. It compares literally: LIKE would give % and _ a meaning. SQLite's GLOB
+// passes over a name without the part in half the time that instr takes, but is slower where it finds it.
+func contains(tx *gorm.DB, part string, b breadth) (condition, arg string) {
 	switch {
 	case tx.Name() != "sqlite":
-		return `strpos(` + column + `, ?) > 0`, part
-	case b == wide || strings.ContainsAny(part, globSpecial):
-		return `instr(` + column + `, ?) > 0`, part
+		return `strpos(p.name, ?) > 0`, part
+	case b == wide || strings.ContainsAny(part, "*?["+readAsOne):
+		return `instr(p.name, ?) > 0`, part
 	}
-	return column + ` GLOB ?`, `*` + part + `*`
+	return `p.name GLOB ?`, `*` + part + `*`
 }
 
-// globSpecial are the characters that GLOB does not compare as what they are: its wildcards, the end of its strings, and
-// the three that it reads as one.
-const globSpecial = "*?[\x00\uFFFD\uFFFE\uFFFF"
+// containsFolded tells whether a folded part stands in a name without case. SQLite's LIKE compares ASCII letters without
+// case by itself, which spares making a text of each name; everything else in a name that is not odd is folded already.
+func containsFolded(tx *gorm.DB, folded string) (condition, arg string) {
+	switch {
+	case tx.Name() != "sqlite":
+		return `strpos(coalesce(p.name_odd, lower(p.name)), ?) > 0`, folded
+	case strings.ContainsAny(folded, readAsOne):
+		return `instr(coalesce(p.name_odd, lower(p.name)), ?) > 0`, folded
+	}
+	return `coalesce(p.name_odd, p.name) LIKE ? ESCAPE '\'`, `%` + likeLiterally.Replace(folded) + `%`
+}
+
+var likeLiterally = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// readAsOne are the characters that SQLite's GLOB and LIKE do not compare as what they are: the end of their strings, and
+// three that they take for the same.
+const readAsOne = "\x00\uFFFD\uFFFE\uFFFF"
 
 func rootIDs(tx *gorm.DB, q spec.Query) (ids []int64, err error) {
 	keys := make([]string, len(q.CIDs))
