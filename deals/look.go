@@ -190,6 +190,7 @@ func (l looker) deal(ctx context.Context, id abi.DealID, final bool) (d OnChain,
 // find looks for a deal of unknown id: where the provider says, and in the message that it names.
 func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 	candidates := []abi.DealID{hinted}
+	var named abi.DealID
 	publish := l.a.PublishCID
 	if o.PublishCID.Defined() {
 		publish = o.PublishCID
@@ -200,20 +201,32 @@ func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 		case err != nil:
 			l.m.s.log.Debug("looking into a publish message", "deal", l.a.UUID.String(), "err", err)
 		case found:
+			named = id
 			candidates = append(candidates, id)
 		}
 	}
+	gone := false
 	for _, id := range candidates {
 		if id == 0 || id == o.DealID {
 			continue
 		}
-		d, _, ours, err := l.deal(ctx, id, false)
-		if err == nil && ours {
+		d, found, ours, err := l.deal(ctx, id, false)
+		switch {
+		case err != nil:
+		case ours:
 			o.DealID, o.Deal = id, &d
+		case id == named && !found:
+			gone = true
 		}
 	}
-	if o.Deal != nil {
+	switch {
+	case o.Deal != nil:
 		l.settle(ctx, o)
+	case gone:
+		// The message gave it this id, and it has left the chain before anybody saw it there. Without the id it would be
+		// waited for without end.
+		o.DealID = named
+		l.gone(ctx, o, named)
 	}
 }
 
@@ -229,18 +242,23 @@ func (l looker) check(ctx context.Context, o *Observation) {
 		return
 	}
 	// A reorganisation may have given it another id.
-	if l.find(ctx, o, 0); o.Deal != nil {
+	if l.find(ctx, o, 0); o.Deal != nil || o.Gone {
 		return
 	}
 	if found {
 		o.Forget = true
 		return
 	}
+	l.gone(ctx, o, l.a.DealID)
+}
+
+// gone notes that the head no longer has a deal, and looks for it in the final tipset once it has to be there.
+func (l looker) gone(ctx context.Context, o *Observation, id abi.DealID) {
 	o.Gone = true
 	if l.heads.Final <= l.a.Start {
 		return
 	}
-	d, found, ours, err = l.deal(ctx, l.a.DealID, true)
+	d, found, ours, err := l.deal(ctx, id, true)
 	switch {
 	case err != nil:
 	case ours:

@@ -328,3 +328,46 @@ func TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// An anonymous chain tells no deal's id, and shows none under any.
+type anonymous struct{ deals.Chain }
+
+func (anonymous) Published(context.Context, cid.Cid, market.DealProposal) (abi.DealID, bool, error) {
+	return 0, false, nil
+}
+
+func (anonymous) Deal(context.Context, abi.DealID, bool) (deals.OnChain, bool, error) {
+	return deals.OnChain{}, false, nil
+}
+
+func (anonymous) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+
+func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.net.Add(1000, honest())
+		restart := func(chain deals.Chain) {
+			w.stop()
+			w.chain = chain
+			w.make()
+			w.start()
+		}
+		w.start()
+		restart(anonymous{w.net})
+		wish := w.wish("x", 1)
+		w.until("the proposal is published", 24*time.Hour, func() bool {
+			all := w.attempts(wish)
+			return len(all) == 1 && all[0].SeenPending
+		})
+		for !w.net.Slash(1000) {
+			pass(time.Minute)
+		}
+		restart(w.net)
+		first := w.attempts(wish)[0]
+		if first.DealID != 0 || first.State != deals.Published {
+			t.Fatalf("it is %s, as deal %d", first.State, first.DealID)
+		}
+		w.until("the attempt is over soon after its start", 5*24*time.Hour, func() bool { return w.attempts(wish)[0].State == deals.Missed })
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+	})
+}
