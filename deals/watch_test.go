@@ -358,9 +358,7 @@ func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
 			all := w.attempts(wish)
 			return len(all) == 1 && all[0].SeenPending
 		})
-		for !w.net.Slash(1000) {
-			pass(time.Minute)
-		}
+		w.until("the deal is active, and dropped", 24*time.Hour, func() bool { return w.net.Slash(1000) })
 		restart(w.net)
 		first := w.attempts(wish)[0]
 		if first.DealID != 0 || first.State != deals.Published {

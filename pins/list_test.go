@@ -342,8 +342,8 @@ func TestListsUseTheirIndexes(t *testing.T) {
 		"before":      {spec.Query{Statuses: []spec.Status{spec.Queued, spec.Pinning}, BeforeMS: &ms, Limit: 10}, "pins_status"},
 		"exact name":  {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Exact, Limit: 10}, "pins_name"},
 		"iexact name": {spec.Query{Statuses: []spec.Status{spec.Queued}, BeforeMS: &ms, Name: &name, Match: spec.Iexact, Limit: 10}, "pins_name"},
-		"partial":     {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Partial, Limit: 10}, "COVERING INDEX pins_status"},
-		"ipartial":    {spec.Query{Statuses: []spec.Status{spec.Queued}, Name: &name, Match: spec.Ipartial, Limit: 10}, "COVERING INDEX pins_status"},
+		"partial":     {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Partial, Limit: 10}, "COVERING INDEX pins_status (account=?)"},
+		"ipartial":    {spec.Query{Statuses: []spec.Status{spec.Queued}, BeforeMS: &ms, Name: &name, Match: spec.Ipartial, Limit: 10}, "COVERING INDEX pins_status (account=? AND status=? AND created_ms<?)"},
 		"cid":         {spec.Query{Statuses: []spec.Status{spec.Queued}, CIDs: []cid.Cid{leaf(3), leaf(4)}, Limit: 10}, "pins_root"},
 		"meta":        {spec.Query{Statuses: []spec.Status{spec.Queued}, Meta: map[string]string{"k": "7"}, Limit: 10}, "sqlite_autoindex_pin_meta|PRIMARY KEY (account=? AND kv=?"},
 	} {
@@ -352,7 +352,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 			if !slices.ContainsFunc(strings.Split(c.plan, "|"), func(p string) bool { return strings.Contains(plan, p) }) {
 				t.Errorf("no %s in\n%s", c.plan, plan)
 			}
-			if !strings.HasSuffix(what, "partial") && (strings.Contains(plan, "SCAN p") || strings.Contains(plan, "(account=?)\n")) {
+			if what != "partial" && (strings.Contains(plan, "SCAN p") || strings.Contains(plan, "(account=?)\n")) {
 				t.Errorf("reads a whole account:\n%s", plan)
 			}
 		})

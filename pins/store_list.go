@@ -218,15 +218,19 @@ func filterOf(tx *gorm.DB, account Account, q spec.Query, b breadth) (f filter, 
 		where = append([]string{`d.account = ? AND d.kv = ? AND p.account = d.account AND p.created_ms = d.created_ms`}, where...)
 		args = append([]any{account, keys[0]}, args...)
 	}
+	prefix := plus(tx)
+	if index == `pins_status` {
+		prefix = `` // these conditions are what that index is sorted by
+	}
 	if len(q.Statuses) < len(allStatuses()) {
-		add(plus(tx)+`p.status IN ?`, q.Statuses)
+		add(prefix+`p.status IN ?`, q.Statuses)
 	}
 	before, after := bounds(q)
 	if q.BeforeMS != nil {
-		add(plus(tx)+`p.created_ms < ?`, before)
+		add(prefix+`p.created_ms < ?`, before)
 	}
 	if q.AfterMS != nil {
-		add(plus(tx)+`p.created_ms > ?`, after)
+		add(prefix+`p.created_ms > ?`, after)
 	}
 	f.from, f.where, f.args = from, ` WHERE `+strings.Join(where, ` AND `), args
 	return f, true, nil
