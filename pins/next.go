@@ -66,6 +66,12 @@ func LetGo(r Root, reason string, now time.Time) Root {
 	return r
 }
 
+// GivenUp is a root that is not looked for any more, and not kept if it was.
+func GivenUp(r Root, reason string) Root {
+	r.Hot, r.Attempts, r.Reason = HotGaveUp, 0, reason
+	return r
+}
+
 // Arrived is a root whose root block is here. One that is being restored stays so: it counts as kept meanwhile.
 func Arrived(r Root) Root {
 	if r.Hot != HotRestoring {

@@ -131,14 +131,19 @@ func (d *scheduler) orphaned(roots []int64) {
 	if len(roots) == 0 {
 		return
 	}
+	d.cancel(roots)
+	d.poke()
+}
+
+// cancel stops work on roots.
+func (d *scheduler) cancel(roots []int64) {
 	d.jobs.mu.Lock()
+	defer d.jobs.mu.Unlock()
 	for _, id := range roots {
 		if j := d.jobs.byRoot[id]; j != nil && j.cancel != nil {
 			j.cancel()
 		}
 	}
-	d.jobs.mu.Unlock()
-	d.poke()
 }
 
 // Ready is closed once Run is able to work; requests taken before are left to its first pass.
@@ -153,8 +158,11 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.store.begin(ctx); err != nil {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
+	if _, err := s.loadBlocks(ctx); err != nil {
+		return err // what must not be served is known before anything is
+	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

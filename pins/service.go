@@ -61,6 +61,7 @@ type Service struct {
 	nodeAway  atomic.Int64
 	heldBytes *sums[int64]
 	stocks    *sums[Stock]
+	blocked   atomic.Pointer[blockSet] // never nil
 }
 
 // New returns a Service that accepts requests at once; Run makes it work on them.
@@ -78,6 +79,7 @@ func New(cfg Config, db DB, hot HotTier, log *slog.Logger, now func() time.Time)
 	s.heldBytes = newSums(s.store.heldBytes)
 	s.stocks = newSums(s.store.stock)
 	s.store.journal = cfg.Journal
+	s.blocked.Store(&blockSet{})
 	s.meter = newMeter(s)
 	s.sched = newScheduler(s)
 	return s

@@ -395,6 +395,14 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 		return err
 	}
 	if before.Hot == HotGaveUp {
+		blocked, err := isBlocked(tx, before.CID)
+		if err != nil {
+			return err
+		}
+		if blocked { // it was asked for at a server that does not know yet
+			a.root = before
+			return nil
+		}
 		if before.Cold, err = s.hasCold(tx, before); err != nil {
 			return err
 		}

@@ -274,6 +274,9 @@ func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing)
 		case r.Hot == HotOffloaded && cold.Wanted > 0 && cold.Active < cold.Wanted:
 			reason = "a cold copy was lost"
 		case r.Hot == HotGaveUp && cold.Active > 0 && s.source:
+			if blocked, err := isBlocked(tx, r.CID); err != nil || blocked {
+				return err
+			}
 			reason = "nobody on the network has it; restoring it from Filecoin"
 		}
 		if reason != "" {

@@ -64,6 +64,13 @@ func (s *store) retry(ctx context.Context, account Account, reason string) (some
 				if err != nil {
 					return err
 				}
+				blocked, err := isBlocked(tx, before.CID)
+				if err != nil {
+					return err
+				}
+				if blocked {
+					continue
+				}
 				if err := s.saveRoot(tx, before, Wanted(before, account, s.now()), holder); err != nil {
 					return err
 				}
