@@ -77,8 +77,8 @@ func (m *maker) lookAt(ctx context.Context, id AttemptID) (err error) {
 func (m *maker) remind(ctx context.Context, a Attempt) error {
 	o := m.look(ctx, a)
 	lost := o.Status != nil && o.Status.Unknown && o.Deal == nil && o.DealID == 0 && o.Pending != nil && !*o.Pending
-	if !lost || a.Start-o.Heads.Head < m.s.cfg.Policy.StartDelay/4 {
-		// Too late to be sealed in time, if it came late: then it fails when its start has passed.
+	if !lost || m.s.forbid(a.Root) || a.Start-o.Heads.Head < m.s.cfg.Policy.StartDelay/4 {
+		// Too late to be sealed in time, if it came late, or not to be sent: then it fails when its start has passed.
 		return m.record(ctx, a, o)
 	}
 	may, err := m.s.store.mayRemind(ctx, a)

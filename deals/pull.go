@@ -55,7 +55,7 @@ func (s *Service) OpenPiece(ctx context.Context, pieceCID cid.Cid, bearer string
 	named := pieceCID.Equals(a.Piece.CIDv1) || pieceCID.Equals(a.Piece.CIDv2)
 	// An unknown attempt costs as much as a known one.
 	sealed := hmac.Equal(token[len(id):], s.seal(id, a.Piece.CIDv1))
-	if unknown || !named || !sealed || !s.mayPull(ctx, a) {
+	if unknown || !named || !sealed || s.forbid(a.Root) || !s.mayPull(ctx, a) {
 		return nil, ErrUnauthorized
 	}
 	r, err := s.parts.Layouts.Open(ctx, s.parts.Blocks, a.Root, a.Piece.RawSize)
@@ -101,6 +101,9 @@ func (p *pull) ETag() string { return `"` + p.a.Piece.CIDv2.String() + `"` }
 
 // Read implements io.Reader.
 func (p *pull) Read(b []byte) (int, error) {
+	if p.s.forbid(p.a.Root) {
+		return 0, ErrUnauthorized // since it was opened
+	}
 	n, err := p.Reader.Read(b)
 	p.at += int64(n)
 	p.s.meter.served(n)

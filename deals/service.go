@@ -62,7 +62,8 @@ type Service struct {
 	maker   *maker
 	pulls   *pulls
 	meter   *meter
-	away    atomic.Bool // the node did not answer when it was asked last
+	forbid  func(root cid.Cid) bool // never nil
+	away    atomic.Bool             // the node did not answer when it was asked last
 
 	mu    sync.Mutex
 	terms map[TermsID]Terms
@@ -100,6 +101,7 @@ func New(cfg Config, db DB, parts Parts, log *slog.Logger, now func() time.Time)
 	s.prober.locate = s.locator.refresh
 	s.keeper = newKeeper(cfg.Funding, s.store, parts.Chain, log, stored, cfg.At)
 	s.pulls = newPulls()
+	s.forbid = func(cid.Cid) bool { return false }
 	s.meter = newMeter(s)
 	s.maker = newMaker(s)
 	return s, nil
@@ -111,6 +113,11 @@ func (s *Service) Follow(f Follower) { s.store.follow = f.Archived }
 // Charge names who knows whether anybody pays for a deal for a wish, new or renewed. It is asked in the transaction, which ctx
 // carries, that would plan it; while the answer is no, no deal is begun. It is called before Run.
 func (s *Service) Charge(paid func(ctx context.Context, w Wish) (bool, error)) { s.store.paid = paid }
+
+// Forbid names who knows which DAGs must not be given to anybody: no piece of them is served, and no proposal sent again.
+// It is asked often and must answer at once. That no deal is begun for them follows from their not being held. It is called
+// before Run.
+func (s *Service) Forbid(forbidden func(root cid.Cid) bool) { s.forbid = forbidden }
 
 // Terms records terms and returns their number: the same for equal ones. Those that can never be met here are an
 // *UnmetError.

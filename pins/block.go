@@ -74,7 +74,7 @@ func (s *Service) Blocked(c cid.Cid) bool {
 	return blocked
 }
 
-// Refuse returns ErrBlocked for content that is blocked.
+// Refuse returns an ErrBlocked for content that is blocked.
 func (s *Service) Refuse(c cid.Cid) error {
 	if s.Blocked(c) {
 		return fmt.Errorf("%w: %s", ErrBlocked, c)

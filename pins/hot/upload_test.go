@@ -26,6 +26,8 @@ import (
 // recorder records pins without keeping them.
 type recorder struct{}
 
+func (recorder) Refuse(cid.Cid) error { return nil }
+
 func (recorder) Decide(context.Context, pins.Choice, map[string]string) (pins.Decision, error) {
 	return pins.Decision{Terms: pins.Uncopied}, nil
 }

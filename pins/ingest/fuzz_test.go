@@ -21,6 +21,8 @@ func (recorder) Decide(context.Context, pins.Choice, map[string]string) (pins.De
 	return pins.Decision{Terms: pins.Uncopied}, nil
 }
 
+func (recorder) Refuse(cid.Cid) error { return nil }
+
 func (recorder) AddUploaded(_ context.Context, a pins.Account, r spec.Request, _ pins.Decision, _ pins.Upload) (pins.Pin, error) {
 	return pins.Pin{Account: a, Request: r}, nil
 }

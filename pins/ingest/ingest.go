@@ -27,6 +27,7 @@ type Tier interface {
 // that has returned true, and EndUpload, where there is a key.
 type Pins interface {
 	Decide(ctx context.Context, c pins.Choice, meta map[string]string) (pins.Decision, error)
+	Refuse(root cid.Cid) error
 	BeginUpload(ctx context.Context, account pins.Account, key string) (claimed bool, err error)
 	EndUpload(ctx context.Context, account pins.Account, key string)
 	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision, u pins.Upload) (pins.Pin, error)
@@ -87,7 +88,7 @@ func New(tier Tier, p Pins, limits pins.Limits) *Service {
 
 // Upload reads an upload to its end and returns its pins, one for each root. fresh is false when they were made before,
 // by an upload with the same key; the body may not have been read then. Errors: *spec.InvalidError, *LargeError, those
-// of the body, of the tier (pins.ErrUnavailable) and of Pins (pins.ErrOvertaken).
+// of the body, of the tier (pins.ErrUnavailable) and of Pins (pins.ErrOvertaken, pins.ErrBlocked).
 func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh bool, err error) {
 	// What is wrong with the rest of the request is told before a byte is read.
 	if _, err := u.request("bafkqaaa"); err != nil {
@@ -126,6 +127,9 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 		return nil, false, translate(err)
 	}
 	for _, root := range roots {
+		if err := s.pins.Refuse(root); err != nil {
+			return nil, false, err // before it is held, so that nothing of it stays
+		}
 		if err := s.hold(ctx, root); err != nil {
 			return nil, false, translate(err)
 		}
