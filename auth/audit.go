@@ -31,6 +31,8 @@ const (
 	actionPlanSet       = "plan.set"
 	actionInviteCreate  = "invite.create"
 	actionInviteRevoke  = "invite.revoke"
+	actionBlockAdd      = "block.add"
+	actionBlockRemove   = "block.remove"
 )
 
 // An Entry is one change, as the audit has it. It holds no secrets: tokens and invites are named by their public ids.
@@ -47,8 +49,24 @@ type Entry struct {
 
 // NoteCredit records that money was booked for an account.
 func (s *Service) NoteCredit(ctx context.Context, by Actor, account, amount, key string) error {
-	if err := s.noteCredit(ctx, by, account, amount, key); err != nil {
+	if err := s.note(ctx, by, actionAccountCredit, account, key, map[string]any{"amount": amount}); err != nil {
 		return fmt.Errorf("recording a credit: %w", err)
+	}
+	return nil
+}
+
+// NoteBlock records that content was blocked, and why. It joins the transaction of ctx.
+func (s *Service) NoteBlock(ctx context.Context, by Actor, content, reason string) error {
+	if err := s.note(ctx, by, actionBlockAdd, "", content, map[string]any{"reason": reason}); err != nil {
+		return fmt.Errorf("recording a block: %w", err)
+	}
+	return nil
+}
+
+// NoteUnblock records that a block was taken back. It joins the transaction of ctx.
+func (s *Service) NoteUnblock(ctx context.Context, by Actor, content string) error {
+	if err := s.note(ctx, by, actionBlockRemove, "", content, map[string]any{}); err != nil {
+		return fmt.Errorf("recording the end of a block: %w", err)
 	}
 	return nil
 }

@@ -53,9 +53,8 @@ func (s *Service) selectAudit(ctx context.Context, account string, before int64,
 	return entries, err
 }
 
-func (s *Service) noteCredit(ctx context.Context, by Actor, account, amount, key string) error {
+// note records what was changed elsewhere.
+func (s *Service) note(ctx context.Context, by Actor, action, account, subject string, detail map[string]any) error {
 	now := s.now()
-	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return record(tx, now, by, actionAccountCredit, account, key, map[string]any{"amount": amount})
-	})
+	return s.db.Write(ctx, func(tx *gorm.DB) error { return record(tx, now, by, action, account, subject, detail) })
 }

@@ -67,6 +67,9 @@ var needs = map[string]need{
 	"suspendAccount": {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"resumeAccount":  {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"closeAccount":   {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"listBlocks":     {scope: auth.Admin, kind: auth.KindAccount},
+	"addBlock":       {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"removeBlock":    {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 }
 
 // readNeed is what reading at /ipfs asks, where it asks for a token at all.

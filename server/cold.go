@@ -51,6 +51,7 @@ func (s *Server) routeOwn() {
 		"/admin/accounts", "/admin/accounts/:account", "/admin/accounts/:account/plan",
 		"/admin/accounts/:account/suspend", "/admin/accounts/:account/resume", "/admin/accounts/:account/close",
 		"/admin/accounts/:account/usage", "/admin/accounts/:account/credit",
+		"/admin/blocks", "/admin/blocks/:cid",
 	} {
 		s.echo.OPTIONS(apiV1+path, preflight)
 	}

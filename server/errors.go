@@ -34,10 +34,12 @@ func (e *tooLargeError) Error() string {
 
 // Reasons that the Pinning Service API has no answers with.
 const (
-	reasonForbidden = "FORBIDDEN"       // what was shown as a right is none
-	reasonBlocked   = "CONTENT_BLOCKED" // on a denylist
-	reasonConflict  = "CONFLICT"        // with what there is already
+	reasonForbidden = "FORBIDDEN"        // what was shown as a right is none
+	reasonBlocked   = pins.ReasonBlocked // on a denylist, or blocked by the operator
+	reasonConflict  = "CONFLICT"         // with what there is already
 )
+
+const textListed = "this content is on a denylist of this service: it is neither served nor pinned here"
 
 // statusClientGone is logged and counted, never seen by anyone.
 const statusClientGone = 499
@@ -118,8 +120,14 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("%s; try again in %d seconds", often.why, often.seconds())}
 	case errors.Is(err, deals.ErrUnauthorized):
 		return verdict{http.StatusUnauthorized, spec.ReasonUnauthorized, (&denied{noDeal}).Error()}
+	case errors.Is(err, pins.ErrBlocked):
+		return verdict{http.StatusGone, reasonBlocked, textListed}
+	case errors.Is(err, pins.ErrNotBlocked):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this content is not blocked"}
+	case errors.Is(err, errNoBlocklist):
+		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server has no blocks"}
 	case errors.As(err, &listed):
-		return verdict{listed.Status(), reasonBlocked, "this content is on a denylist of this service: it is neither served nor pinned here"}
+		return verdict{listed.Status(), reasonBlocked, textListed}
 	case errors.As(err, &link):
 		return verdict{http.StatusForbidden, reasonForbidden, link.Error()}
 	case errors.Is(err, errNotHeld):

@@ -77,6 +77,7 @@ type Config struct {
 	PieceLimits   PieceLimits          // of what they may take
 	Gateway       *Gateway             // reads content at /ipfs; nil for none
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
+	Blocklist     Blocklist            // what the operator has blocked, for administrators; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
 	UploadSlots   int                  // uploads at once; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts

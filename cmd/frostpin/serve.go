@@ -173,6 +173,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if cold != nil {
 		cold.Follow(service)
 		cold.Charge(backing.Pays)
+		cold.Forbid(service.Blocked)
 		collect = append(collect, cold.Collectors()...)
 	}
 	metrics, err := newMetrics(collect)
@@ -218,7 +219,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
-	options.Denylist = denied
+	options.Denylist = denylist{denied, service.Blocked}
+	options.Blocklist = newBlocklist(db, tokens, p.now)
 	if cold != nil {
 		options.Cold, options.Pieces = cold, pieceSource{cold.Service}
 		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})

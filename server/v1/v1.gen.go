@@ -382,6 +382,35 @@ type BatchResults struct {
 	Results []BatchResult `json:"results"`
 }
 
+// Block defines model for Block.
+type Block struct {
+	At time.Time `json:"at"`
+
+	// By The account that did it
+	By string `json:"by"`
+
+	// Cid As it was given.
+	Cid    string `json:"cid"`
+	Reason string `json:"reason"`
+}
+
+// BlockList defines model for BlockList.
+type BlockList struct {
+	Blocks []Block `json:"blocks"`
+
+	// Next Give it as after for the next page. Nothing means that this is the last.
+	Next *int64 `json:"next,omitempty"`
+}
+
+// BlockRequest defines model for BlockRequest.
+type BlockRequest struct {
+	// Cid A CID of the content.
+	Cid string `json:"cid"`
+
+	// Reason For operators. Users do not see it.
+	Reason string `json:"reason"`
+}
+
 // ColdCopies defines model for ColdCopies.
 type ColdCopies struct {
 	// Active Copies that are proven on chain.
@@ -1056,6 +1085,13 @@ type ShowUsageParams struct {
 // ShowUsageParamsFormat defines parameters for ShowUsage.
 type ShowUsageParamsFormat string
 
+// ListBlocksParams defines parameters for ListBlocks.
+type ListBlocksParams struct {
+	// After What the page before gave as next.
+	After *int64 `form:"after,omitempty" json:"after,omitempty"`
+	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
 	// After The id of the last event that is known already, or `next` of the list before.
@@ -1173,6 +1209,9 @@ type CreditAccountJSONRequestBody = CreditRequest
 // SetAccountPlanJSONRequestBody defines body for SetAccountPlan for application/json ContentType.
 type SetAccountPlanJSONRequestBody = PlanRequest
 
+// AddBlockJSONRequestBody defines body for AddBlock for application/json ContentType.
+type AddBlockJSONRequestBody = BlockRequest
+
 // CreateLinkJSONRequestBody defines body for CreateLink for application/json ContentType.
 type CreateLinkJSONRequestBody = LinkRequest
 
@@ -1226,6 +1265,15 @@ type ServerInterface interface {
 	// ShowUsage What an account stores, has used and pays
 	// (GET /admin/accounts/{account}/usage)
 	ShowUsage(ctx echo.Context, account AccountName, params ShowUsageParams) error
+	// ListBlocks List what is blocked
+	// (GET /admin/blocks)
+	ListBlocks(ctx echo.Context, params ListBlocksParams) error
+	// AddBlock Block content
+	// (POST /admin/blocks)
+	AddBlock(ctx echo.Context) error
+	// RemoveBlock Take a block back
+	// (DELETE /admin/blocks/{cid})
+	RemoveBlock(ctx echo.Context, cid string) error
 	// ListEvents Learn what has happened to pins
 	// (GET /events)
 	ListEvents(ctx echo.Context, params ListEventsParams) error
@@ -1481,6 +1529,56 @@ func (w *ServerInterfaceWrapper) ShowUsage(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ShowUsage(ctx, account, params)
+	return err
+}
+
+// ListBlocks converts echo context to params.
+func (w *ServerInterfaceWrapper) ListBlocks(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListBlocksParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListBlocks(ctx, params)
+	return err
+}
+
+// AddBlock converts echo context to params.
+func (w *ServerInterfaceWrapper) AddBlock(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddBlock(ctx)
+	return err
+}
+
+// RemoveBlock converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveBlock(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "cid" -------------
+	var cid string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "cid", ctx.Param("cid"), &cid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cid: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveBlock(ctx, cid)
 	return err
 }
 
@@ -2029,6 +2127,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/admin/accounts/:account/close", wrapper.CloseAccount, options.OperationMiddlewares["closeAccount"]...)
 	router.GET(options.BaseURL+"/admin/accounts/:account/usage", wrapper.ShowUsage, options.OperationMiddlewares["showUsage"]...)
 	router.POST(options.BaseURL+"/admin/accounts/:account/credit", wrapper.CreditAccount, options.OperationMiddlewares["creditAccount"]...)
+	router.GET(options.BaseURL+"/admin/blocks", wrapper.ListBlocks, options.OperationMiddlewares["listBlocks"]...)
+	router.POST(options.BaseURL+"/admin/blocks", wrapper.AddBlock, options.OperationMiddlewares["addBlock"]...)
+	router.DELETE(options.BaseURL+"/admin/blocks/:cid", wrapper.RemoveBlock, options.OperationMiddlewares["removeBlock"]...)
 
 }
 
@@ -2037,176 +2138,183 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H3/cxu3kue/guJtVXarRtSX2N735HpVp9hO4o1j+yxn/fYinwTOgCSehsAEAEUzLv/vV+huzGBIgBrK",
-	"tpK9ez9Z5szgS6PR6C+fbnwclXrRaCWUs6PTj6OGG74QThj4Hy9LvVTuJV8I/99K2NLIxkmtRqejt3PB",
-	"FF8IpqfMzQWjl8ejYiT984a7+agYKfg4NDUqRkb8tpRGVKNTZ5aiGNlyLhbct+/WjX/VOiPVbPTpUzGa",
-	"arPgzj+DJn9bCrPu2qSncROVmPJl7Uano39YrUbFSKjlYnT6a/hvaW9G74tET35UwjpZpScqqzDNRipG",
-	"LxeMW/jttVRKqhk7F+ZGloKdvX7OZvxGMOmYXuZI0nW5H1GcvhYqN9BmOallGY0X3i5w6Nw4/7N0ljnx",
-	"wbGJcCshFL630mypKmFsqY2wmTGHvvcb8dLymfje6EV6zFNprGMVXz+GkeB/afhmiaRdaOXmbDUXyhNV",
-	"Wqa0YzN5I1Q70k3u8P3F4wrMNKq4E6MiN863Oj3KmreD1BVfp8fCzhxbaOvYg6Mj/7JlfOqE6eaVG63T",
-	"e451JSZzra+RDxIr1T3fZ61gJ9hGKytAAnxn/IL7v0qtnFCwF3nT1LLknjaHsK9OP0ZN/osR09Hp6H8c",
-	"dpLlEJ/aw++5rJdGYEfbJLa0f0quPEm5sithmNKr8ehTMXojpksrqvsaDG3PMJiJoPGIym97WPgxrAS1",
-	"57s7IynnJanRjTBOIh1LI7jDsfeW9sDJRWJ9i1EtFxJF8q4pvMC3PoVV/7jdUFNzoIn4wBdN7Z+hiEh1",
-	"aqUqE5L+HXF66aW9VE6DBLGOO+HZediE4PXb5kP0O4d3w4a87aNf4KUgxJHPf0WC0PRbcoZhhKkW7cKE",
-	"vrrDQU/+IUrnR0GjeiFtYmXpYIO/pRMLO3SOy8WCm7VvnzrkxnD4vxIf3PYq/CDxQOFBpkw1yhX/Omv4",
-	"TIzZS+3mIC0FV/5o4o65ubReRjkSYb0Vk8o9etCtllROzITZomU7xx3UeYPbBUhSVdIPmtevI1JNeW1F",
-	"sUG9W9m2O9CdWVpcqfTp3Vv4HQM9D4zYJy8vnbwRp0zcCLMGKo6ZXdpGqEpUp8j+yksBI3jFuKqYWDRO",
-	"imrMylpb/47SSrTnq5ebliHdxpEigv14DgyNey6EFhKaSTdqYpfPlyy3kjwvFr7aTt+5d3NbNrXG33FX",
-	"zt8ICyyzucRnXnkrmDaMKyaM0cYvzAY5dZXRdf0wlpatJOghspy36iCv/cKv9LKu2NyrfROvVIXTYnPD",
-	"fXuS2HD+AHJc1jYlfbljK6EcWxmtZgXs+0bopgbpu72MUt1G/NdSncNsRkB4TsfmkH6Nnhm+sONbtyEQ",
-	"8pYlstvsbLoHg6RpvOBbonRjSKHt1Kie6Lp6ohsaxaaIhy27RSF8H8UsN8IT50YophUr51yq5MIvpJIL",
-	"LwmOUkwg1SVQWFib7Q6UdLbi6zu074+Ky3IuyutL7jIHvYsUsVrra8vgFBELOGiGH/g7+crNxZqtuHTA",
-	"Vdqw1XyNP065rHHTJAXLEggThGklLZ/UIEK9LPXv9Yno99XMcJSy1mkDf2AfSXG74oqkaX6tw75fcevX",
-	"fCGtqB6zI38y11rN0CrkrWVQiVJWGTmwa7k2uJdm3w6x6I6SeMZJ5jaiknc8ofkiaLQbBIE2LZMKJrjg",
-	"NdiUyYUrtTGixA+jI53667f70iv+rOHrhVBuzF6pes0461pgC772x/BE1HrFfhdGR11OtK4FV77Pa7He",
-	"HvRLvhCWbGHo4DFb+ZWakyFvvYZ7LdZ+6SZaX4uKaVWCnF3wDy+Emrn56PTk6AhWLvz/OHXKajwDNz/b",
-	"LTSJ2Dj61Eo+FbxO6qCicaKiTT1sfyL37PeJc17p2abrcauMovHuzJo5zRb8WoA2VOpmXbCT9i1/XgbD",
-	"mLsC1Cmrmb5FZh6nZFrJzaWVvyfk83drJ2xwJDw5e+N5FfeuKMUgPbgYlXOuZi1l++2fe4Wk9QN4HoKD",
-	"H3qRextIpa5r7oTBBd5QTp3T3z9/EYkfo2+kPwe84khKSW9qW81XgteXOa+Rf/iNZWq5mAjTHmAFMH+Y",
-	"m1bQcGdHHp98++Dho1RfQiX6edbocu7Pkk558t0yoSo7cDFAXd6LY4Eel6VMSvTFQjovBDrXnihFwW6E",
-	"sV7QHI/zLaYZ7jWvKlGxScx3+zCbV3jVvjM0MmWzB45phGECKB/23mqu62hY3XoepZvXjbYpnoz4RlYR",
-	"BxJn9qa8XMpqV+uZFXr+NFDRypkSFQvvd5zp9xk8G2fad7rUidH/qFf+czrCG29+9amxuD4+yTQJ88sZ",
-	"CdrwWZ8KXZvTo+Ojo6NdrV4uhA0+j7Ta1G19y2UF3DrhTi7S819Oamnn+VYjEtM7KGOapet26IY86A3C",
-	"SwZvrlVMul1D2Jerl3W95yd5fXPtVxpkR4GqptfNHKif1m+LtLIplNurf+u4cTmxN1nHNmNMPKfRZiTj",
-	"YV+RMcjY9lpD61O7EUZOZUrHfTcXbi4Mq7jjJW+8jgT06S9tq2Nt6C7txugs9lZ4dKpDtCejofREX+/Q",
-	"zSlBaWdcmdZV/WZfcAUWhhHeVivYREy1QWYG5+AdrCm/OYZbqqC63WaihiAZNp2bfMaF9Q5nh5tW2jEj",
-	"ohYk4qS34oOuWDBnuLJTYQz83u5TVMYEr6WasVrwyrMoKosFMbG0xK4XKsgGDN1oT2ALxvBUKl6PL+IY",
-	"HA2nZQw018KAPIdFIxpFosOzFA4otnqM8DSJDTq/YNbCH+JDI9HYc8IspCInb8lVKeqc8fdU1PJGpLxs",
-	"xL62Jw52aI1JL1IrwnlVeVutCygE5yzzwmWgw0jcUARkaxoLXu3hrgve5qHqhp7UYpH2Ewa2DAvuJSwu",
-	"WoWUhTWoBK/yQdiwE3B6nSxpV4Dml94buH5p4UBjoP8N3LPEEHfx0pOEuT83fTTBFHWeBYbZZO3hq09q",
-	"2rZxwR3P+xU+JuNr5PAsSH3g4Eq4kmqqr6JYe3TwdDPJjCLr2b4luN+AxYZKgbSMTyhmv9UO/rDZhB/l",
-	"b0uxBEEr1bhBNAD+Zy7q6OfwCsor/LvW1uFfejqtNa/CAyO8NulbulDd//1TOB3GdEqG/+JDr+Dg/4Pj",
-	"a8zewrlAfhMS0X7KXtaAgN69EzvV3e/CEa12lsPSmw+28/CNh7ya2HULbdL++W6G/hWG/TFeG8GrddpF",
-	"tEecDXTGUi+Ebb2gA8SXF1bQCY07RbMQhd6mmDHapKTYF4oTfCW/PzW7PdVNAsH0UhT5UbsnurnlEN5Y",
-	"f9M6Z0HPB3NUkw2DBu/Tsx/uoOJNal1eJzr8Dn7vXP/Af1azKTePGa9rkmALtJi8EEgK9Fs6XzthM3bm",
-	"ckFdSMOs/F3YO7QP0QBn1vlYAApEZ6QX0DMuVc6bJac9iwoIMx6dqmVd72+qYTPa7IoFGGFlJXJwBTBj",
-	"pGPWeRMG1sAvCgjGKFTTi8suAYJzLUQzAmdcdaBVvU7qiVuKDop/TxzhyjmqPH7RR8WoFeqgsZJEHxWj",
-	"Gb8Rl8sGfq0FB2U41VewkfKLBBFrBpwK/gxQJNso9Zx7DbogWUYojqFeyUQIAjXvQPx2hwRujRS11N5+",
-	"IaqZSEg1odxeihm280y5/yYIijC/PE1wLtsyLxN+eUf6SiXBPvNjm/DaWzdj9mTOzUwgoysx495eGqf9",
-	"+cNVP2o9EVUnxkr2MDUiE04PYEQ/8t+WXDnp1iRPld+sesVBdHLLSn0TAulbHchqoElG8aCtBq6lSmuT",
-	"rWN168lvbp1RM6fJ35dKpg21FZc3aUcMeag6SEGprWMTsdYKrcVprbUJ9AsrP0yVAx0Opo1ToVWicYaJ",
-	"F10wiobZ8QBONR+letGC13I+zDossh2zd1GsFB004FTUbKKXqmITOsatMDfCfGOZXqlt3EbmrMQQECrh",
-	"gpdzrwYgKCcK7Q3gnorPLnO6wKtpGzvcp7X0gKkxP0w9hThZs40kyIVHIAKca/ncq3ROw8ngLYDWY0/o",
-	"rm9a0JI/NmqprsFK4KzktVAVN4TB/ddf3j75t6EBDakSI3ktFYAK9qC/b+hSqstpLWdzl2my1cbwOPYa",
-	"BNliQ3vxnG93GLKpsFraw4M0bV2oBZuswdAttgLmqSNH0U/SsobLasNJ3W00w93u8e46Q9+QQ7g/BUIJ",
-	"WD9gLySCz8/TFSEIBaulN1lXRjpRsGXj9Zui0ziiRICtAePLlzt3K/E9vjr0sE3IIHWd0DPALWiHH3tL",
-	"kwge/SREA3FtAHFHcODb5K9vrWgH8T4z7LsBNcqce+Pp2Q+QqcDB0aEAApE5rmlkl7IP1Pj20dFRsSVO",
-	"Sq0qy6ZGLxCinbI/+Ae0P04e/vXkiGATO2L5AGFP4fa4mxPiQ7qCLZWwJW9Etbl5Ossr2Htd8K3SpT00",
-	"otHGjZtq2od0PDj666NbEW0yjTn8WasU1uR7bcJWoF3d8PWYnS3wF7+fyjyGZkMLvOGy5pM6rY9Eqtn2",
-	"ii4at77cE8EprJOLZIjhbWtPw2FQMDT8ZtrvW8VqeS1AX04rg15nSUdn/MpGmgxgbae8rpPtzHVdJQ84",
-	"r9rLCl2uTe9EmAjPJGCd5ULFwlzCnLYb/pZSOfSUYoeWkbNN6RWCV/QU5J9E9BfhTMAQo4/TRuxSrfj6",
-	"0j9P8888BK6gfzhYAidEpDKt9yN5mHibT3uJTqfKwMMw5FqkVFPb6VBTtI9QN0APyO1ysFMkcS2LiMMD",
-	"n9AIIm6MFym1EV+K1duQrtLfPy5pD8JcgHUhqcGT92zp5trI3yGfhM1BVRqz57jmc71STKt6HeTdtoM4",
-	"dL/r3MUxbpIEPy1wqJnZvcOcnu35WVEakbExum92DSo0vTms8HkR+kgN7TWC6bLJEcmB5Szb531hWDA+",
-	"0TdiE+kXxSSWxghVpk2yrMufgtUIXqEjA3y2Q42oNp+xNZPagSRJ1EKu07D0XamE+PqkPbY/MwGgErWY",
-	"BcWx9bZsRxGleo4Pj7cdLFJN9V568hZBCKae1GG2xyJ2xpcGdJeNDWkjZ2Sl5GmxO2af0Qt6UacBYObW",
-	"iUhGC/21G7G85X3vckpbwHCX49SAB7djgK1hF6MPBzN9QD/+w2o1fsNXPxN8KPCxTiai6Lq6TcpEKHuI",
-	"ktucVCY/acAegvcDDxcwoEhxwthESsnyB+YGiJec2fpGmCxAchCIAwJckbI8CElvxELfBOyxVN66ks6K",
-	"ehpUKD9NrphQ1XDI6FzasBaJ3GyxEtaxh0chFhYlMLd60bVoXEE+UHi9S1L9rDDdXLvbvg1hnr1TVjZx",
-	"R8DTvkN02+9Ez7yuubqbeZXJjtocjH8r1fEbUqc3vFZLY92mAzOD9/C6jwWjqy/q9RK1JvoCMbzbA+u+",
-	"Lqjb5DBFKWST25Ur3mq+q7kw6MwoudJKlrxm/3H+6iX71zffP2F/+fe/PPw3CDwDOpO7pRFh83VA+0qX",
-	"S8DfhmiddPZCtR+csmu0s1sDuwBoLWx6/wcGrzek0HA0eN9QHOK22wvvRaQMsK/dx6m1yz3hjsn8Bk/w",
-	"a7FuUbMofMj6r2R1ei3WeVTzwBm9hnc9f2ntdkJKibQJbCWMK8VlmiEtch6KljsSSMvq5OHD479GHNcn",
-	"Q2+VPf+M0uE2S3kqdC4fvx8Ax9rYbaGVbqpErUDpKG0h8FXMBbi88Wx3bNaQE7LhSFaI3i1o98DeFUK1",
-	"IayNfVNLkdLGzwiqRqT0zAWHBwGyCc4KKM+0dg7tZhMPQA50+GKQKnRQXyty9O9KZUilHlwC3n1gWOhO",
-	"jA9+4ksvUtuu0uj7DOZ+D5T9k+9etZLqCdDSL/frFgffevGR0N/Yjv0H8fsmAn8nhH4nGH4I+DwhCUqn",
-	"TeaRUJfcXc5F2uX/I/weaAMM1M8ugWh1x/cQWhqOqjZuLz7aH4cNORFx47kkiRiwPRyDHcGsqWHa4p0I",
-	"iuDZPTbozz/eU9us3wNxIxF2iKqfRMJwSJ5kZ4oFee5lzuYBFrl18cfT3x/9fD3nf59997+f3mj39PrF",
-	"w5OH/z7l8ncnf5BPTv6X++nFD81EqWc/OH5S6Z9uNfNzwc2eMMhoGa1+jdpSQtzuzki6LQmplNXlzcmw",
-	"Fk4iIWH4CtBCaW8kXw1VnThFoX8XRtsWWjJ0c92aO3UXhAUyLhGGOonmlF7JmbTO8JCYmvVd7VnO48/v",
-	"bOy8V7e6Hc9L3eSw7BwjxgF4ubQCQ5XgfD81glenECvElIK5XsEDegzhw1PGK4gdNjUvBbyHljKg58YU",
-	"BDy9UFaoChJTxswIZ6S4EacYcqRaQL2Ua914ga8RGqWVoAxTOVMY2B4Hp8GpPxviiC2+ueDX4kJBkQ9V",
-	"RfU8xoxXC6nwK/8YMbgQdwpuiI2ch0AJ9L7QtEchEgpQCpxO36nou0niwc7lTP3S3DFEmC1uIdWNdIL5",
-	"F8a7ioYkwQpKrDryHXu6P3rAauGcMLZglZwRnG/MLtn/ZAdsImbk5QTBxOldgC77l8fDarwU+RoTcMim",
-	"XdJljYknKZVjSiXKhpZoUnsg1tohvZBKpFwmnmdzA3N66LA2CEVF0ADaGDooWhqEOewkIYx3By4toYK3",
-	"WL4Bp0FAiA0HZuXgVx2a6paDHaFPYZgbIKhN1FOKNpko096e+L3RCCmt4bmzXdW/vm5kThaPfrv+sHow",
-	"/326/tbxJBfzicgo97qWmbCK9YfCHrwPZ0iC53MxRoQee9UdzhRvshYB5riQaunuimAFJQGn3M5id0Uh",
-	"WOt0TgOeCYOpQEfxLdEEajQ7lLtJ/ojT0rSGLPyN6LESNxt53LvlYeCkDCYKdQVJeCi7LOch6FWJG1mK",
-	"bzCTuM/CNW+cbvpgjeNEIY2YXbfCa/CkNcZLXXutAeq56OkGUGDBK4HHUs4BdUfW3+H/20RZYw8pDvil",
-	"ISz5Fi82cg9O7NV/Gj4w6CM5rGDf74HJ7FyEvTSKumrXqVUpALgZgzYfs2UDWakkDJiuqz0Rif2RUnht",
-	"qMsIgnLDX6ZTfcDbFAIc8vLG2uwVPMyk5ABtApA/u85PecKGr/DHW8qW3n6ob25ddJxRXZINmNRjMBYP",
-	"LAHR9NLNjF553XMiXRpwk0Fib+ZR8vUmQho+zJLkDaDKklQZvilb4ibOyaRimprgImDRdvWEgLVPbUGs",
-	"xA4FiwYlo55BOs1jxgGVjCkRK91mOEEN6BCBXZGffTs0vBPzSZUl/M6HzU7FEErdrAfu67l2XQ/7bp7u",
-	"4yIea2q9E5r4gLSZUHcs0saBN1I9ZEE++wM9QnW0XKKVtKzkdQ1ANkibzOHHcoA+zF1M1arjdU3wcQPQ",
-	"PiiydSOilK4Bi5pxSedVVv/DXlCOFuA7QG1E8C520SmRHbiipcaOVU0rkgSyGi4rWrTWLSd22/COId1N",
-	"oRywBhvoTNL34vTnNlcZcRx1zeBjZBfwEjCrExjfHj4hUf7gAyk0D4+y670hhHxflBIxd66xp4eH6Amq",
-	"Ba8s6hpkZFHxhu2acEdD0N/JQ9iKcmmkW5/75Y1si7aWNfj8BTfg2afv/TixdnUAY2X07hSkjDJsVtpU",
-	"oI+fkqfNIhjke1mLUsN5y2vLJmIuVYUA8oIZdIAHvI0J3rriQmHWiNNDnXIBuQP+ZPSwXSgwc2zRFuCW",
-	"Fb4AGcMInHZzbdvwbmJ+jwns7jVJsDr0lHEFqe9takalBY5LfJDWXSgIPQrp36GseOnABPneaOt8a2ev",
-	"n4+iCPHoeHw0PgquG97I0eno2/HR+NsRAtlhHQ8jN/JMuIz5XnNFvrC6xnI0Ftkv1Cpa2lZlhkpPfiuC",
-	"2/h5NTr1DZ9F9ytE9dtPjo6+WL300EWmXnqb9vGpGD34+99zrbXDOwz13D8Vo4dD3qda9LBhQjXk0fmc",
-	"kOORS5vPbL9qtf/kEFyqh3G5blqPPi1raQMxLSxkdyHGr9sx9nrdMTFFWWTAf0vTZfwsmwYdnLVeCcNK",
-	"bkXuJgAruIHAWrcqkZx59CAhZfJ5dnwmQh0SuJCCd/ULUn1DJCd9EcGQlHI/klSzwNHpezrAlt9Oyg95",
-	"I8e3Jo18ev/1WR4Rf9ts/0ohiQtvgEbouXvdAS/aAAswTsuP8U7wrN+Fut6Dt8QmmB+VmbPeXS3Cuu90",
-	"tf7SNA1qx6f+KenMUnzaWtHjL9Z7L+a3W5IBUaGgAdY09bS/57V9AusBGdE0JnJN9Qa1a6W3Jd/hR/rr",
-	"U1YG2rledUywIQJT0+heOYzvDLqPvfknPI42lys+xO+6VodwRQCYDknU9Fldx/cOeCXJiBt9jfV/wNAL",
-	"15gsVUW1XDc2v+/hKy37g5TiA/Yn3HzANKSDU463ve9d5scQr5q3RmZaV3dfLMCn51erRdNCdq9UVHaK",
-	"0lwe5wtej9kzXs4TJapPO1gtFGphM+FsV5H5whPCrMesS5SOzHEsccSxEu50qSrSsru6L6gRbx0WlXRf",
-	"jmG+/FHTr3s+6KT5cvKpV6IkLaNwTe6X2b/T+rorsA6XYUTMdmeOD/D4tF5hWwPlNd7p8efjlTgzYBCn",
-	"pEVaZAtIxea8njLO0EV9zwsN1W4ioRbsX7pV5W7LbIRdLkR+ofH5fR8iWBL0jz1E3sDM/WKHe31SJule",
-	"xKaW8sfI8+ylROg9CGUk6CVE2C2VkzV5f3G5qm1dgLq+74XsaPeHruU5DiPaPXdew/YGs6yijcHTz6Jw",
-	"cevr3Q2MQ19+q4e8Spb7V1X04xDbJ8JXHpb2pt9C4ibD7QMXZvaYccuenP8noiu90owJ+vfKYu9CpSuS",
-	"zhAjsgU4ZgHz4vdvw9e3GgxdYc2ke/GdN0CuzqDG8imETfGLA+uM4IsrL7DgL6/64W47sF4xoKRB18JW",
-	"NeUoSzWzbM6bRihUVBegSEBxzAuFxeiOH7IQloXrMYIgqrSwY/aO0r24Yli9bKZ961BJRJLj3wLslZ11",
-	"FPJqMOisx0c0ZDu+UBfqlT/VVtJr8FSYBhqCctTolYGpMK2i8tXXokE1P5RnYM9dULTtXBu6mkSxK/Bd",
-	"XRXQCEjXdXGhVvOQUOAbu1poI65OaRpg8l0p8cFdwfjw+ljw3hJNZxI95tIwbQDz+26uPeE6QreXhkIN",
-	"CU+lYDFUgtfuQkEvUO26reuA/gpvAtad6MeIbEJ796R6FoqU7vRy9u+/hQEhRYNzHzJ1QqlViOrg9NtP",
-	"JNQum2ojhjseb8H7bDs9QzoRJDxNjF5ZYSyzCOBlYcXWrNRKidKhXfMYq2OAzrbAevB+0WE4V+1gEZrd",
-	"jfYFt+4AiHfw/OnnjfpnbV2UoIssnKPSf1s/alcYuBXgsRTaU5Ij2xbxFv9DHK+CG9XdH4UiUYBAIyRN",
-	"ENwko1Fg120JzKTAfhVPiLWOAjL14YYgzBVnNTczYZisCmY1a/isQ1SD+OhLh2TUiMpx3iIA/r8KJxTJ",
-	"IA+BhdtyN9cS8/RTwyPg0N3DN70eoRo5dhpdPZ7rG5Phv1DXxHPOi05tkPfudtt2Fpw7pP/dJ8eui7N3",
-	"dPsn0Gtp832GShviT2N2BhotikQ8rVgIWx+8FB8cgzpLXbHbUAvCf3y/UjP4vWSHAe0KUNZBHgXJiXi2",
-	"WHAe2ji3IylCv6PL2UM3K6+nITNBMPaXt0/G7FW4yggrV4XiBDICBoTkHrVGcFRKgnaZJrcI0YB/OTk6",
-	"eXRwfPy4d7s93B+7x932WAMr5vuGOyeMf/X//Hp08Nf3Hx98OsA/Tj79S2ILfE3G7miSu+c9vHDPvHdG",
-	"ix30UmCogvkXRMWgGHeS8aRCbFYm9MJ+efOiu+GJq7VfzpIr9MpADVeOvXIqxtgiO2yvqiE5Zgisj/Uz",
-	"WvNnadFnf6F4V8NFtRdaPj374TFp2+oa4Pxd2ifo7AC4b6QCU2elzTW98MOztzCgH5+dPYXtgSYcSkD/",
-	"5EJ5Q8n4vWAzcQDuBNTb/Dqu2bgm5j2Hi2FWGS72hL5vx5ScKbARgNaBV6nyIHErefZ3MOz3AWBf8Qby",
-	"7qZRQCCkkAdj2cqZsm0I05tT9rQ7W87j6i7ub2+f//ysuDn+2/kvP4diDue//EzF0y/Ujz+fPTk4//Hs",
-	"5OEjz2hz8cH3DR8xzqbLumbW6aZNL57oak0RL7Q4paXSTxT1Kthcr8By1lOH4hP8ECk2BdjajQi16rbE",
-	"ddLS255o3tw7eZARs18hWEGT+JOGtCJHS3cnbHvGtaX24CqCVr27j41EOMvR6a/v+777Rpvo2uHMOeCt",
-	"usMJd1gUIr23gFkbjOj6GespeBj1CoGT2lSiYtXS8Em99kq1wdnQNXtYEAwSixFWHEqJgp8o9qfg4VAD",
-	"cjGAKK23A6FcKCQZW0BB1jyU+4Jy62wqVsKE6tvUfVs4V7rUzuFV9RoN2rvycgvW3Tw5X0u1A8aZrZtw",
-	"t0K9HTC4tQOzmU/3uq96V+InNtY7xEPDdtFTSJEoAmdgBR1wI96zMlVVlIZ1XBwdHWG2CPFVtIEwaazb",
-	"Px/bEoWfsgp8uJRrR01MO/fM7NWmOahPls29xq6bdQvbivP8rOOKgmL+ERW7Oz46IgB6gutnwrXFDveN",
-	"znRlGL+qot2OLyOM4eqA+w06C4c4/p5rGBUMqYaxxWFbZy3JHM9APaUbxiFsEsoafmMhQ4mKCmxexbtd",
-	"5vCUcORL5YXriq8L+iHkI14oTEQqSCNpn8FOdDr41uIKK3C1UYyz4fa6TWm0mCvVRMYv/OSHbefQI8YF",
-	"KC0CS8OG8ngxQyOAX4k85z6lqmJ35twie42qnsa0hDsl3NKo/+fc1l21z0+ZKwz9Kv0BcN9wNbNNba2I",
-	"TXI7zHRlHtNRw3S1Ryr6NlnTBfcoj0+ZUHo5m0Pex1yU10xPp7VUor2u3gq6E517Q0HRT0HyXk1DggUN",
-	"i0FJqTX7/vmLZ1fYJF4/z84sqzXWWFca77ltr90P13h3cbk2BqZZ6VWIKYbuSDNtL1+Fvfvg6EFrduAe",
-	"Zi9fXT59dvbi8r+evc3vslAw8096QoThZRg4EJwDI0GhoXs/Llw0jkHcTC8fUN2wvAaB+VptPcyOY8eM",
-	"bvDoQsVoo1R8fcp4O5w26EqMjycL4ajAngFGdFi0dHtnZNgmKob29Zfe95JZfail9oesd6+MpG0zynYu",
-	"u3912ezA1OLixKWMIiQArIE2BdMqgIpIPPFrLFJ7sGzsmD3RVVy/ja7ABBNt2RTkmquYNheK8NWEtUYz",
-	"rtUDEIkLIgZNNRe53SPsPmvThehtAm6h80TUNslEFopAfSV3W7/C1D/zMwa7EX72rJTGjPVT0brCMRnh",
-	"FSuhEA0gXusnGhXxNafS0HUJeMApPdHVGrzQM0Fgh3ESBILpll9TEnUldDILSqmff5AiRSkT/WBUevGK",
-	"HR7VcC5gMRvWXZrb0/RDWkrAGwGiCZ5C1ZfwLsqGYD9YANWA58Z/aC8USJMgOlplZpDsQM/SW0oc+hoC",
-	"pFen6J7lR3sHzC5W67Ko8Lqle+U7lBLbmVspEXH4Ef4lX0klauHEjssGiAvQ7eoVdqXpsPN8JxrKCEEa",
-	"5MOaKGwCh+yn19J490L9hkSl+wZs+173X4lDo0Ot37Qw8Ats29qY7ZVYDFLeyTkRtIHWN4y1BmiBvO7j",
-	"1UvAIAOWh8Nt7X67o3ifaDdHD8UNr2U1ZmexyKAAItbaqmu9QtVUB5Os5hb9xd6YSsZKYIqfyQHFx9yV",
-	"cXCheijT7CeLY8fbmnFCGVfCzPBSpF0Jf3n0YNOZcNsddEeD/An3J5yUWP0JBNSbUIw1GgvAddmMN/l9",
-	"QgVNb9kW2lRScbNGd3G4v1ZX606Z4WoNusuc35D1PpUI4tSK/E5upc01oeNCA3A/BNwg8QTX6uDtuvGn",
-	"7tqeXqgLdcCu4pW7UdVYNnU1Lrm58kYfXQnRFl72R+5JV5UBb3+lcD0UKaLtCwVPj4+OmNHa2TED/+SF",
-	"YnQjt7QsVMimUKZ/j00EBCrR3B1vje7DgYNhTWUtoIaqgULpAAhTFbPrxUR74xar2cLni2XtZMONA/DS",
-	"QcUdDw1g+WzCxGIMFyt2YMnVqG3LflpO9DeWyslbVmlonas1+lK8VnEKksS3DADn76GLGZl2dP3DlWym",
-	"lvGqYgcHpawOiKx/O74CWcWhGIIfKFIYpZ0zawZxZsucbloa0b3+zoD/xr9uxY0wvEY/GI1/3dbHYGeK",
-	"ypkESDfcim5mAgnx9OyH8ABqwgddDExB3rmYpLtQSggAscs6+LDgUpJSLySIzgt1tRCO//rTs/96/7f/",
-	"PHvxy7OrYM/h5aDWC3X/CuCSocIVOLCbdFJlWxZ4J5joJUWCyPFtc+KS6uQmA9YnDx8OLSXBcYMFp35Y",
-	"/a5+FGafqv6oAgLgyv9+1cc1sZc6Wjhpoe7iheIGrnxGG7kWAGz13OCZShIj0LbDQuEM0P9+eDJceK4R",
-	"FVPhFUtI4yRiUdbi8+nTqy4ZOS2K6B7IgP7ZEeVMYjmxoGWxAxG4PRy1bnULEEwnDx+yxkjl4M7Is/Mn",
-	"z5+zcs4NLz1rxVslrK4RDYae6QwKuYwnD9hcL40lZ7+FUEVPjJMdLhdez5lzJxBQZxHH0S3EJsjieSUW",
-	"jXZClesDdIrlF2QhVYu4+Ay4hS6dSKPPuxsz4JxKFnfLnSOf1xLI/P2bSMj9JIy0rTd1r6HttmJpWuWx",
-	"xEEA0YTaq5M1XIPGTS2FCbzZd6sFv+XJ0cl9jTOqEtsOtUiCM1ALuF+NDQcP5fExb0wqJmMXBhX3Cpra",
-	"Rk5if7aQbueXoeIYSw+3gKdvvk3ewBff5VvAetIdri2VCPiKeMwWZLh932245RZMljE7q2t81qsCBoDe",
-	"c4r3QgyBrv+Li8aisoC/wyWAaef83dIx/5lf+WfMr4xv4h+SYBmDveKajNlCYe/CS19xeeLKkRmyh7H+",
-	"8XWoXDSavEe1zYcqdqHoECMY7pf3xp+0zL+POVZ4L+B/nL96GUGn8RbNOLB78uHDKZVEQVfK8VHITS0w",
-	"tQV+vlBe6ycXKv5ZEGzDCEE5oneCvbKdqNcLlYa9RpASvHgZDRJvfqwfdwOhJMQq9AU0g0uNi+683MTI",
-	"XigIUSo3Zg+Oj1gwB8PC5bJu887kd+0l0V/DnbxRp/T+Hcrd3di7dl/Rrh8uWASC3bzM51735Y+c6oDQ",
-	"TX5U8ReguFYvBNr1mL2YTVoMe/rwI/215ZLu8wX+3vHFfqdp28debmRI2cHJdb7te/acwdVFnHW3pg+m",
-	"5mElankjws0p2SPnaffaZ5D1y5WMxFc/I8nz6wK4gFjr2wo4gtLo2EIjKLTYuA35/jUXRDWVunOolFBR",
-	"G5Tbu3AX3LC13l0/risL1uYyU/RB0WHsJRxeayfrGooojNlZGE/43jIs4dJVF89En3FMX0BIFPmSBWHo",
-	"jztYarj3eq+Mu/0LFAySXG/nYs1WnpgT8UecC1R5ACp+wColmaqPeWiLU//63k+S0DTwAIprjw55Iw9v",
-	"jkF4U2Nbt/2B0Q/2G3pVgdUjFG2b5Uz0DxZsRnLFUOPgEO1SolOfATwWe2yrXW9ChuNmYkDSdmsUcvBC",
-	"5FA20/jDkJ2VGXlcOiDc1UuHcdQIrUWC01PgBYiDQOpHd/HdwbKJ2mtjNztOgqACLq23m0IGmDeZ+hmM",
-	"tZjGK7Wg2yVSEiZ0S6o1jr1TdEvdCLxhLx5qv+rNp/ef/m8AAAD//w==",
+	"7L37cxu3ki/+r6D43arsVo2oR2zvOXKdqq/iR+KN4/hazvrsjXwlcAYkcTQEJgBGNOPy/34L3Y0ZkASo",
+	"oWwrObfOD6nInBm8utHox6cbH0elXjRaCeXs6PTjqOGGL4QTBv7Fy1K3yr3iC+H/WQlbGtk4qdXodPR2",
+	"LpjiC8H0lLm5YPTyeFSMpH/ecDcfFSMFH4emRsXIiN9aaUQ1OnWmFcXIlnOx4L59t2r8q9YZqWajT5+K",
+	"0VSbBXf+GTT5WyvMqm+TnsZNVGLK29qNTkf/sFqNipFQ7WJ0+mv4Z2lvRu+LRE9+VMI6WaUnKqswzUYq",
+	"Ri8XjFv47bVUSqoZOxfmRpaCnb1+wWb8RjDpmG5zS9J3ud+iOH0tVG6gTTupZRmNF94ucOjcOP+zdJY5",
+	"8cGxiXBLIRS+t9SsVZUwttRG2MyYQ9/7jbi1fCaeG71Ij3kqjXWs4qvHMBL8Jw3ftLi0C63cnC3nQvlF",
+	"lZYp7dhM3gjVjXSTO3x/8bgCM40q7sSoyI3zrU6PsubdIHXFV+mxsDPHFto69uDoyL9sGZ86Yfp55Ubr",
+	"9J5jXYrJXOtr5IMEpfrn+9AKdoJttLICJMB3xhPc/1Vq5YSCvcibppYl92tzCPvq9GPU5L8ZMR2djv6/",
+	"w16yHOJTe/icy7o1AjvaXmJL+6fkyi8pV3YpDFN6OR59KkZvxLS1orqvwdD2DIOZCBqPqPy2B8KPgRLU",
+	"nu/ujKScl6RGN8I4ietYGsEdjn2NtAdOLhL0LUa1XEgUybum8BLf+hSo/nG7oabmsCbiA180tX+GIiLV",
+	"qZWqTEj6d8TppZf2UjkNEsQ67oRn52ETgtdvmw+t3zm8GzbkbR/9Ai8FIY58/isuCE2/W84wjDDVoiNM",
+	"6Ks/HPTkH6J0fhQ0qpfSJihLBxv8LZ1Y2KFzbBcLbla+feqQG8Ph30p8cNtU+F7igcKDTJlqlCv+ddbw",
+	"mRizV9rNQVoKrvzRxB1zc2m9jHIkwtYoJpV79KCnllROzITZWstujjtW5w1uF1iSqpJ+0Lx+HS3VlNdW",
+	"FBurdyvb9ge6M61FSqVP7zXC7xjoeWDE9eXlpZM34pSJG2FWsIpjZlvbCFWJ6hTZX3kpYASvGFcVE4vG",
+	"SVGNWVlr699RWonufPVy0zJct3GkiGA/ngND454LoYWEZtKPmtjl8yXLrUueFwtfbafv3Lu5LZui8Xfc",
+	"lfM3wgLLbJL4zCtvBdOGccWEMdp4wmwsp64yuq4fRmvZUoIeIst5pw7y2hN+qdu6YnOv9k28UhVOi80N",
+	"9+1JYsP5A8hxWduU9OWOLYVybGm0mhWw7xuhmxqk7zYZpbpt8V9LdQ6zGcHCczo2h/Rr9MzwhR3fug1h",
+	"IW8hkd1mZ9M/GCRNY4JvidKNIYW2k6OqdXmdkO5uON9PVmnGIemJ4riSFZPeZtGG+Y6481x4qtq6TjRZ",
+	"ptT8M9A+ltz2+u/Whz1Rb6ES6YcczaOJ10i5y69Q+gyc+Ed70AzW+p/h4KOJZZcjOvQ2xEiScOzJi6fB",
+	"sCEV9hbqrTfwPGIaO2a/WGEsqzTYH1b4RfLNLfiHl0LN3Hx0enx0dFSMFlJ1PxT7MERq3k90XT3RDc1z",
+	"UxeCs21r3Pg+koUb4aXIjVBMK1bOuVRJCbmQSi78kXmUkpZSXYIoEtZmuwNrli356g7te9a6LOeivL7k",
+	"LqMRu8hiqbW+tgy4TiyAMYdrxjsFsJuLFVty6YDrtWHL+Qp/nHJZ4+mSPIFbWJigdVTS8kkNuoZXOvx7",
+	"64voD6CZ4aiOWKcN/IF9JPWSJVekduRpHQ5IL6saoxfSiuoxO/I7udZqhu4T3pnQlShllTkwd5Frg4Vp",
+	"9t0Qi17nimecZG4jKnlHVZYvgum3sSDQpmVSwQQXvAbnS5JwpTZGlPhhpPtSf+vtvvIWMmv4auHFCPtZ",
+	"1SvGWd8CW/CV11cnotZL9rswOupyonUtuPJ9XovEufWKL4QlpxF08JgtPaXm5PGy3hS8FitPuonW16Ji",
+	"WpViQ/yc3Cp9ipHSqCxufrZbTNFi4+hTlHwqeJ001kTjRHW5z7mO3LPfJ85562B7XY+7wwu9XM6smNNs",
+	"wa8FmA2lblYFO+ne8opl8CBxV4DdYTXTt8jM45RMK7m5tPL3hHz+buWEDQfTk7M3nldx74pSDDo3i1E5",
+	"52rWrex6++dec+8cZp6HQEOGXuTenoRS1zV3wiCBN6w45/TzFy8j8WP0jfTngLewSHtfm9pW85Xg9WXO",
+	"veoffmOZahcTYboDrADmD3PTChruHS7HJ98+ePgo1ZdQiX6eNbqc+7OktzJ8t0yoyg4kBtiVe3EsrMdl",
+	"Um15ohcL6bwQ6H3gohQFuxHGekFzPM63mGa417yqRMUmMd/tw2zeMlT7ztDIlHMrcEwjDBOw8mHvLee6",
+	"jobV0/Mo3bxutE3xZMQ3soo4kDhzbcptK6tdrWco1KuVVs6UqFh4v+dMv8/g2TjTvtOlToz+B70M5gY2",
+	"ii30q7G4Pj7JNAnzy1nT2vDZ+ir0bU6PvOa6q9XLhbDBOZhWm/qtb7msgFsn3MlFev7tpJZ2nm81WmJ6",
+	"B2VM07p+h27Ig7VBeMmg+EJUpKXnhrAvV7d1vecneX1z5SkNsqNAVdPrZg7UT+u3RVrZFMrt1b913Lic",
+	"2JusYudKvHhOo3OFjId9RcYgr5TXGjrn840wcipTOu67uXBzYVjFHS9543UkWJ910nY61obu0m2M3rXV",
+	"CY9edYj2ZDSUNdG3dujmlKC0xV6mdVW/2RdcgYVhhLfVCjYRU22QmcGLfgdrym+O4e4BUN1u8+WEaDI2",
+	"nZt8xtf7DmeHm1baMaNFLUjESTUrWNAVC+YMV3YqjIHfu32KypjgtVQzVgteeRZFZbEgJpaW2PVCBdmA",
+	"MU7tF9iCMTyVitfjizhYTcPpGAPNtTAgz2HRiEaR6PAshQOKrR4j/JrEBp0nmLXwh/jQSDT2nDALqSga",
+	"UnJVijpn/D0VtbwRKXc0sa9dEwc7tMaku7UT4byqvK3WR96CM4d54TLQsypuKFS4NY0Fr/bwawfv1FB1",
+	"Q09qsUg71ANbBoJ7CYtEq3BlgQaV4FUerRB2Ak6vlyUdBWh+6b2B9EsLBxoD/WvgniWGuItXjyTM/bn1",
+	"ogmmVudZYJi7+4JJTds2Lrjjeb/Cx2QgmiIDBakPHFwJV1JN9VUESokOnn4mmVFkQ0C3oGAasNhQKZCW",
+	"8QmBW7bawR82m/Cj/K0VLQhaqcYNwmbwH3NRRz+HV1Be4d+1tg7/0tNprXkVHhjhtUnf0oXq/+2fwukw",
+	"plMy/BMfegUH/x0cX2P2Fs4F8puQiPZT9rIGBPTundir7uBEJ2pnOSy9+WA7D994yKuJXbfQJh3I6mfo",
+	"X2HYH+O1EbxapV1Ee/jlQWcs9ULYzgs6QHx5YQWd0LhTaxbgGtsrZow2KSn2hQJqXylAlvWxby4QTC+1",
+	"Ij9o90Q3txzCG/Q3nXMW9HwwRzXZMGjwPj37/g4qXh8C2nAtwe+96x/4z2o25eYx43VNEmyBFpMXAkmB",
+	"fkvnKydsxs5sF9SFNMzK34W9Q/sQDXBmlY8FoEB0RnoBPeNS5bxZcrpmUcHC5ON/t5hq2Iw2u2IBRlhZ",
+	"iRyuB8wY6Zh13oQBGniigGCMQjVrAIYWsGrXQjQjcMZVB1rVq6SeuKXooPj3iyNcOUeVxxN9VIw6oQ4a",
+	"K0n0UTGa8Rtx2Tbway04KMOpvoKNlCcSQDsYcCr4M0CR7OAcc+416IJkGcGdhnolEyEI1LzD4nc7JHBr",
+	"pKil9vZLUc1EQqoJ5fZSzLCdZ8r9k0CNwvzya4Jz2ZZ5mfDLO9JXKgn2mR/bhNfeuhmzJ3NuZgIZXYkZ",
+	"9/bSOO3P3wMGgK0nwr/EWMkepkZkcCcBtetH/lvLlZNuRfJU+c2qlxxEJ7es1DcBcbLVgawGmmQUD9pq",
+	"4FqqtDbZOVa3nvzmVhk1c5r8vVUybagtubxJO2LIQ9Vjb0ptHZuIlVZoLU5rrU1Yv0D5Yaoc6HAwbZwK",
+	"UYnGGSZe9MEoGmbPAzjVfJTqZYfyzPkw60BkO2bvolgpOmjAqajZRLeqYhM6xq0wN8J8Y5leqm2AU+as",
+	"xBAQKuGCl3OvBiB6LQrtDeCeis8uc7rAz9MudrhPa+kBU2N+mHoKcbJmG0mQC49ABDjX8rlX6ZyGk8Fb",
+	"AJ3HnoA833ToPn9s1FJdg5XAWclroSpuCKz+77+8ffIfQwMaUiVG8loqABXssf6+oUupLqe1nM1dpslO",
+	"G8Pj2GsQZIsN7cVzvt1hyKbCamkPD4Gjggu1YJMVGLrFVsA8deQo+kla1nBZbTip+41muNs93l1n6Bty",
+	"CK9PgVAC1g/YC4ng8/PrihCEgtXSm6xLI50oWNt4/aboNY4oY2ZrwPjy5c7dSnyPrw49bBMySCWAb+gW",
+	"tMOPvdYkgkc/CtFAXBuyHSLc/G3y17dWdIN4nxn23YAaZc698fTse0jp4eDoUACByBzXNLJLuQ7U+PbR",
+	"0VGxJU5KrSrLpkYvMJchZX/wD2h/nDz860kAbe2I5UOuRwrgyt2cEB/SFaxVwpa8EdXm5uktr2Dv9cG3",
+	"Spf20IhGGzduquk6pOPB0V8fDcGQpUj2k1YprMlzbcJWoF3d8NWYnS3wF7+fyjyGZkMLvOGy5pM6rY9E",
+	"qtk2RReNW13uCXUW1slFMsTwtrOn4TAoGBp+M+33rWK1vBagL6eVQa+zpKMznrKRJgOg9Cmv62Q7c11X",
+	"yQPOq/ayQpdrs3YiTIRnErDOcqFiYS5hTtsNf0s5T3pKsUPLyNmm9BLBK3oK8k8i+otwJmCI0cdpI7ZV",
+	"S7669M/T/DMPgSvoHw6WwAnRUpnO+5E8TLzNp71Ep1Nl4GEYkpJSqqntdagp2keoG6AH5HY52CuSSMsi",
+	"4vDAJzSCiBtjIqU24iuxfBvyutb3j0vagzAXYF3I/vHLe9a6uTbyd0i8YnNQlcbsBdJ8rpeKaVWvgrzb",
+	"dhCH7neduzjGzSXBTwscamZ27zD5bXt+VpRGZGyM/ptdgwpNbw4rfF6EPlJDe41gumwWUXJgOcv2xbow",
+	"LBif6BuxifSLYhKtMUKVaZMs6/KnYDWCV+jIAJ/tUCOqS/ztzKRuIMkl6nIT0vkbu3Ju8fVJd2x/ZqZM",
+	"JWoxC4pj523ZjiJK9QIfHm87WKSa6r305K0FoXyOpA6zPRaxM740oLtsbEgbOSMrJb8Wu2P2Gb1gLeo0",
+	"AMzcORHJaKG/diOWt7zvffJ1BxjukwEb8OD2DLA17GL04WCmD+jHf1itxm/48ieCDwU+1smMLV1Xt0mZ",
+	"CGUPUXKbk8rkJw3YQ/B+4OECBhQpThibSClZ/sDcAPGSM1vfCJMFSA4CcUCAK1KWByHpjVjom4A9lspb",
+	"V9JZUU+DCuWnyRUTqhoOGZ1LG2iRKGIglsI69vAoxMKiTP9OL7oWjSvIBwqv99ncnxWmm2t327chzLN3",
+	"btcm7gh42neIbvud6JnXNVd3M68yaYSbg/FvpTp+Q+r0hteqNdZtOjAzeA+v+1gwutZFvW5Ra6IvEMO7",
+	"PbD+64K6TQ5TlEI2uV255J3mu5wLg86MkiutZMlr9l/nP79i//7m+RP2l//8y8P/gMAzoDO5a40Im68H",
+	"2le6bAF/G6J10tkL1X1wyq7Rzu4M7AKgtbDp/R8YvN6QQsPR4OuG4hC33V54L1rKAPvafZxa2+4Jd0zm",
+	"N/gFvxarDjWLwoes/0pWp9dilUc1D5zRa3jX85fWbieklJY2ga2EcaW4TDNci5yHouOOBNKyOnn48Piv",
+	"EcetL8MalT3/jNLhNkt5KnQuH78fAMfa2G2hlX6qtFphpaO0hcBXMRcgeePZ7tisISdkw5GsEL1b0O6B",
+	"vSuE6kJYG/umliKljZ8RVI2W0jMXHB4EyCY4K6A809o5tJtNPAA50OOLQarQQX2tyNG/K5UhlXpwCXj3",
+	"gWGhOzE++IkvvUjtukqj7zOY+z1Q9k+++7mTVE9gLT25X3c4+M6Ljwv9je3ZfxC/byLwd0Lod4Lhh4DP",
+	"E5KgdNpkHgl1yd3lXKRd/j/A713eqWeg9ewSiFb3fA+hpeGoauP24qP9cdiQExE3nkuSiAHbwzHYEcya",
+	"GqYt3ougCJ69xgbr84/31Dbrr4G4cRF2iKofRcJwSJ5kZ4oFee5lzuYBFrl18cfT3x/9dD3nf59997+f",
+	"3mj39Prlw5OH/znl8ncnv5dPTv6X+/Hl981EqWffO35S6R9vNfNzwc01YZDRMjr9GrWlhLjdnZF0WxJS",
+	"KavLm5NhLZxEQsLwJaCF0t5IvhyqOnGKQv8ujLYdtGTo5ro1d+ouCAtkXFoY6iSaU5qSM2md4SExNeu7",
+	"2rPuzZ/f2dh7r251O56Xuslh2TlGjAPwsrUCQ5XgfD81glenECvElIK5XsIDegzhw1PGK4gdNjUvBbyH",
+	"ljKg58YUBDy9UFaoChJTxswIZ6S4EacYcqSKA2sp17rxAl8jNEorQRmmcqYwsD0OToNTKDAQRWzxzQW/",
+	"FhcKquGoKip8M2a8WkiFX/nHiMGFuFNwQ2zkPISVQO8LTXsUIqEApcDprDsVfTdJPNi5nKlfmjuGCLNV",
+	"YKS6kU4w/8J4V3WdJFhBiWW/fMd+3R89YLVwThhbsErOCM43Zpfs/2cHbCJm5OUEwcTpXYAu+5fHw4oh",
+	"FfliLHDIpl3SZY2JJymVY0q1/IbWMlN7INa6Ib2USqRcJp5ncwNzeuiwNhaKqgUCtDF0UHRrEOawcwlh",
+	"vDtwaQkVvMPyDTgNAkJsODArB7/q0VS3HOwIfQrD3ABBbaKeUmuTiTLt7YnfG42Q0hpeONuXx1zXjczJ",
+	"4tFv1x+WD+a/T1ffOp7kYj4RGeVe1zITVrH+UNiD9+EMSfB8LsaI0GOvusOZ4k3WIsAcF1K17q4IVlAS",
+	"cMrdLHaX3gJap3Ma8EwYvAp0FN8STaBGs0O5m+SPOC291pCFvxE9VuJmI497tzwMnJTBRKGuIAkPZdty",
+	"HoJelbiRpfgGM4nXWbjmjdPNVvmfYhe7boXX4ElnjJe69loD1HPR0w2gwIJXAo+lnAPqjqy/w/+3ibLG",
+	"HlIc8EtDWPItXmzkHpy4Viht+MCgj+Swgn2/ByazdxGupVHUVUenTqUA4GYM2nzM2gayUkkYMF1XeyIS",
+	"10dK4bWhLiMIyg1/mU71AW9TCHDIyxu02St4mEnJgbUJQP4snZ/yhA1f4Y+31Pe9/VDf3LroOKO6JBsw",
+	"qcdgLB5YAqLp1s2MXnrdcyJdGnCTQWJv5lHy1SZCGj7MLskbQJUlV2X4puwWN3FOJhXT1AQXAYu2qycE",
+	"rH3qCmIldihYNCgZ9QzSaR4zDqhkTIlY6i7DCYqlhwjskvzs26HhnZhPqizhdz5sdiqGUOpmNXBfz7Xr",
+	"e9h38/QfF/FYU/ROaOID0mZC3bFIGwfeSPWQBfnsD/QI1dFyiVbSspLXNQDZIG0yhx/LAfowdzFVq47X",
+	"NcHHDUD7oMjWjYhSugYQNeOSzqus/oe9oBwdwHeA2ojgXeyiVyJ7cEW3GjuomlYkCWQ1XFZ0aK1bTuyu",
+	"4R1DuptCOYAGG+hM0vfi9OcuVxlxHHXN4GNkF/ASMKsTGN81fEKi/MEHUmgeHmXpvSGEfF+UEjF3rrGn",
+	"h4foCaoFryzqGmRkUfGG7ZpwR0PQ38lD2IqyNdKtzj15I9uiK/oOPn/BDXj26Xs/TizyHsBYGb07BSmj",
+	"DJulNhXo46fkabMIBnkua1FqOG95bdlEzKWqEEBeMIMO8IC3McFbV1wozBpxeqhTLiB3wJ+MHrYLBWaO",
+	"LbpK9bLCFyBjGIHTbq5tF95NzO8xgd29JglWh54yriD1vUvNqLTAcYkP0roLBaFHIf07lBUvHZggz422",
+	"zrd29vrFKIoQj47HR+Oj4LrhjRydjr4dH42/HSGQHeh4GLmRZ8JlzPeaK/KF1TWWo7HIfqFWUWs7lRkq",
+	"PWG5VKnVi2p06hs+iy4iiS46ODk6+mIXC4QuMhcLdGkfn4rRg7//PddaN7zDcPHBp2L0cMj7dGkDbJhQ",
+	"Nnx0PifkeOTS5jO7Xt7df3IILtXDuK490WN9LWtpw2JaIGR/c8yv2zH2etUzMUVZZMB/S9Nn/LRNgw7O",
+	"Wi+FYSW3IndlhhXcQGCtp0okZx49SEiZfJ4dn4lQhwRubuF9/YJU3xDJSd/YMSSl3I8k1SxwdPpCG7Dl",
+	"t5PyQ97I8a1JI5/ef32WR8TfNtv/rHCJC2+ARui5e90BL7sACzBOx4/xTvCs34e63oO3xCaYH5WZs7VL",
+	"jYR13+lq9aXXNKgdn9ZPSWda8WmLosdfrPe1mN9uSQaLCgUNsKapX/t7pu0ToAdkRNOYyDW1NqhdlN6W",
+	"fIcf6a9PWRlo53rZM8GGCExNo3/lML5c6z725p/wONokV3yI35VWh3CXBpgOSdT0WV3HF3R4JcmIG32N",
+	"9X/A0Av3/bSqolquG5vf9/CVyP4gpfiA/QlXhDAN6eCU423ve5f5McRU89bITOvq7sQCfHqeWh2aFrJ7",
+	"paKyU5Tm8jhf8HrMnvFynihRfdrDaqFQC5sJZ/uKzBd+IcxqzPpE6cgcxxJHHCvhTltVkZbd131BjXjr",
+	"sKik+3IM8+WPmvW654NOmi8nn9ZKlKRlFNLkfpn9O62v+wLrcGtMxGx35vgAj0/rFbYzUF7j5Td/Pl6J",
+	"MwMGcUpapEW2gFRszusp4wxd1PdMaKh2Ewm1YP/S9UN3I7MRtl2IPKHx+X0fIlgS9I89RN7AzD2xwwVY",
+	"KZN0r8WmlvLHyIvs7V3oPQhlJOglRNi1ysmavL9IrmpbF6Cu75uQ/dr9obQ8x2FEu+fONOyu+ssq2hg8",
+	"/awVLm59vb+qdOjLb/WQV8ly/6qKfhxi+0T4ysPS3qy3kLjyc/vAhZk9ZtyyJ+f/jehKrzRjgv69sti7",
+	"UOmKpDPEiGwBjlnAvPj92/DVQIOhr02UdWp9Fwq17XRp/ct19IW4tr9X7E/tOAoFLYCBRDXMabTBMqjr",
+	"hDg8liNEwc0MDBRCAo0EoBFUCIK61xZOLYtXS6Kl/OD4qIAh+UY6BDsAbXUlSsSfv3jqd8n4QoEtg197",
+	"O6Ygp+tcO4gc+2nVwrGZDqdhqIzOJmLWQnTACCWWZABJl7JyeFXhxW5fR+1cu2/tni0UurAuLSqxnmS4",
+	"cMZgIg2V0y1Yq6j6MPDsl3TQ3T6o+zaYYCHC3PaQxocfS1l9osrjIlVNJ22MW8dXzGpS1OBSNG+Nc3tN",
+	"jIoW+RanInA+MOtOKZ+6sq/AINlqe9tlLk0v97yEe5Ae2LOetGwGfqp7pfZbfu2VeBzChMNS7qR4X9g6",
+	"Gd7zwpFdncEdB6cAW8IvDqwzgi+uvMEAf/nVR6F5YL1hTkn7rksb0VQjRKqZZXPeNEKho2gBhjwUp75Q",
+	"KH2PH3biGK6nCoZApYUds3eUbs0Vw+qhM+1bh0pekgLvFtJO2FmvoSz4Ctn0+IiG7GXwhfrZi4eltH7Z",
+	"sDAcNATXQeDhBlNhWkXXR1yLBt1soTwSe+GCo8vOtaGrwRS7AgXgqoBGwLpZFRdqOQ8Jfb6xq4U24uqU",
+	"pgEHyZVXVa5gfJDegMcMrelMYsRaGqYN5Ny8m2s4cbqF7m63hxpOfpWCx84fIe5CQS9w20RXVwnjBf6s",
+	"q3vTCxFRiXPFL9WzUCR852bFCYTdCgPCFQ3BdciU7WWzNjT97hMJtUO9Kjdce7sFb7sddAzpvJBwPDF6",
+	"Cdd4WkygYYFiKy9ulCgdSrHHWJ0KfCYLvI/FEx2Gc9UNFlOj+tG+5NYdwOIdvHj6eaP+SVsXFchAFs6t",
+	"0j+tMtoX5u8MqFgK7WlJIdsW8Rb/Q/RXwY3q729EkSgq0jVjw4lkNArsuitBnRTYP8cTYp2jnlztcEMf",
+	"1mphNTczYZisCn9aN3zWZzSB+FiXDknUBpXD/pdNttZnAmRByTpdublriXVyUsMj4O7d4RNrPcJtINip",
+	"t2DIBsj1jcVovlDXxHPOi05tkPdyHRO0NEHpnckxQ/rffXIAmHX/bv8EfiXafJ/hUgpm/JidgUcJRSKe",
+	"VizAxg5eiQ+OQZ3Dvth8qMXkP75nBZfiTrLPwegLQNdBHgXJiXjyWHAe2ji3MilCv1vhcR+6WXo9DZkJ",
+	"wFC/vH0yZj+HqwSxcmQoDiQjYF5IrlUrBCenJGif6XmLEA3405Ojk0cHx8d4X5lpETqoVX+PK6EVu0vo",
+	"U0yPNShjvm+4c8L4V//Pr0cHf33/8cGnA/zj5NO/JbbA12Tsfk0yZnRHwnvmvTMidtBLgaEK5l8QFYPL",
+	"MJKMJxX6NjPQB/bLm5f9DYtcrTw5S64wKgI11Dn2yqkYcoestGtVhSkwQslyWL+qM39ai2b6heJ9DTXV",
+	"XSj99Oz7x6Rtq2tIp+vLLoDODglvjVRg6iy1uaYXvn/2Fgb0w7Ozp7A90IRDCeifXChvKBm/F2wmDs+d",
+	"gHrXX8dHFdekvme4Fswqw8V+oe87MCRnCmwEFfsFqPIvcStF1ncw7POQ4FbxBvLep1FAPpRwCcaylTNl",
+	"OwiRN6fsaX+2nMfV1dzf3r746Vlxc/y3819+CsWUzn/5iS4vuVA//HT25OD8h7OTh488o83FB983fMQ4",
+	"m7Z1zazTTVfeY6KrFSFO0OKUlkovEuqkYHO9BMtZTx2KT/BDpNgUYOM3ItSK3RLXSUtve6J5c+/kQUbM",
+	"fgWwAE3iTwopiRwt/Z3s3RnXlbqFq4A69e4+NhLlOYxOf32/HjtvtImu/c+cA96qO5xwh0WZ0nsLmLVB",
+	"RJWfMYQH4M4QSFzQphIVq1rDJ/UKAwDTULakK8gJjk9M6wmlvMFPFPtT8HCoIXMgJDFYbwdCuW4o8mEh",
+	"C6HmodwmXHfCpmIpTLj9oouPUOH6bAjiNRq0d+XlLllm8+R8LdWONIps3aK7FcrvE3M6OzCbeXy/gRDP",
+	"U2+EbWtnUxvrHeYjwXbRU0hRLAJnYAU7cCPeszJVVZQGfVwcHR1htibxVbSBMGm73z8fuxLBn7IKfLgU",
+	"c0dNajv3zOzVpjmoT7YPuwXYdJxnbx1XBErxj6jY7PHRESWAJbh+JlxXbHhfdERfBvmrKtrd+DLCGK7u",
+	"uV/Ql3CYR7fmGkYFQ6phbHHY1TlNMsczUE+d/08jbCGUFf7GQoYwFfXZvAp/u8zwKeVxtcoL1yVfFfRD",
+	"qAdwoTARuCCNpHsGO9Hp4FuLK5zB1YIxzpXb666kgMVc5SYyfuEnP2w7hx4xLkBpiViaPZSnjRkaE+iU",
+	"yHPuU6rqeWfOLbLXmOtpvJZwp5Nrjfp/zm3dV9v+lLlC2FPpD0BNuNB5amtFbJLbYaYvs5yOGqarLVPR",
+	"1ckK/ZFUW/aUCaXb2RzyLueivGZ6Oq2lEl303gqsqwdxZDy3rOgk79U0JDjSsBiUdFyx5y9ePrvCJkGZ",
+	"AjdXrfGOk4CmmMNN10JRGVj0V6I90sXANCu9CjHF0B1ppt3l54j8OHrQmR24h9mrny+fPjt7efk/z97m",
+	"d1koWP0nPSHC8DIMHBacAyNBob97Py5cNI5B3EwvH1DdzrwGgfnSXT3qnmPHjG7Q6kPFaKNUfHXKeDec",
+	"LuhKjI8nC+GYwZ4BRnRYNHx7Z2TYJipG+vVJ73vJUB9qmf4h9F4r42y7jO6dZPevts2OnBYkTlxKMEIC",
+	"AA20KZhWAdRL4olfY5H4g7axY/ZEV3H9VLqCGky0tinINVcxbS4U5TdRrhOacZ0egJkwIGLQVHOR2z3K",
+	"nWNdui69TVAxdJ6I2iaZyEIRxq/kbluv8Piv/MjBboSfALujbk8F7wu3ZYRXrIRCNIB4bR2vWcTXjEtD",
+	"1xXhAaf0RFcr8ELPhMtBtmppHZY7+JqSqC9hlyEolV74gxQpSllcD0aliVfs8KiGcwGLybH+0vo1TT+k",
+	"hQa8ESCa4ClUXQvvomwI9oMFUA14bvyH9kKBNAmio1NmBskO9Cy9pcTdryFA1uoE3rP86O5g28VqfRYz",
+	"Xnd4r3yHUmI7czolIg4/wv9vgXF2l/0QF6Db1SvsSgcgNAcEoI2YKx/WRGETOGQ/vZbGu1fWTUgUvu+E",
+	"Kd/r/pQ4NDrU2k8LA09g29Wm7q6kZFByhpwTQRvofMNY64cI5HUfr15CDhBgeThzcgG2E4r3iXZz9FDc",
+	"8FpWY3YWiwwKIGKty7rWS1RNdTDJam7RX+yNqWSsBKb4mRxQfMxd2apNdE2CnyyO3Tq+sgwnlHElzAwv",
+	"RdqV8JdHDzadCbfdAXs0yJ9wf8JJieWfQEC9CcXQo7EAXJfNeJPfJ1RQ/JZtoU0lFTcrdBeH++N1teqV",
+	"Ga5WoLvM+Q1Z71OJIE6tyO/kltpcEzouNAD3M8ENTk+QVgdvV40/dVf29EJdqAN2FVPuRlVj2dTVuOTm",
+	"yht9dCVTd/GBP3JP+qpIiKmncD0UCaTtCwXHj4+OmNHa2TED/+SFYj2MPNxQQaFM/x6bCAhUork73hrd",
+	"hwMHw5rKWkANcwMXlQAgTFXMrhYT7Y1brCYPny/a2smGGwfgpYOKOx4awOsrCBOLMVysmIUlz6O2Lfux",
+	"nehvLF3nYlmloXWuVuhL8VrFKUgS3zIAnJ9DFzMy7QjYfyWbqWW8qtjBQSmrA1rWvx1fgaziUIzIDxRX",
+	"GKWdMysGcWbLnG66NUKZBoFFAj5bcSMMr9EPRuNfdfWp2JmicmIB0u1FHTczgQvx9Oz78ADuZAm6GJiC",
+	"vHcxSXehlBAAYpd18GHBpWClXkgQnRfqaiEc//XHZ//z/m//ffbyl2dXwZ7Dy7mtF+r+FcAlQ4VJcGA3",
+	"6aIGXVn+nWCiVxQJIse3zYlLqlOfDFifPHw4tJQTxw0WnPqB+n39Rqz+oNZHFRAAV/73q3VcE3ulI8JJ",
+	"C3WPLxQ3uiUnnO8AgK2eGzxTSWIE2nZ4UQcD9L8fniT3ou/Dd1jhFYe4xknEoqzF56/PWnXnyGlRRPcw",
+	"B/TPjihnEsuJBaV3pbRsD0etOt0CBNPJw4esMVI5uLP57PzJixesnHPDS89a8VYJ1DWiwdAznUGhlsDJ",
+	"AzbXLWTNudYoC6GKNTFOdrhciCiJDmilq1VEiE2QxYtKLBrthCpXB+gUyxNkIVWHuPgMuIUunUijz/sb",
+	"q+CcShZXzZ0jn9cSyPz9m0jI/SSMtKv3eK+h7a5ieFrlscRBANGE2ueTFVxDyk0thQm8ue5WC37Lk6OT",
+	"+xpnVKW9G2qRBGegFnC/GhsOHq6nwbxtSHWNVDUqrhk0tY2aAOuzhXR3T4aKYyz9WqqqyN48n7wBN75L",
+	"vwB60h3q3SoR8BXxmB3IcPu++XDLPJgsY3ZW1/hsrQonAHrPKd4LMQS6fjcu2o7KAv4Ol/CmnfN3K4fw",
+	"r/oGf8b6BpE/b1CBgxjsFddEztY0eBde+orkiSs3Z5Y9jPWPT+d30WjyHtUuH6rYhaJDjCCEcJReeuNP",
+	"WubfxxwrvJf3v85/fhVBp/EW6ziwe/LhwymVJENXyvFRyE0tMLUFfr5QXusnFyr+WRBswwhBOaJ3gr2y",
+	"najXC5WGvUaQEitKI+gSYm9+rB73A6EkxCr0BWv2jYWksO683MTIXigIUSo3Zg+Oj1gwBwPhclm3eWdy",
+	"KAf+ddzJG3XC79+h3FU737n7io5+SLAIBLt5md697ssfONXhopt0qeI+QHGtXgi06zF7MZu0GPb04Uf6",
+	"a8slvc4X+HvPF/udpl0fe7mRIWUHJ9f7tu/ZcwZXB/LAEvus5mElankjws1l2SPnaf/aZyzrlyvZjK9+",
+	"RpLn1wVwwWKtbquDA0qjYwuNoNBiDSb4R2guiGoqde9QKeFGC1Bu78JdcMPlanf91r4SSJfLTNEHRYcx",
+	"FM+Ba2VlXUMRhTE7C+MJ31uGJdT62z2yBUP8mL6AkCjyJQvC0B/3sFQ/Aaj/sE/G3f4FCoaWG1mxpV/M",
+	"ifgjzgWqPAAVP4BKSaZaxzx0l0P8+t5PktA08AAutxgd8kYe3hyD8KbGkpVnlmC/oVcVWD1C0XZZzrT+",
+	"wYLNSK4Yahwcon1KdOozgMdij91tE5uQ4biZGJC03RqFHLwQOZTNNP4wZGdlRh6XDgh35dNhHDVCtEhw",
+	"egq8AHEQSP3oL549aJuovS52s+MkCCpga73dFDLAvMm0nsFYi2lMqQXd7pSSMKFbUq1x7L2iW+pG4A23",
+	"8VDXq958ev/p/wYAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
