@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,4 +125,38 @@ func flip(token string) string {
 		b[30] = 'A'
 	}
 	return string(b)
+}
+
+func TestForbiddenPieceIsServedNoMore(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		slow := honest()
+		slow.Curio, slow.NeverPublish = true, true
+		w.net.Add(1000, slow)
+		var forbidden atomic.Bool
+		w.Forbid(func(root cid.Cid) bool { return forbidden.Load() })
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is accepted", time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+		a := w.attempts(wish)[0]
+		bearer := w.net.TransferOf(a.UUID).Bearer
+		f, err := w.OpenPiece(t.Context(), a.Piece.CIDv1, bearer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		if _, err := f.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		forbidden.Store(true)
+		if n, err := f.Read(make([]byte, 10)); n > 0 || !errors.Is(err, deals.ErrUnauthorized) {
+			t.Errorf("a transfer that runs goes on: %d bytes, %v", n, err)
+		}
+		if _, err := w.OpenPiece(t.Context(), a.Piece.CIDv1, bearer); !errors.Is(err, deals.ErrUnauthorized) {
+			t.Errorf("opened again: %v", err)
+		}
+	})
 }

@@ -22,7 +22,7 @@
 //	held       whole, verified and pinned on the hot tier   final until the last pin goes or the copy is lost
 //	offloaded  let go here; proven deals hold it whole        moved on by: a request, a deal that needs bytes
 //	restoring  wanted here and not whole, cold copies exist   moved on by: the scheduler; it has no deadline
-//	gave_up    refused or past its deadline                 final until it is asked for again
+//	gave_up    refused, blocked, or past its deadline       final until it is asked for again
 //	releasing  no pin names it any more                     moved on by: the scheduler, which deletes the row
 //
 // Transitions are the pure functions of next.go; each is stored in one transaction together with the status of the
@@ -41,6 +41,9 @@
 //     do the rest.
 //   - The archive is told in the transaction that makes it true: a pin without its wish is never committed, nor a wish
 //     without its pin. What it has to be told while it is not there is recorded (cold_owed), and told at the next start.
+//   - What is blocked is not brought back: every transition out of gave_up asks in its transaction. Roots that were there
+//     before are given up, and their copies let go, by a loop that compares the blocks with the roots, so that nothing has
+//     to be remembered and a server that was away makes up for it.
 //   - What becomes of cold copies changes a status only under a rule that asks for them (PinnedWhen).
 //
 // # Decisions

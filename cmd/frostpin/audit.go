@@ -24,7 +24,7 @@ func (p *program) auditCommand() *cobra.Command {
 	var limit int
 	c := withJSON(&cobra.Command{
 		Use:   "audit",
-		Short: "Show who has changed accounts, tokens, plans and invites",
+		Short: "Show who has changed accounts, tokens, plans, invites and blocks",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return p.withStore(c, false, func(ctx context.Context, s *store) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multicodec"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -279,4 +281,15 @@ func FuzzLinks(f *testing.F) {
 			hold.Identity(l)
 		}
 	})
+}
+
+// Blocks of content find its roots by these codecs.
+func TestCodecsAreThoseThatAreHeld(t *testing.T) {
+	hash := pinstest.Raw("x").Cid().Hash()
+	for _, code := range multicodec.KnownCodes() {
+		admitted := hold.Admit(cid.NewCidV1(uint64(code), hash)) == nil
+		if listed := slices.Contains(pins.Codecs(), code); listed != admitted {
+			t.Errorf("%s: held %t, listed %t", code, admitted, listed)
+		}
+	}
 }
