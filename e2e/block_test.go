@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -61,7 +62,19 @@ func TestBlockedContentIsGoneEverywhere(t *testing.T) {
 	if list := s.must("block", "list"); !strings.Contains(list, spelled) || !strings.Contains(list, "report 7") {
 		t.Errorf("the list:\n%s", list)
 	}
-	s.proc.await(`blocks collected.*removed=[1-9]`)
+	within(t, patience, "its bytes are removed", func() (bool, any) {
+		log := s.proc.stderr.String()
+		return regexp.MustCompile(`blocks collected" removed=[1-9]`).MatchString(log), log
+	})
+	within(t, patience, "its account is told", func() (bool, any) {
+		_, body := own.raw(http.MethodGet, "/events?limit=100", nil)
+		return strings.Contains(body, `"pin.failed"`), body
+	})
+	s.proc.kill()
+	s.start() // it has no bytes in memory either
+	if got := s.read(path); got.code != http.StatusGone {
+		t.Errorf("after a start it is read as %d", got.code)
+	}
 
 	s.must("block", "remove", p.Pin.CID)
 	within(t, patience, "the block is taken back", func() (bool, any) {
