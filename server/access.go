@@ -69,7 +69,7 @@ var needs = map[string]need{
 	"closeAccount":   {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"listBlocks":     {scope: auth.Admin, kind: auth.KindAccount},
 	"addBlock":       {scope: auth.Admin, kind: auth.KindAccount, adds: true},
-	"removeBlock":    {scope: auth.Admin, kind: auth.KindAccount, adds: true},
+	"removeBlock":    {scope: auth.Admin, kind: auth.KindAccount},
 }
 
 // readNeed is what reading at /ipfs asks, where it asks for a token at all.
