@@ -70,6 +70,8 @@ type Service struct {
 	limits *lru.Cache[string, *Limits]     // by the text they are stored as
 	states *lru.Cache[int64, seenState]    // by account
 	uses   uses
+
+	readings *lru.Cache[reading, notedReading]
 }
 
 // New returns a service on a database that has Migrations applied.
@@ -77,6 +79,7 @@ func New(db DB, now func() time.Time) *Service {
 	return &Service{
 		db: db, now: now, known: remembering[string, *credential](knownTokens),
 		limits: remembering[string, *Limits](knownPlans), states: remembering[int64, seenState](knownTokens),
+		readings: remembering[reading, notedReading](knownTokens),
 	}
 }
 

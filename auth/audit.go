@@ -28,6 +28,7 @@ const (
 	actionTokenRevoke   = "token.revoke"
 	actionTokenRotate   = "token.rotate"
 	actionAccountCredit = "account.credit"
+	actionAccountRead   = "account.read"
 	actionPlanSet       = "plan.set"
 	actionInviteCreate  = "invite.create"
 	actionInviteRevoke  = "invite.revoke"
@@ -69,6 +70,37 @@ func (s *Service) NoteUnblock(ctx context.Context, by Actor, content string) err
 		return fmt.Errorf("recording the end of a block: %w", err)
 	}
 	return nil
+}
+
+// noteReads is how often it is recorded that a token goes on reading an account that is not its own.
+const noteReads = time.Hour
+
+// A reading is a token that reads an account by name.
+type reading struct{ token, account string }
+
+// A notedReading is a reading that is in the audit.
+type notedReading struct {
+	account int64
+	at      time.Time
+}
+
+// ReadAccount returns the id of an account whose data an actor is about to read, also of a closed one. It is in the audit
+// before it returns: once an hour for each token and account on this server. Errors: ErrNotFound; ErrScope when the actor
+// has not the scope Admin.
+func (s *Service) ReadAccount(ctx context.Context, by Actor, name string) (int64, error) {
+	if !by.Scopes.Has(Admin) {
+		return 0, ErrScope
+	}
+	now, key := s.now(), reading{by.Token, name}
+	if noted, ok := s.readings.Get(key); ok && now.Sub(noted.at) < noteReads {
+		return noted.account, nil
+	}
+	id, err := s.noteReading(ctx, by, name, now)
+	if err != nil {
+		return 0, fmt.Errorf("recording that account %q is read: %w", name, err)
+	}
+	s.readings.Add(key, notedReading{id, now})
+	return id, nil
 }
 
 // Audit returns the newest entries whose ids are below before (all when it is 0), the newest first, of one account or of

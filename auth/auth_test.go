@@ -402,3 +402,43 @@ func TestCallerComesWithPolicies(t *testing.T) {
 		uses("small", auth.PolicyUse{})
 	})
 }
+
+func TestReadingAnAccountIsInTheAuditBeforeItBegins(t *testing.T) {
+	databasetest.Each(t, auth.Migrations(), func(t *testing.T, db *database.DB) {
+		now := moment
+		s := auth.New(db, func() time.Time { return now })
+		ann := createAccount(t, s, "ann")
+		reader := auth.Actor{Account: createAccount(t, s, "boss").ID, Token: "abc", Scopes: auth.Admin}
+		if err := s.SetAccountState(t.Context(), auth.Operator(), "ann", auth.Closed); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ReadAccount(t.Context(), auth.Actor{Account: reader.Account, Scopes: auth.OwnScopes}, "ann"); !errors.Is(err, auth.ErrScope) {
+			t.Errorf("without the scope: %v", err)
+		}
+		if _, err := s.ReadAccount(t.Context(), reader, "nobody"); !errors.Is(err, auth.ErrNotFound) {
+			t.Errorf("an account that is not there: %v", err)
+		}
+		for i, after := range []time.Duration{0, time.Minute, 59 * time.Minute, time.Minute} { // the third is an hour after the first
+			now = now.Add(after)
+			if id, err := s.ReadAccount(t.Context(), reader, "ann"); err != nil || id != ann.ID {
+				t.Fatalf("%d: account %d, %v; want %d", i, id, err, ann.ID)
+			}
+			entries, err := s.Audit(t.Context(), "ann", 0, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reads := 0
+			for _, e := range entries {
+				if e.Action == "account.read" {
+					reads++
+					if e.Actor != "boss" || e.Token != "abc" || e.Account != "ann" {
+						t.Errorf("the audit has %+v", e)
+					}
+				}
+			}
+			if want := 1 + i/2; reads != want {
+				t.Errorf("%d: %d entries, want %d", i, reads, want)
+			}
+		}
+	})
+}

@@ -58,3 +58,15 @@ func (s *Service) note(ctx context.Context, by Actor, action, account, subject s
 	now := s.now()
 	return s.db.Write(ctx, func(tx *gorm.DB) error { return record(tx, now, by, action, account, subject, detail) })
 }
+
+func (s *Service) noteReading(ctx context.Context, by Actor, name string, now time.Time) (id int64, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		row, err := accountNamed(tx, name)
+		if err != nil {
+			return err
+		}
+		id = row.ID
+		return record(tx, now, by, actionAccountRead, row.Name, row.Name, map[string]any{})
+	})
+	return id, named(err)
+}

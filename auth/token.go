@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -164,7 +165,11 @@ type Caller struct {
 	State         State   // Active or Suspended
 	Plan          string  // its name
 	Limits        *Limits // of the plan; nobody may change them
+	Other         int64   // the account whose data is read instead; 0: its own
 }
+
+// Reads is the account whose data the caller reads.
+func (c *Caller) Reads() int64 { return cmp.Or(c.Other, c.Account) }
 
 // Actor is the caller as one who changes accounts and tokens.
 func (c *Caller) Actor() Actor { return Actor{Account: c.Account, Token: c.Token, Scopes: c.Scopes} }

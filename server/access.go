@@ -21,12 +21,13 @@ type need struct {
 	adds   bool      // it makes or changes something, which suspended accounts may not
 	stores bool      // it needs room for bytes
 	open   bool      // to everyone, without a token
+	others bool      // it reads, and administrators may read another account with it
 }
 
 // needs decides about every operation of both documents, by its id. What is not here has no route.
 var needs = map[string]need{
-	"getPins":               {scope: auth.PinsRead, kind: auth.KindList},
-	"getPinByRequestId":     {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getPins":               {scope: auth.PinsRead, kind: auth.KindList, others: true},
+	"getPinByRequestId":     {scope: auth.PinsRead, kind: auth.KindStatus, others: true},
 	"addPin":                {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
 	"replacePinByRequestId": {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
 	"deletePinByRequestId":  {scope: auth.PinsWrite, kind: auth.KindWrite},
@@ -34,8 +35,8 @@ var needs = map[string]need{
 	"addPins":       {scope: auth.PinsWrite, kind: auth.KindWrite, adds: true, stores: true},
 	"upload":        {scope: auth.Upload, kind: auth.KindUpload, adds: true, stores: true},
 	"getPinStory":   {scope: auth.PinsRead, kind: auth.KindStatus},
-	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus},
-	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus},
+	"getPinDeals":   {scope: auth.PinsRead, kind: auth.KindStatus, others: true},
+	"getPinReceipt": {scope: auth.PinsRead, kind: auth.KindStatus, others: true},
 	"getReceiptKey": {scope: auth.PinsRead, kind: auth.KindStatus},
 	"createLink":    {scope: auth.Retrieve, kind: auth.KindWrite, adds: true},
 
@@ -73,7 +74,10 @@ var needs = map[string]need{
 }
 
 // readNeed is what reading at /ipfs asks, where it asks for a token at all.
-var readNeed = need{scope: auth.Retrieve, kind: auth.KindRead}
+var readNeed = need{scope: auth.Retrieve, kind: auth.KindRead, others: true}
+
+// otherHeader names the account that an administrator reads instead of its own.
+const otherHeader = "X-Frostpin-Account"
 
 // A gate lets callers pass who may do what they want to. API and gateway share one.
 type gate struct {
@@ -87,7 +91,8 @@ func newGate(tokens Authenticator, who echo.IPExtractor) *gate {
 }
 
 // pass finds out who calls and whether they may. It looks at nothing else of the request, so strangers learn nothing
-// about ids or limits. Errors: *denied, *refused, *limited, errUnavailable.
+// about ids or limits. Errors: *denied, *refused, *limited, errUnavailable; *spec.InvalidError and errNoAccount where the
+// request names another account.
 func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	token, err := bearer(r.Header)
 	if err != nil {
@@ -97,13 +102,24 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	if err != nil {
 		return auth.Caller{}, err
 	}
+	other := r.Header.Get(otherHeader)
+	if other != "" {
+		n.scope = auth.Admin
+	}
 	switch {
 	case !caller.Scopes.Has(n.scope):
 		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
 	case n.adds && caller.State != auth.Active:
 		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
 	}
-	return caller, g.buckets.spend(&caller, n.kind, 1)
+	if err := g.buckets.spend(&caller, n.kind, 1); err != nil || other == "" {
+		return caller, err
+	}
+	if !n.others { // it would be done to the caller's own account
+		return caller, &spec.InvalidError{Field: otherHeader, Problem: "is for lists of pins, pins, their deals and receipts, and content only"}
+	}
+	caller.Other, err = g.tokens.ReadAccount(r.Context(), caller.Actor(), other)
+	return caller, unless(err, errNoAccount)
 }
 
 // spendMore takes so many requests more from a caller's budget. Errors: *limited, *refused when there never will be so many.
@@ -193,4 +209,5 @@ func caller(c echo.Context) *auth.Caller {
 	return &auth.Caller{}
 }
 
-func account(c echo.Context) pins.Account { return pins.Account(caller(c).Account) }
+// account is whose pins the request is about.
+func account(c echo.Context) pins.Account { return pins.Account(caller(c).Reads()) }

@@ -108,3 +108,34 @@ func TestSuspendedAccountsReadAndRemoveOnly(t *testing.T) {
 		t.Errorf("the pin was not removed")
 	}
 }
+
+func TestAdministratorsReadOtherAccountsAndChangeNothingThere(t *testing.T) {
+	const header = "X-Frostpin-Account"
+	f := newFixture(t)
+	id := f.mustAdd(t, bob, `{"cid":"`+cidV0+`"}`)
+	f.tokens.caller.Scopes = auth.Admin
+	readable := []string{"getPinByRequestId", "getPinDeals", "getPinReceipt", "getPins"}
+	for _, op := range operations(t) {
+		if server.Needs()[op.id] == 0 {
+			continue
+		}
+		target := strings.Replace(op.target, "requestid", id, 1)
+		wantFailure(t, f.do(bob, op.method, target, "{", header, "alice"), http.StatusForbidden, "INSUFFICIENT_SCOPE", "admin")
+		asked := len(f.tokens.read)
+		w := f.do(alice, op.method, target, "{", header, "bob")
+		if !slices.Contains(readable, op.id) {
+			wantFailure(t, w, http.StatusBadRequest, "BAD_REQUEST", header)
+			continue
+		}
+		if w.Code == http.StatusNotFound && !strings.Contains(w.Body.String(), "NO_DEAL_YET") || w.Code == http.StatusForbidden || w.Code == http.StatusBadRequest {
+			t.Errorf("%s: %d %s", op.id, w.Code, w.Body)
+		}
+		if len(f.tokens.read) != asked+1 {
+			t.Errorf("%s was not recorded", op.id)
+		}
+		wantFailure(t, f.do(alice, op.method, target, "", header, "nobody"), http.StatusNotFound, "NOT_FOUND", "account")
+	}
+	if len(f.pins.rows) != 1 {
+		t.Errorf("%d pins, want the one of before", len(f.pins.rows))
+	}
+}

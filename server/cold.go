@@ -117,7 +117,7 @@ func (s ownAPI) dealList(ctx context.Context, w deals.Wish, wished bool, limit i
 }
 
 // GetPinReceipt returns the receipt of a pin.
-func (s ownAPI) GetPinReceipt(c echo.Context, requestid v1.Requestid) error {
+func (s ownAPI) GetPinReceipt(c echo.Context, requestid v1.Requestid, _ v1.GetPinReceiptParams) error {
 	w, ok, err := s.wish(c, requestid)
 	if err != nil {
 		return err

@@ -20,11 +20,12 @@ var errNotHeld = errors.New("no such content")
 
 // An admission is what a reader may do.
 type admission struct {
-	root    cid.Cid // of the path, as it was written; undefined when the path makes no sense, and boxo says why
-	below   string  // the path below it, without slashes at its ends
-	fetch   bool    // what is not hot may be fetched
-	private bool    // no shared cache may keep the answer
-	account pins.Account
+	root    cid.Cid      // of the path, as it was written; undefined when the path makes no sense, and boxo says why
+	below   string       // the path below it, without slashes at its ends
+	fetch   bool         // what is not hot may be fetched
+	private bool         // no shared cache may keep the answer
+	account pins.Account // who answers for what is sent
+	owner   pins.Account // who pins it
 }
 
 // admit decides who may read what.
@@ -39,7 +40,7 @@ func (g *gatewayHandler) admit(r *http.Request) (admission, error) {
 		a.below = strings.Join(segments[2:], "/")
 	}
 	if a.private {
-		if a.account, err = g.reader(r, a); err != nil {
+		if a.account, a.owner, err = g.reader(r, a); err != nil {
 			return a, err
 		}
 		if g.cfg.MayRead != nil {
@@ -67,7 +68,7 @@ func (g *gatewayHandler) admit(r *http.Request) (admission, error) {
 func (g *gatewayHandler) mayFetch(ctx context.Context, a admission) (bool, error) {
 	root := spec.Canonical(a.root)
 	if g.cfg.Access == AccessToken {
-		switch mine, err := g.cfg.Roots.KnownTo(ctx, a.account, root); {
+		switch mine, err := g.cfg.Roots.KnownTo(ctx, a.owner, root); {
 		case err != nil:
 			return false, fmt.Errorf("looking for a pin of the account: %w", err)
 		case !mine:
@@ -88,15 +89,15 @@ func (g *gatewayHandler) mayFetch(ctx context.Context, a admission) (bool, error
 	return known, nil
 }
 
-// reader finds out for which account somebody reads. A signed link stands for the account that made it.
-func (g *gatewayHandler) reader(r *http.Request, a admission) (pins.Account, error) {
+// reader finds out who reads, and whose pins. A signed link stands for the account that made it.
+func (g *gatewayHandler) reader(r *http.Request, a admission) (account, owner pins.Account, err error) {
 	if q := r.URL.Query(); q.Has(linkSignature) || q.Has(linkExpires) {
 		account, err := g.links.check(q, a.root, a.below, g.cfg.Now())
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		return account, g.gate.open(r.Context(), account)
+		return account, account, g.gate.open(r.Context(), account)
 	}
 	caller, err := g.gate.pass(r, readNeed)
-	return pins.Account(caller.Account), err
+	return pins.Account(caller.Account), pins.Account(caller.Reads()), err
 }

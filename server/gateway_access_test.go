@@ -523,3 +523,24 @@ func TestReadersAreTurnedAwayWhenTheAccountHasSentEnough(t *testing.T) {
 	over = true
 	wantFailure(t, r.do(alice, "GET", "/ipfs/"+file.String(), ""), http.StatusForbidden, "QUOTA_EXCEEDED", "1000 bytes")
 }
+
+func TestAdministratorsReadTheContentOfOthersAndAnswerForIt(t *testing.T) {
+	var paid []pins.Account
+	r := newReads(t, withGateway(private), withGateway(func(g *server.Gateway) {
+		g.Sent = func(account pins.Account, _ bool, _ int64) { paid = append(paid, account) }
+	}))
+	r.tokens.caller.Scopes = auth.Admin
+	mine, theirs := r.world.add(t, []byte("alice's")), r.world.add(t, []byte("bob's"))
+	r.pinned[spec.Canonical(mine)], r.pinned[spec.Canonical(theirs)] = 1, 2
+	read := func(token string, root cid.Cid, account string) *httptest.ResponseRecorder {
+		return r.do(token, "GET", "/ipfs/"+root.String()+"?format=car", "", "X-Frostpin-Account", account)
+	}
+	if w := read(alice, theirs, "bob"); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	wantFailure(t, read(alice, mine, "bob"), http.StatusNotFound, "NOT_FOUND", "no such content")
+	wantFailure(t, read(bob, mine, "alice"), http.StatusForbidden, "INSUFFICIENT_SCOPE", "admin")
+	if !slices.Equal(paid, []pins.Account{1}) {
+		t.Errorf("accounts %v answer for what was sent, want the administrator's", paid)
+	}
+}

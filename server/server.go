@@ -57,6 +57,8 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (auth.Caller, error)
 	// AccountState returns the state of an account, or auth.ErrNotFound.
 	AccountState(ctx context.Context, account int64) (auth.State, error)
+	// ReadAccount returns the id of another account, whose data the actor is about to read, or auth.ErrNotFound.
+	ReadAccount(ctx context.Context, by auth.Actor, name string) (int64, error)
 	// Plausible tells, without asking anybody, whether this text was right when it was looked up last.
 	Plausible(token string) bool
 }

@@ -29,6 +29,7 @@ type api struct {
 	endpoint string // such as https://example.org/psa
 	origin   string // such as https://example.org
 	token    string
+	account  string // whose pins an administrator reads; empty: those of the token's account
 	client   *http.Client
 	pause    func(ctx context.Context, d time.Duration) error // waits before a request is repeated
 }
@@ -278,6 +279,9 @@ func (a *api) send(ctx context.Context, r call, body io.Reader) (*http.Response,
 	maps.Copy(request.Header, r.header)
 	request.Header.Set("Authorization", "Bearer "+a.token)
 	request.Header.Set("User-Agent", "frostpin")
+	if a.account != "" {
+		request.Header.Set("X-Frostpin-Account", a.account)
+	}
 	response, err := a.client.Do(request)
 	if err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ func (p *program) exportCommand() *cobra.Command {
 	var statuses []string
 	var e export
 	var without bool
+	var account string
 	c := withJSON(&cobra.Command{
 		Use:   "export DIR|FILE.tar",
 		Short: "Write pins, receipts and data to files",
@@ -64,7 +65,10 @@ receipts/ has the receipts of cold copies; cars/ has the data, each DAG once, ve
 the sum of each file. Nothing of this needs Frostpin to be read.
 
 It can be run again: data that is there and right is not fetched again. A tar file is made from a directory beside it,
-so there must be room for both. It exits with 1 when something could not be exported.`,
+so there must be room for both. It exits with 1 when something could not be exported.
+
+A token with the scope admin exports any account by its name, also a closed one while its pins are there
+(closed-retention). The audit has it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
@@ -74,6 +78,7 @@ so there must be room for both. It exits with 1 when something could not be expo
 			if e.api, err = p.connect(c, server); err != nil {
 				return err
 			}
+			e.api.account = account
 			e.cars, e.now, e.summary.verb = !without, p.now, "exported"
 			stop := e.summary.watch(p.stderr)
 			if target := args[0]; strings.HasSuffix(target, tarSuffix) {
@@ -87,6 +92,7 @@ so there must be room for both. It exits with 1 when something could not be expo
 	})
 	server.add(c)
 	c.Flags().StringSliceVar(&statuses, "status", nil, "Only pins in these states: queued, pinning, pinned, failed")
+	c.Flags().StringVar(&account, "account", "", "The account to export, for a token with the scope admin (default: the token's own)")
 	c.Flags().BoolVar(&without, "no-cars", false, "Leave the data out")
 	return c
 }

@@ -1041,6 +1041,9 @@ type AccountName = string
 // Format defines model for format.
 type Format string
 
+// OtherAccount defines model for otherAccount.
+type OtherAccount = string
+
 // Requestid defines model for requestid.
 type Requestid = string
 
@@ -1147,6 +1150,19 @@ type AddPinsJSONBody = []struct {
 type GetPinDealsParams struct {
 	// Limit How many of the newest to return.
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// XFrostpinAccount The name of another account, also of a closed one, that is read instead of the caller's own. The token needs the
+	// scope admin, and no other; the audit has it. The Pinning Service API takes the header for what it reads, and so
+	// does /ipfs. Whatever would change something refuses it.
+	XFrostpinAccount *OtherAccount `json:"X-Frostpin-Account,omitempty"`
+}
+
+// GetPinReceiptParams defines parameters for GetPinReceipt.
+type GetPinReceiptParams struct {
+	// XFrostpinAccount The name of another account, also of a closed one, that is read instead of the caller's own. The token needs the
+	// scope admin, and no other; the audit has it. The Pinning Service API takes the header for what it reads, and so
+	// does /ipfs. Whatever would change something refuses it.
+	XFrostpinAccount *OtherAccount `json:"X-Frostpin-Account,omitempty"`
 }
 
 // RotateTokenParams defines parameters for RotateToken.
@@ -1300,7 +1316,7 @@ type ServerInterface interface {
 	GetPinDeals(ctx echo.Context, requestid Requestid, params GetPinDealsParams) error
 	// GetPinReceipt Get the receipt of a pin
 	// (GET /pins/{requestid}/receipt)
-	GetPinReceipt(ctx echo.Context, requestid Requestid) error
+	GetPinReceipt(ctx echo.Context, requestid Requestid, params GetPinReceiptParams) error
 	// GetReceiptKey Get the key that signs receipts
 	// (GET /receipt-key)
 	GetReceiptKey(ctx echo.Context) error
@@ -1785,6 +1801,23 @@ func (w *ServerInterfaceWrapper) GetPinDeals(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
 	}
 
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "X-Frostpin-Account" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Frostpin-Account")]; found {
+		var XFrostpinAccount OtherAccount
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for X-Frostpin-Account, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Frostpin-Account", valueList[0], &XFrostpinAccount, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter X-Frostpin-Account: %s", err))
+		}
+
+		params.XFrostpinAccount = &XFrostpinAccount
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetPinDeals(ctx, requestid, params)
 	return err
@@ -1801,8 +1834,28 @@ func (w *ServerInterfaceWrapper) GetPinReceipt(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter requestid: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetPinReceiptParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "X-Frostpin-Account" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Frostpin-Account")]; found {
+		var XFrostpinAccount OtherAccount
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for X-Frostpin-Account, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Frostpin-Account", valueList[0], &XFrostpinAccount, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter X-Frostpin-Account: %s", err))
+		}
+
+		params.XFrostpinAccount = &XFrostpinAccount
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.GetPinReceipt(ctx, requestid)
+	err = w.Handler.GetPinReceipt(ctx, requestid, params)
 	return err
 }
 
@@ -2138,183 +2191,185 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L37cxu3ki/+r6D43arsVo2oR2zvOXKdqq/iR+KN4/hazvrsjXwlcAYkcTQEJgBGNOPy/34L3Y0ZkASo",
-	"oWwrObfOD6nInBm8utHox6cbH0elXjRaCeXs6PTjqOGGL4QTBv7Fy1K3yr3iC+H/WQlbGtk4qdXodPR2",
-	"LpjiC8H0lLm5YPTyeFSMpH/ecDcfFSMFH4emRsXIiN9aaUQ1OnWmFcXIlnOx4L59t2r8q9YZqWajT5+K",
-	"0VSbBXf+GTT5WyvMqm+TnsZNVGLK29qNTkf/sFqNipFQ7WJ0+mv4Z2lvRu+LRE9+VMI6WaUnKqswzUYq",
-	"Ri8XjFv47bVUSqoZOxfmRpaCnb1+wWb8RjDpmG5zS9J3ud+iOH0tVG6gTTupZRmNF94ucOjcOP+zdJY5",
-	"8cGxiXBLIRS+t9SsVZUwttRG2MyYQ9/7jbi1fCaeG71Ij3kqjXWs4qvHMBL8Jw3ftLi0C63cnC3nQvlF",
-	"lZYp7dhM3gjVjXSTO3x/8bgCM40q7sSoyI3zrU6PsubdIHXFV+mxsDPHFto69uDoyL9sGZ86Yfp55Ubr",
-	"9J5jXYrJXOtr5IMEpfrn+9AKdoJttLICJMB3xhPc/1Vq5YSCvcibppYl92tzCPvq9GPU5L8ZMR2djv6/",
-	"w16yHOJTe/icy7o1AjvaXmJL+6fkyi8pV3YpDFN6OR59KkZvxLS1orqvwdD2DIOZCBqPqPy2B8KPgRLU",
-	"nu/ujKScl6RGN8I4ietYGsEdjn2NtAdOLhL0LUa1XEgUybum8BLf+hSo/nG7oabmsCbiA180tX+GIiLV",
-	"qZWqTEj6d8TppZf2UjkNEsQ67oRn52ETgtdvmw+t3zm8GzbkbR/9Ai8FIY58/isuCE2/W84wjDDVoiNM",
-	"6Ks/HPTkH6J0fhQ0qpfSJihLBxv8LZ1Y2KFzbBcLbla+feqQG8Ph30p8cNtU+F7igcKDTJlqlCv+ddbw",
-	"mRizV9rNQVoKrvzRxB1zc2m9jHIkwtYoJpV79KCnllROzITZWstujjtW5w1uF1iSqpJ+0Lx+HS3VlNdW",
-	"FBurdyvb9ge6M61FSqVP7zXC7xjoeWDE9eXlpZM34pSJG2FWsIpjZlvbCFWJ6hTZX3kpYASvGFcVE4vG",
-	"SVGNWVlr699RWonufPVy0zJct3GkiGA/ngND454LoYWEZtKPmtjl8yXLrUueFwtfbafv3Lu5LZui8Xfc",
-	"lfM3wgLLbJL4zCtvBdOGccWEMdp4wmwsp64yuq4fRmvZUoIeIst5pw7y2hN+qdu6YnOv9k28UhVOi80N",
-	"9+1JYsP5A8hxWduU9OWOLYVybGm0mhWw7xuhmxqk7zYZpbpt8V9LdQ6zGcHCczo2h/Rr9MzwhR3fug1h",
-	"IW8hkd1mZ9M/GCRNY4JvidKNIYW2k6OqdXmdkO5uON9PVmnGIemJ4riSFZPeZtGG+Y6481x4qtq6TjRZ",
-	"ptT8M9A+ltz2+u/Whz1Rb6ES6YcczaOJ10i5y69Q+gyc+Ed70AzW+p/h4KOJZZcjOvQ2xEiScOzJi6fB",
-	"sCEV9hbqrTfwPGIaO2a/WGEsqzTYH1b4RfLNLfiHl0LN3Hx0enx0dFSMFlJ1PxT7MERq3k90XT3RDc1z",
-	"UxeCs21r3Pg+koUb4aXIjVBMK1bOuVRJCbmQSi78kXmUkpZSXYIoEtZmuwNrli356g7te9a6LOeivL7k",
-	"LqMRu8hiqbW+tgy4TiyAMYdrxjsFsJuLFVty6YDrtWHL+Qp/nHJZ4+mSPIFbWJigdVTS8kkNuoZXOvx7",
-	"64voD6CZ4aiOWKcN/IF9JPWSJVekduRpHQ5IL6saoxfSiuoxO/I7udZqhu4T3pnQlShllTkwd5Frg4Vp",
-	"9t0Qi17nimecZG4jKnlHVZYvgum3sSDQpmVSwQQXvAbnS5JwpTZGlPhhpPtSf+vtvvIWMmv4auHFCPtZ",
-	"1SvGWd8CW/CV11cnotZL9rswOupyonUtuPJ9XovEufWKL4QlpxF08JgtPaXm5PGy3hS8FitPuonW16Ji",
-	"WpViQ/yc3Cp9ipHSqCxufrZbTNFi4+hTlHwqeJ001kTjRHW5z7mO3LPfJ85562B7XY+7wwu9XM6smNNs",
-	"wa8FmA2lblYFO+ne8opl8CBxV4DdYTXTt8jM45RMK7m5tPL3hHz+buWEDQfTk7M3nldx74pSDDo3i1E5",
-	"52rWrex6++dec+8cZp6HQEOGXuTenoRS1zV3wiCBN6w45/TzFy8j8WP0jfTngLewSHtfm9pW85Xg9WXO",
-	"veoffmOZahcTYboDrADmD3PTChruHS7HJ98+ePgo1ZdQiX6eNbqc+7OktzJ8t0yoyg4kBtiVe3EsrMdl",
-	"Um15ohcL6bwQ6H3gohQFuxHGekFzPM63mGa417yqRMUmMd/tw2zeMlT7ztDIlHMrcEwjDBOw8mHvLee6",
-	"jobV0/Mo3bxutE3xZMQ3soo4kDhzbcptK6tdrWco1KuVVs6UqFh4v+dMv8/g2TjTvtOlToz+B70M5gY2",
-	"ii30q7G4Pj7JNAnzy1nT2vDZ+ir0bU6PvOa6q9XLhbDBOZhWm/qtb7msgFsn3MlFev7tpJZ2nm81WmJ6",
-	"B2VM07p+h27Ig7VBeMmg+EJUpKXnhrAvV7d1vecneX1z5SkNsqNAVdPrZg7UT+u3RVrZFMrt1b913Lic",
-	"2JusYudKvHhOo3OFjId9RcYgr5TXGjrn840wcipTOu67uXBzYVjFHS9543UkWJ910nY61obu0m2M3rXV",
-	"CY9edYj2ZDSUNdG3dujmlKC0xV6mdVW/2RdcgYVhhLfVCjYRU22QmcGLfgdrym+O4e4BUN1u8+WEaDI2",
-	"nZt8xtf7DmeHm1baMaNFLUjESTUrWNAVC+YMV3YqjIHfu32KypjgtVQzVgteeRZFZbEgJpaW2PVCBdmA",
-	"MU7tF9iCMTyVitfjizhYTcPpGAPNtTAgz2HRiEaR6PAshQOKrR4j/JrEBp0nmLXwh/jQSDT2nDALqSga",
-	"UnJVijpn/D0VtbwRKXc0sa9dEwc7tMaku7UT4byqvK3WR96CM4d54TLQsypuKFS4NY0Fr/bwawfv1FB1",
-	"Q09qsUg71ANbBoJ7CYtEq3BlgQaV4FUerRB2Ak6vlyUdBWh+6b2B9EsLBxoD/WvgniWGuItXjyTM/bn1",
-	"ogmmVudZYJi7+4JJTds2Lrjjeb/Cx2QgmiIDBakPHFwJV1JN9VUESokOnn4mmVFkQ0C3oGAasNhQKZCW",
-	"8QmBW7bawR82m/Cj/K0VLQhaqcYNwmbwH3NRRz+HV1Be4d+1tg7/0tNprXkVHhjhtUnf0oXq/+2fwukw",
-	"plMy/BMfegUH/x0cX2P2Fs4F8puQiPZT9rIGBPTundir7uBEJ2pnOSy9+WA7D994yKuJXbfQJh3I6mfo",
-	"X2HYH+O1EbxapV1Ee/jlQWcs9ULYzgs6QHx5YQWd0LhTaxbgGtsrZow2KSn2hQJqXylAlvWxby4QTC+1",
-	"Ij9o90Q3txzCG/Q3nXMW9HwwRzXZMGjwPj37/g4qXh8C2nAtwe+96x/4z2o25eYx43VNEmyBFpMXAkmB",
-	"fkvnKydsxs5sF9SFNMzK34W9Q/sQDXBmlY8FoEB0RnoBPeNS5bxZcrpmUcHC5ON/t5hq2Iw2u2IBRlhZ",
-	"iRyuB8wY6Zh13oQBGniigGCMQjVrAIYWsGrXQjQjcMZVB1rVq6SeuKXooPj3iyNcOUeVxxN9VIw6oQ4a",
-	"K0n0UTGa8Rtx2Tbway04KMOpvoKNlCcSQDsYcCr4M0CR7OAcc+416IJkGcGdhnolEyEI1LzD4nc7JHBr",
-	"pKil9vZLUc1EQqoJ5fZSzLCdZ8r9k0CNwvzya4Jz2ZZ5mfDLO9JXKgn2mR/bhNfeuhmzJ3NuZgIZXYkZ",
-	"9/bSOO3P3wMGgK0nwr/EWMkepkZkcCcBtetH/lvLlZNuRfJU+c2qlxxEJ7es1DcBcbLVgawGmmQUD9pq",
-	"4FqqtDbZOVa3nvzmVhk1c5r8vVUybagtubxJO2LIQ9Vjb0ptHZuIlVZoLU5rrU1Yv0D5Yaoc6HAwbZwK",
-	"UYnGGSZe9MEoGmbPAzjVfJTqZYfyzPkw60BkO2bvolgpOmjAqajZRLeqYhM6xq0wN8J8Y5leqm2AU+as",
-	"xBAQKuGCl3OvBiB6LQrtDeCeis8uc7rAz9MudrhPa+kBU2N+mHoKcbJmG0mQC49ABDjX8rlX6ZyGk8Fb",
-	"AJ3HnoA833ToPn9s1FJdg5XAWclroSpuCKz+77+8ffIfQwMaUiVG8loqABXssf6+oUupLqe1nM1dpslO",
-	"G8Pj2GsQZIsN7cVzvt1hyKbCamkPD4Gjggu1YJMVGLrFVsA8deQo+kla1nBZbTip+41muNs93l1n6Bty",
-	"CK9PgVAC1g/YC4ng8/PrihCEgtXSm6xLI50oWNt4/aboNY4oY2ZrwPjy5c7dSnyPrw49bBMySCWAb+gW",
-	"tMOPvdYkgkc/CtFAXBuyHSLc/G3y17dWdIN4nxn23YAaZc698fTse0jp4eDoUACByBzXNLJLuQ7U+PbR",
-	"0VGxJU5KrSrLpkYvMJchZX/wD2h/nDz860kAbe2I5UOuRwrgyt2cEB/SFaxVwpa8EdXm5uktr2Dv9cG3",
-	"Spf20IhGGzduquk6pOPB0V8fDcGQpUj2k1YprMlzbcJWoF3d8NWYnS3wF7+fyjyGZkMLvOGy5pM6rY9E",
-	"qtk2RReNW13uCXUW1slFMsTwtrOn4TAoGBp+M+33rWK1vBagL6eVQa+zpKMznrKRJgOg9Cmv62Q7c11X",
-	"yQPOq/ayQpdrs3YiTIRnErDOcqFiYS5hTtsNf0s5T3pKsUPLyNmm9BLBK3oK8k8i+otwJmCI0cdpI7ZV",
-	"S7669M/T/DMPgSvoHw6WwAnRUpnO+5E8TLzNp71Ep1Nl4GEYkpJSqqntdagp2keoG6AH5HY52CuSSMsi",
-	"4vDAJzSCiBtjIqU24iuxfBvyutb3j0vagzAXYF3I/vHLe9a6uTbyd0i8YnNQlcbsBdJ8rpeKaVWvgrzb",
-	"dhCH7neduzjGzSXBTwscamZ27zD5bXt+VpRGZGyM/ptdgwpNbw4rfF6EPlJDe41gumwWUXJgOcv2xbow",
-	"LBif6BuxifSLYhKtMUKVaZMs6/KnYDWCV+jIAJ/tUCOqS/ztzKRuIMkl6nIT0vkbu3Ju8fVJd2x/ZqZM",
-	"JWoxC4pj523ZjiJK9QIfHm87WKSa6r305K0FoXyOpA6zPRaxM740oLtsbEgbOSMrJb8Wu2P2Gb1gLeo0",
-	"AMzcORHJaKG/diOWt7zvffJ1BxjukwEb8OD2DLA17GL04WCmD+jHf1itxm/48ieCDwU+1smMLV1Xt0mZ",
-	"CGUPUXKbk8rkJw3YQ/B+4OECBhQpThibSClZ/sDcAPGSM1vfCJMFSA4CcUCAK1KWByHpjVjom4A9lspb",
-	"V9JZUU+DCuWnyRUTqhoOGZ1LG2iRKGIglsI69vAoxMKiTP9OL7oWjSvIBwqv99ncnxWmm2t327chzLN3",
-	"btcm7gh42neIbvud6JnXNVd3M68yaYSbg/FvpTp+Q+r0hteqNdZtOjAzeA+v+1gwutZFvW5Ra6IvEMO7",
-	"PbD+64K6TQ5TlEI2uV255J3mu5wLg86MkiutZMlr9l/nP79i//7m+RP2l//8y8P/gMAzoDO5a40Im68H",
-	"2le6bAF/G6J10tkL1X1wyq7Rzu4M7AKgtbDp/R8YvN6QQsPR4OuG4hC33V54L1rKAPvafZxa2+4Jd0zm",
-	"N/gFvxarDjWLwoes/0pWp9dilUc1D5zRa3jX85fWbieklJY2ga2EcaW4TDNci5yHouOOBNKyOnn48Piv",
-	"EcetL8MalT3/jNLhNkt5KnQuH78fAMfa2G2hlX6qtFphpaO0hcBXMRcgeePZ7tisISdkw5GsEL1b0O6B",
-	"vSuE6kJYG/umliKljZ8RVI2W0jMXHB4EyCY4K6A809o5tJtNPAA50OOLQarQQX2tyNG/K5UhlXpwCXj3",
-	"gWGhOzE++IkvvUjtukqj7zOY+z1Q9k+++7mTVE9gLT25X3c4+M6Ljwv9je3ZfxC/byLwd0Lod4Lhh4DP",
-	"E5KgdNpkHgl1yd3lXKRd/j/A713eqWeg9ewSiFb3fA+hpeGoauP24qP9cdiQExE3nkuSiAHbwzHYEcya",
-	"GqYt3ougCJ69xgbr84/31Dbrr4G4cRF2iKofRcJwSJ5kZ4oFee5lzuYBFrl18cfT3x/9dD3nf59997+f",
-	"3mj39Prlw5OH/znl8ncnv5dPTv6X+/Hl981EqWffO35S6R9vNfNzwc01YZDRMjr9GrWlhLjdnZF0WxJS",
-	"KavLm5NhLZxEQsLwJaCF0t5IvhyqOnGKQv8ujLYdtGTo5ro1d+ouCAtkXFoY6iSaU5qSM2md4SExNeu7",
-	"2rPuzZ/f2dh7r251O56Xuslh2TlGjAPwsrUCQ5XgfD81glenECvElIK5XsIDegzhw1PGK4gdNjUvBbyH",
-	"ljKg58YUBDy9UFaoChJTxswIZ6S4EacYcqSKA2sp17rxAl8jNEorQRmmcqYwsD0OToNTKDAQRWzxzQW/",
-	"FhcKquGoKip8M2a8WkiFX/nHiMGFuFNwQ2zkPISVQO8LTXsUIqEApcDprDsVfTdJPNi5nKlfmjuGCLNV",
-	"YKS6kU4w/8J4V3WdJFhBiWW/fMd+3R89YLVwThhbsErOCM43Zpfs/2cHbCJm5OUEwcTpXYAu+5fHw4oh",
-	"FfliLHDIpl3SZY2JJymVY0q1/IbWMlN7INa6Ib2USqRcJp5ncwNzeuiwNhaKqgUCtDF0UHRrEOawcwlh",
-	"vDtwaQkVvMPyDTgNAkJsODArB7/q0VS3HOwIfQrD3ABBbaKeUmuTiTLt7YnfG42Q0hpeONuXx1zXjczJ",
-	"4tFv1x+WD+a/T1ffOp7kYj4RGeVe1zITVrH+UNiD9+EMSfB8LsaI0GOvusOZ4k3WIsAcF1K17q4IVlAS",
-	"cMrdLHaX3gJap3Ma8EwYvAp0FN8STaBGs0O5m+SPOC291pCFvxE9VuJmI497tzwMnJTBRKGuIAkPZdty",
-	"HoJelbiRpfgGM4nXWbjmjdPNVvmfYhe7boXX4ElnjJe69loD1HPR0w2gwIJXAo+lnAPqjqy/w/+3ibLG",
-	"HlIc8EtDWPItXmzkHpy4Viht+MCgj+Swgn2/ByazdxGupVHUVUenTqUA4GYM2nzM2gayUkkYMF1XeyIS",
-	"10dK4bWhLiMIyg1/mU71AW9TCHDIyxu02St4mEnJgbUJQP4snZ/yhA1f4Y+31Pe9/VDf3LroOKO6JBsw",
-	"qcdgLB5YAqLp1s2MXnrdcyJdGnCTQWJv5lHy1SZCGj7MLskbQJUlV2X4puwWN3FOJhXT1AQXAYu2qycE",
-	"rH3qCmIldihYNCgZ9QzSaR4zDqhkTIlY6i7DCYqlhwjskvzs26HhnZhPqizhdz5sdiqGUOpmNXBfz7Xr",
-	"e9h38/QfF/FYU/ROaOID0mZC3bFIGwfeSPWQBfnsD/QI1dFyiVbSspLXNQDZIG0yhx/LAfowdzFVq47X",
-	"NcHHDUD7oMjWjYhSugYQNeOSzqus/oe9oBwdwHeA2ojgXeyiVyJ7cEW3GjuomlYkCWQ1XFZ0aK1bTuyu",
-	"4R1DuptCOYAGG+hM0vfi9OcuVxlxHHXN4GNkF/ASMKsTGN81fEKi/MEHUmgeHmXpvSGEfF+UEjF3rrGn",
-	"h4foCaoFryzqGmRkUfGG7ZpwR0PQ38lD2IqyNdKtzj15I9uiK/oOPn/BDXj26Xs/TizyHsBYGb07BSmj",
-	"DJulNhXo46fkabMIBnkua1FqOG95bdlEzKWqEEBeMIMO8IC3McFbV1wozBpxeqhTLiB3wJ+MHrYLBWaO",
-	"LbpK9bLCFyBjGIHTbq5tF95NzO8xgd29JglWh54yriD1vUvNqLTAcYkP0roLBaFHIf07lBUvHZggz422",
-	"zrd29vrFKIoQj47HR+Oj4LrhjRydjr4dH42/HSGQHeh4GLmRZ8JlzPeaK/KF1TWWo7HIfqFWUWs7lRkq",
-	"PWG5VKnVi2p06hs+iy4iiS46ODk6+mIXC4QuMhcLdGkfn4rRg7//PddaN7zDcPHBp2L0cMj7dGkDbJhQ",
-	"Nnx0PifkeOTS5jO7Xt7df3IILtXDuK490WN9LWtpw2JaIGR/c8yv2zH2etUzMUVZZMB/S9Nn/LRNgw7O",
-	"Wi+FYSW3IndlhhXcQGCtp0okZx49SEiZfJ4dn4lQhwRubuF9/YJU3xDJSd/YMSSl3I8k1SxwdPpCG7Dl",
-	"t5PyQ97I8a1JI5/ef32WR8TfNtv/rHCJC2+ARui5e90BL7sACzBOx4/xTvCs34e63oO3xCaYH5WZs7VL",
-	"jYR13+lq9aXXNKgdn9ZPSWda8WmLosdfrPe1mN9uSQaLCgUNsKapX/t7pu0ToAdkRNOYyDW1NqhdlN6W",
-	"fIcf6a9PWRlo53rZM8GGCExNo3/lML5c6z725p/wONokV3yI35VWh3CXBpgOSdT0WV3HF3R4JcmIG32N",
-	"9X/A0Av3/bSqolquG5vf9/CVyP4gpfiA/QlXhDAN6eCU423ve5f5McRU89bITOvq7sQCfHqeWh2aFrJ7",
-	"paKyU5Tm8jhf8HrMnvFynihRfdrDaqFQC5sJZ/uKzBd+IcxqzPpE6cgcxxJHHCvhTltVkZbd131BjXjr",
-	"sKik+3IM8+WPmvW654NOmi8nn9ZKlKRlFNLkfpn9O62v+wLrcGtMxGx35vgAj0/rFbYzUF7j5Td/Pl6J",
-	"MwMGcUpapEW2gFRszusp4wxd1PdMaKh2Ewm1YP/S9UN3I7MRtl2IPKHx+X0fIlgS9I89RN7AzD2xwwVY",
-	"KZN0r8WmlvLHyIvs7V3oPQhlJOglRNi1ysmavL9IrmpbF6Cu75uQ/dr9obQ8x2FEu+fONOyu+ssq2hg8",
-	"/awVLm59vb+qdOjLb/WQV8ly/6qKfhxi+0T4ysPS3qy3kLjyc/vAhZk9ZtyyJ+f/jehKrzRjgv69sti7",
-	"UOmKpDPEiGwBjlnAvPj92/DVQIOhr02UdWp9Fwq17XRp/ct19IW4tr9X7E/tOAoFLYCBRDXMabTBMqjr",
-	"hDg8liNEwc0MDBRCAo0EoBFUCIK61xZOLYtXS6Kl/OD4qIAh+UY6BDsAbXUlSsSfv3jqd8n4QoEtg197",
-	"O6Ygp+tcO4gc+2nVwrGZDqdhqIzOJmLWQnTACCWWZABJl7JyeFXhxW5fR+1cu2/tni0UurAuLSqxnmS4",
-	"cMZgIg2V0y1Yq6j6MPDsl3TQ3T6o+zaYYCHC3PaQxocfS1l9osrjIlVNJ22MW8dXzGpS1OBSNG+Nc3tN",
-	"jIoW+RanInA+MOtOKZ+6sq/AINlqe9tlLk0v97yEe5Ae2LOetGwGfqp7pfZbfu2VeBzChMNS7qR4X9g6",
-	"Gd7zwpFdncEdB6cAW8IvDqwzgi+uvMEAf/nVR6F5YL1hTkn7rksb0VQjRKqZZXPeNEKho2gBhjwUp75Q",
-	"KH2PH3biGK6nCoZApYUds3eUbs0Vw+qhM+1bh0pekgLvFtJO2FmvoSz4Ctn0+IiG7GXwhfrZi4eltH7Z",
-	"sDAcNATXQeDhBlNhWkXXR1yLBt1soTwSe+GCo8vOtaGrwRS7AgXgqoBGwLpZFRdqOQ8Jfb6xq4U24uqU",
-	"pgEHyZVXVa5gfJDegMcMrelMYsRaGqYN5Ny8m2s4cbqF7m63hxpOfpWCx84fIe5CQS9w20RXVwnjBf6s",
-	"q3vTCxFRiXPFL9WzUCR852bFCYTdCgPCFQ3BdciU7WWzNjT97hMJtUO9Kjdce7sFb7sddAzpvJBwPDF6",
-	"Cdd4WkygYYFiKy9ulCgdSrHHWJ0KfCYLvI/FEx2Gc9UNFlOj+tG+5NYdwOIdvHj6eaP+SVsXFchAFs6t",
-	"0j+tMtoX5u8MqFgK7WlJIdsW8Rb/Q/RXwY3q729EkSgq0jVjw4lkNArsuitBnRTYP8cTYp2jnlztcEMf",
-	"1mphNTczYZisCn9aN3zWZzSB+FiXDknUBpXD/pdNttZnAmRByTpdublriXVyUsMj4O7d4RNrPcJtINip",
-	"t2DIBsj1jcVovlDXxHPOi05tkPdyHRO0NEHpnckxQ/rffXIAmHX/bv8EfiXafJ/hUgpm/JidgUcJRSKe",
-	"VizAxg5eiQ+OQZ3Dvth8qMXkP75nBZfiTrLPwegLQNdBHgXJiXjyWHAe2ji3MilCv1vhcR+6WXo9DZkJ",
-	"wFC/vH0yZj+HqwSxcmQoDiQjYF5IrlUrBCenJGif6XmLEA3405Ojk0cHx8d4X5lpETqoVX+PK6EVu0vo",
-	"U0yPNShjvm+4c8L4V//Pr0cHf33/8cGnA/zj5NO/JbbA12Tsfk0yZnRHwnvmvTMidtBLgaEK5l8QFYPL",
-	"MJKMJxX6NjPQB/bLm5f9DYtcrTw5S64wKgI11Dn2yqkYcoestGtVhSkwQslyWL+qM39ai2b6heJ9DTXV",
-	"XSj99Oz7x6Rtq2tIp+vLLoDODglvjVRg6iy1uaYXvn/2Fgb0w7Ozp7A90IRDCeifXChvKBm/F2wmDs+d",
-	"gHrXX8dHFdekvme4Fswqw8V+oe87MCRnCmwEFfsFqPIvcStF1ncw7POQ4FbxBvLep1FAPpRwCcaylTNl",
-	"OwiRN6fsaX+2nMfV1dzf3r746Vlxc/y3819+CsWUzn/5iS4vuVA//HT25OD8h7OTh488o83FB983fMQ4",
-	"m7Z1zazTTVfeY6KrFSFO0OKUlkovEuqkYHO9BMtZTx2KT/BDpNgUYOM3ItSK3RLXSUtve6J5c+/kQUbM",
-	"fgWwAE3iTwopiRwt/Z3s3RnXlbqFq4A69e4+NhLlOYxOf32/HjtvtImu/c+cA96qO5xwh0WZ0nsLmLVB",
-	"RJWfMYQH4M4QSFzQphIVq1rDJ/UKAwDTULakK8gJjk9M6wmlvMFPFPtT8HCoIXMgJDFYbwdCuW4o8mEh",
-	"C6HmodwmXHfCpmIpTLj9oouPUOH6bAjiNRq0d+XlLllm8+R8LdWONIps3aK7FcrvE3M6OzCbeXy/gRDP",
-	"U2+EbWtnUxvrHeYjwXbRU0hRLAJnYAU7cCPeszJVVZQGfVwcHR1htibxVbSBMGm73z8fuxLBn7IKfLgU",
-	"c0dNajv3zOzVpjmoT7YPuwXYdJxnbx1XBErxj6jY7PHRESWAJbh+JlxXbHhfdERfBvmrKtrd+DLCGK7u",
-	"uV/Ql3CYR7fmGkYFQ6phbHHY1TlNMsczUE+d/08jbCGUFf7GQoYwFfXZvAp/u8zwKeVxtcoL1yVfFfRD",
-	"qAdwoTARuCCNpHsGO9Hp4FuLK5zB1YIxzpXb666kgMVc5SYyfuEnP2w7hx4xLkBpiViaPZSnjRkaE+iU",
-	"yHPuU6rqeWfOLbLXmOtpvJZwp5Nrjfp/zm3dV9v+lLlC2FPpD0BNuNB5amtFbJLbYaYvs5yOGqarLVPR",
-	"1ckK/ZFUW/aUCaXb2RzyLueivGZ6Oq2lEl303gqsqwdxZDy3rOgk79U0JDjSsBiUdFyx5y9ePrvCJkGZ",
-	"AjdXrfGOk4CmmMNN10JRGVj0V6I90sXANCu9CjHF0B1ppt3l54j8OHrQmR24h9mrny+fPjt7efk/z97m",
-	"d1koWP0nPSHC8DIMHBacAyNBob97Py5cNI5B3EwvH1DdzrwGgfnSXT3qnmPHjG7Q6kPFaKNUfHXKeDec",
-	"LuhKjI8nC+GYwZ4BRnRYNHx7Z2TYJipG+vVJ73vJUB9qmf4h9F4r42y7jO6dZPevts2OnBYkTlxKMEIC",
-	"AA20KZhWAdRL4olfY5H4g7axY/ZEV3H9VLqCGky0tinINVcxbS4U5TdRrhOacZ0egJkwIGLQVHOR2z3K",
-	"nWNdui69TVAxdJ6I2iaZyEIRxq/kbluv8Piv/MjBboSfALujbk8F7wu3ZYRXrIRCNIB4bR2vWcTXjEtD",
-	"1xXhAaf0RFcr8ELPhMtBtmppHZY7+JqSqC9hlyEolV74gxQpSllcD0aliVfs8KiGcwGLybH+0vo1TT+k",
-	"hQa8ESCa4ClUXQvvomwI9oMFUA14bvyH9kKBNAmio1NmBskO9Cy9pcTdryFA1uoE3rP86O5g28VqfRYz",
-	"Xnd4r3yHUmI7czolIg4/wv9vgXF2l/0QF6Db1SvsSgcgNAcEoI2YKx/WRGETOGQ/vZbGu1fWTUgUvu+E",
-	"Kd/r/pQ4NDrU2k8LA09g29Wm7q6kZFByhpwTQRvofMNY64cI5HUfr15CDhBgeThzcgG2E4r3iXZz9FDc",
-	"8FpWY3YWiwwKIGKty7rWS1RNdTDJam7RX+yNqWSsBKb4mRxQfMxd2apNdE2CnyyO3Tq+sgwnlHElzAwv",
-	"RdqV8JdHDzadCbfdAXs0yJ9wf8JJieWfQEC9CcXQo7EAXJfNeJPfJ1RQ/JZtoU0lFTcrdBeH++N1teqV",
-	"Ga5WoLvM+Q1Z71OJIE6tyO/kltpcEzouNAD3M8ENTk+QVgdvV40/dVf29EJdqAN2FVPuRlVj2dTVuOTm",
-	"yht9dCVTd/GBP3JP+qpIiKmncD0UCaTtCwXHj4+OmNHa2TED/+SFYj2MPNxQQaFM/x6bCAhUork73hrd",
-	"hwMHw5rKWkANcwMXlQAgTFXMrhYT7Y1brCYPny/a2smGGwfgpYOKOx4awOsrCBOLMVysmIUlz6O2Lfux",
-	"nehvLF3nYlmloXWuVuhL8VrFKUgS3zIAnJ9DFzMy7QjYfyWbqWW8qtjBQSmrA1rWvx1fgaziUIzIDxRX",
-	"GKWdMysGcWbLnG66NUKZBoFFAj5bcSMMr9EPRuNfdfWp2JmicmIB0u1FHTczgQvx9Oz78ADuZAm6GJiC",
-	"vHcxSXehlBAAYpd18GHBpWClXkgQnRfqaiEc//XHZ//z/m//ffbyl2dXwZ7Dy7mtF+r+FcAlQ4VJcGA3",
-	"6aIGXVn+nWCiVxQJIse3zYlLqlOfDFifPHw4tJQTxw0WnPqB+n39Rqz+oNZHFRAAV/73q3VcE3ulI8JJ",
-	"C3WPLxQ3uiUnnO8AgK2eGzxTSWIE2nZ4UQcD9L8fniT3ou/Dd1jhFYe4xknEoqzF56/PWnXnyGlRRPcw",
-	"B/TPjihnEsuJBaV3pbRsD0etOt0CBNPJw4esMVI5uLP57PzJixesnHPDS89a8VYJ1DWiwdAznUGhlsDJ",
-	"AzbXLWTNudYoC6GKNTFOdrhciCiJDmilq1VEiE2QxYtKLBrthCpXB+gUyxNkIVWHuPgMuIUunUijz/sb",
-	"q+CcShZXzZ0jn9cSyPz9m0jI/SSMtKv3eK+h7a5ieFrlscRBANGE2ueTFVxDyk0thQm8ue5WC37Lk6OT",
-	"+xpnVKW9G2qRBGegFnC/GhsOHq6nwbxtSHWNVDUqrhk0tY2aAOuzhXR3T4aKYyz9WqqqyN48n7wBN75L",
-	"vwB60h3q3SoR8BXxmB3IcPu++XDLPJgsY3ZW1/hsrQonAHrPKd4LMQS6fjcu2o7KAv4Ol/CmnfN3K4fw",
-	"r/oGf8b6BpE/b1CBgxjsFddEztY0eBde+orkiSs3Z5Y9jPWPT+d30WjyHtUuH6rYhaJDjCCEcJReeuNP",
-	"WubfxxwrvJf3v85/fhVBp/EW6ziwe/LhwymVJENXyvFRyE0tMLUFfr5QXusnFyr+WRBswwhBOaJ3gr2y",
-	"najXC5WGvUaQEitKI+gSYm9+rB73A6EkxCr0BWv2jYWksO683MTIXigIUSo3Zg+Oj1gwBwPhclm3eWdy",
-	"KAf+ddzJG3XC79+h3FU737n7io5+SLAIBLt5md697ssfONXhopt0qeI+QHGtXgi06zF7MZu0GPb04Uf6",
-	"a8slvc4X+HvPF/udpl0fe7mRIWUHJ9f7tu/ZcwZXB/LAEvus5mElankjws1l2SPnaf/aZyzrlyvZjK9+",
-	"RpLn1wVwwWKtbquDA0qjYwuNoNBiDSb4R2guiGoqde9QKeFGC1Bu78JdcMPlanf91r4SSJfLTNEHRYcx",
-	"FM+Ba2VlXUMRhTE7C+MJ31uGJdT62z2yBUP8mL6AkCjyJQvC0B/3sFQ/Aaj/sE/G3f4FCoaWG1mxpV/M",
-	"ifgjzgWqPAAVP4BKSaZaxzx0l0P8+t5PktA08AAutxgd8kYe3hyD8KbGkpVnlmC/oVcVWD1C0XZZzrT+",
-	"wYLNSK4Yahwcon1KdOozgMdij91tE5uQ4biZGJC03RqFHLwQOZTNNP4wZGdlRh6XDgh35dNhHDVCtEhw",
-	"egq8AHEQSP3oL549aJuovS52s+MkCCpga73dFDLAvMm0nsFYi2lMqQXd7pSSMKFbUq1x7L2iW+pG4A23",
-	"8VDXq958ev/p/wYAAP//",
+	"7L37cxu3ki/+r6D43arsVo2oR2zvOXKdqq/iR+KNY/ta9vrsjXwlcAYkcTQEJgAomnHpf7+F7gZmSALk",
+	"ULaVnFvnh1RkzgyejUY/Pt39eVDqWaOVUM4OTj8PGm74TDhh4F+8LPVcuVd8Jvw/K2FLIxsntRqcDt5N",
+	"BVN8JpgeMzcVjF4eDoqB9M8b7qaDYqDg49DUoBgY8dtcGlENTp2Zi2Jgy6mYcd++Wzb+VeuMVJPB7W0x",
+	"GGsz484/gyZ/mwuzbNukp90mKjHm89oNTgf/sFoNioFQ89ng9Nfwz9LeDD4WiZ60mwpzRoPcOleu4N0w",
+	"34Lx2mp4wMpaW1ExrUTB3JQ7Ji0zgldMKuv8/2mpSl7XwnxnmV6oIfONO30tFFNCVNa/caFsqRvBeDWT",
+	"qmBcVUxpBv0+xsWeV9KxKbdMOmzhjVRKqgk7F+ZGloKdvXnBHL8W0B6bCl4Jw8basAUMzMHALLZt9YWq",
+	"tLDsUDZjO2QfptyJG2HYQs/ripVTriaCWT0Tbur7MGI8twL6vlBhv7GLdnf+fvDcaOsaqQ7O4uZv22xP",
+	"GMI6WaXXX8bla6Ri9HLBOE4wNf0JvxF+pnqeo8q2y/3oErYrN9BmPqpl2RkvvF3g0Llx/mfpLHPik2Mj",
+	"4RZCKHxvodlcVcLYUhthM2MOfe834rnlE/Hc6Fl6zGNprGMVXyJ54T9p+GaOSzvTyk3ZYiqUX1RpmdKO",
+	"TeSNUHGk6wfU99cdVzjPg4o7MShy43yn06OseRykrvgyPRZ25thMW8ceHB35ly3jYydMO6/caJ3ec6wL",
+	"MZpqfY10kNip9vk+ewUnwTZaWQFM+AfjN9z/VWrlBLIn3jS1LLlfm0NgbaefO03+mxHjweng/ztsmfsh",
+	"PrWHz7ms50ZgR5tLbOn8lFz5JeXKLoRhSi+Gg9ti8BYOfnVfg6HjGQYzEjQeUTHgfEzaIewEtee76/Dw",
+	"xuhGGCdxHUsjuMOxr2ztgZOzxP4Wg1rOJN6K26bwEt+6Dbv+ebOhpuawJuITnzW1f4YsItWplapMXLYf",
+	"iNJLfwlJ5TRwEOu4E56c+00IXt81H1q/c3g3HMhdH72HlwITRzr/FReEph+XMwwjTLWIGxP6au9nPfqH",
+	"KJ0fBY3qpbSJnaWbGP6WTsxs3znOZzNulr596pAbw+HfSnxKiAE/SrxQeOAp/j71fMW/zho+EUP2SuMd",
+	"ORNcWZQC3FRaz6McsbCVHZPKPXrQ7pZUTkyE2VjLOMctq/MWjwssSVVJP2hev+ks1ZjXVhRrq7eTbFuZ",
+	"ypm5xZ1K394rG79loOeBEFeXl5dO3ohT5kWPJazikNm5bYSqRHWK5K88FwCZygsuYtY4KaohSV6nTGkl",
+	"4v3q+aZluG7DjiyI/XgKDI17KoQWEsJhO2oily/nLDuXPM8WvtlJ33p2c0c2tcc/cFdO3woLJLO+xWde",
+	"eCuYNowrJozRxm/M2nLqKqNu+GHMLVtIkENkOY3iIK/9xqO4OvVi38gLVeG2WD9w358kDpy/gByXtU1x",
+	"X+7YQijHFkarSQHnvhG6qYH7bm6jVLsW/41U5zCbASw8p2uzT79GTwyf2eHOYwgLuWOL7CY5m/ZBL27a",
+	"3fANVro2pNB2clS1Lq8T3N31p/vRMk04xD2RHVeyYtIrI9ow3xF3ngpP1byuE02WKTH/DKSPBbet/Lvx",
+	"YbupO3aJ5EOOGurIS6Tc5VcofQeO/KM99gzW+p/h4qOJZZejc+mtsZHkxrEnL55GNRxF2B27t9rA8w7R",
+	"2CF7b4WxrNKgf1jhF8k3N+OfXgo1cdPB6fHR0VExmEkVfyj2IYjUvJ/ounqiG5rnuiwEd9vGuPF93BZu",
+	"hOciN0Ixrbx2L1WSQ86kkjN/ZR6luKVUl8CKhLXZ7kCbZQu+vEP7nrQuy6kory+5y0jErqOx1FpfWwZU",
+	"J2ZAmP0l460M2E3Fki24dED1YEFZ4o9jLmu8XZI38BwWJkgdlbR8VIOs4YUO/97qIvoLaGI4iiPWaQN/",
+	"YB9JuWTBFYkd+b0OF6TnVY3RM2lF9Zgd+ZNcazVB8wmPKnQlSlllLsxt27VGwjT7OMSilbm6M04StxGV",
+	"vKMoy2dp8x22aZlUMMEZr8H4kty4UhsjSvywI/tSf6vtvvIaMmv4cubZCHut6iXjrG2BzfjSy6sjUesF",
+	"+10Y3elypHUtuPJ9XovEvfWKz8h4Rx08RtPdlCxe1quC12Lpt26k9TUYHkuxxn5OdnKfYqA0Covrn21n",
+	"U7TYOPrUTj4VvE4qa6Jxorrc515H6tnvE+e8drC5rsfx8kIrlzNL5jSb8WsBakOpm2XBTuJbXrAMFiTu",
+	"gsGU6R088zjF00puLq38PcGff1g6YcPF9OTsradVPLuiFL3uzWKAdtoqyS7PveQeDWaehkBChl7k3paE",
+	"Utc1d8LgBq9pcc7p5y9edtiP0TfS3wNewyLpfWVqG81XgteXOfOqf/idZWo+GwkTL7ACiD/MTStouDW4",
+	"HJ98/+Dho1RfQiX6edbocurvklbL8N0yoSrbczNAr9yLYmE9LpNiyxM9m0nnmUBrAxelKNiNMNYzmuNh",
+	"vsU0wb3hVSUqNurS3T7E5jVDte8MjUwZtwLFNMIwASsfzt5iquvOsNr9PEo3rxttUzTZoRtZdSiQKHNl",
+	"yvO5rLa1ntmhVqy0cqJExcL7LWX6cwbPhpn2nS51YvQ/6UVQN7BRbKFdjdn18UmmSZhfTpvWhk9WV6Ft",
+	"c3zkJddtrV7OhA3GwbTY1B59y2UF1DriTs7S85+Pammn+VY7S0zvII9p5q49oWv8YGUQnjMoPhMVSem5",
+	"IexL1fO63vOTvLy59DsNvKNgHWedFz+tPxZpYVMot1f/1nHjcmxvtOwaV7qL5zQaV0h52Jdl9LJKeakh",
+	"Gp9vhJFjmZJxP0wFeGEr7njJGy8jwfqsbm2UsdZkl3gwWtNWZB6t6NA5k52hrLC+lUs3JwSlNfaMq9kf",
+	"9hlXoGEY4XW1go3EWBskZrCi30Gb8oejv3kARLddtpzg08Wmc5PP2Ho/4Ozw0Eo7ZLSoBbE4qSYFC7Ji",
+	"wZzhyo6FMfB7PKcojAleSzVhteCVJ1EUFgsiYmmJXC9U4A3o4wRvugVleCwVr9GVHbQ1Gk4kDFTXwoA8",
+	"hXVGNOiwDk9SOKCu1mOEX5OuQuc3zFr4Q3xqJCp7TpiZVOQNKbkqRZ1T/p6KWt6IlDmayNeusIMtUmPS",
+	"3BpZOK8qr6u1nrdgzGGeufS0rIobchVuTGPGqz3s2sE61Vfc0KNazNIG9UCWYcM9h8VNq3BlYQ8qwas0",
+	"YKR7EnB6LS+JO0DzS58N3L80c6Ax0L96nlkiiLtY9YjD3J9ZrzPB1Oo8CwRzd1swiWmbygV3PG9X+Jx0",
+	"RJNnoCDxgYMp4Uqqsb7qgFI6F087k8wosi6gHSiYBjQ2FAqkZXxE4JaNdvCH9Sb8KH+bizkwWqmGDcJm",
+	"8B9TUXd+Dq8gv8K/a20d/qXH41rzKjwwwkuTvqUL1f7bP4XbYUi3ZPgnPvQCDv47GL4AymREsJsQi/ZT",
+	"9rwGGPT2k9iK7mBEp93OUlj68MFx7n/wkFYTp26mTdqR1c7Qv8KwP8ZrI3i1TJuI9rDLg8xY6pmw0Qra",
+	"g315ZgWd0LhTaxbgGpsrZow2KS72lRxq38hBlrWxry8QTC+1Ij9p90Q3Oy7htf030TgLcj6oo5p0GFR4",
+	"n579eAcRr3UBrZmW4PfW9A/0ZzUbc/OY8bomDjZDjckzgSRD39H50gmb0TPnM+pCGmbl78LeoX3wBjiz",
+	"zPsCkCE6Iz2DnnCpctYsOV7RqGBh8v6/HaoaNqPNNl+AEVZWIofrATVGOmadV2FgD/ymAGPsuGpWAAxz",
+	"wKpdC9EMwBhXHWhVL5Ny4oagg+zfL45w5RRFHr/pg2IQmTpIrMTRB8Vgwm/E5byBX2vBQRhO9RV0pPwm",
+	"AbSDAaWCPQMEyQjnmHIvQRfEywju1NcqmXBBoOQdFj+ekECtHUEtdbZfimoiElxNKLeXYIbtPFPunwRq",
+	"FOaXXxOcyybPy7hfPpC8UknQz/zYRrz22s2QPZlyMxFI6EpMuNeXhml7/h4wAGw94f4lwkr2MDYigzsJ",
+	"qF0/8t/mXDnplsRPlT+sesGBdXLLSn0TECcbHciqp0pG/qCNBq6lSkuT0bC68eQ3t8yImePk73Ml04ra",
+	"gsubtCGGLFQt9qbU1rGRWGqF2uK41tqE9Qs730+UAxkOpo1ToV2icYaJF60ziobZ0gBONe+lehlRnjkb",
+	"Zh02mZDxwVeKBhowKmo20nNVsRFd41aYmwjw3wA4Ze5KdAGhEC54OfViAKLXOq69HtRT8cllThZ4PY6+",
+	"w31aSw+YGvPD1GPwkzWbSIKcewQ8wLmWz71I5zTcDF4DiBZ7AvJ8F9F9/tqopboGLYGzktdCVdwQWP3f",
+	"37978h99HRpSJUbyRioAFeyx/r6hS6kux7WcTF2mySiN4XXsJQjSxfr24infblFkU261tIWHwFHBhFqw",
+	"0RIU3WLDYZ66chT9JC1ruKzWjNTtQTPcbR/vtjv0LRmEV6dAKAHrB+yZRLD5+XVFCELBaulV1oWRThRs",
+	"3nj5pmgljk7Q0saA8eXLraeV6B5f7XvZJniQSgDf0Cxo+197c5NwHv0sRAN+bYh26ODmd/Ff31oRB/Ex",
+	"M+y7ATXKnHnj6dmPENLDwdChAAKRua5pZJdyFajx/aOjo2KDnZRaVZaNjZ5hLENK/+CfUP84efjXkwDa",
+	"2uLLh1iPFMCVuykhPqQr2FwJW/JGVOuHp9W8gr7XOt8qXdpDIxpt3LCpxquQjgdHf33UB0OW2rJftEph",
+	"TZ7rGM9Gp7rhyyE7m+Ev/jyVeQzNmhR4w2XNR3VaHumIZps7Omvc8nJPqLOwTs6SLoZ3UZ+Gy6BgqPhN",
+	"tD+3itXyWoC8nBYGvcyS9s74ne1IMgBKH/O6TrYz1XWVvOC8aC8rNLk2KzfCSHgiAe0s5yoW5hLmtNnw",
+	"9xTzpMfkO7SMjG1KLxC8osfA/ySivwhnAooYfZxWYudqwZeX/nmafqbBcQX9w8USKKGzVCZaP5KXidf5",
+	"tOfodKv0vAxDUFJKNLWtDDVG/QhlA7SA7OaDrSCJe1l0KDzQCY2gQ43dTUodxFdi8S7Eda2eH5fUB2Eu",
+	"QLoQ/eOX92zuptrI3yHwiiI8h+wF7vlULxTTql4GfrdpIA7db7t3cYzrS4KfFjjUzOw+YPDb5vysKI3I",
+	"6BjtN9sGFZpeH1b4vAh9pIb2BsF02Sii5MBymu2LVWZYMD7SN2Id6dfxScyNEapMq2RZkz85qxG8QlcG",
+	"2Gz7KlEx/DaqSXEgySWKsQnp+I1tMbf4+ihe218YKVOJWkyC4BitLZteRKle4MPjTQOLVGO9l5y8sSAU",
+	"z5GUYTbHIrb6l3p0l/UNaSMnpKXk12K7zz4jF6x4nXqAmaMRkZQW+ms7YnnD+t4GX0fAcBsM2IAFtyWA",
+	"jWEXg08HE31AP/7DajV8yxe/EHwo0LFORmzputrFZTooe/CS2xxXJjtpwB6C9QMvF1CgSHBC30RKyPIX",
+	"5hqIl4zZ+kaYLECyF4gDHFwdYbkXkt6Imb4J2GOpvHYlnRX1OIhQfppcMaGq/pDRqbRhLxK5FcRCWMce",
+	"HgVfWCfSP8pF16JxBdlA4fU2mvuL3HRT7XZ9G9w8e8d2reOOgKZ9h2i234qeeVNzdTf1KhNGuD4Y/1aq",
+	"47ckTq9ZrebGunUDZgbv4WUfC0rXKqvXc5Sa6AvE8G4OrP26oG6TwxSlkE3uVC54lHwXU2HQmFFypZUs",
+	"ec3+6/z1K/bvb58/YX/5z788/A/MoWHlRHE3NyIcvhZoX+lyDvjb4K2Tzl6o+MEpu0Y9OyrYBUBr4dD7",
+	"P9B5vcaF+qPBVxXFPma7vfBetJQB9rX9OrV2vifcMRnf4Bf8WiwjahaZD2n/laxOr8Uyj2ruOaM38K6n",
+	"L63dVkgpLW0CWwnjSlGZZrgWOQtFpI4E0rI6efjw+K8diltdhpVd9vQzSLvbLMWp0L18/LEHHGvttIVW",
+	"2qnSaoWV7oQtBLrqUgFub3e2Ww5riAlZMyQrRO8WdHrg7Aqhogtr7dzUUqSk8TOCqtFSeuKCy4MA2QRn",
+	"BZRnWjqHdrOBB8AHWnwxcBW6qK8VGfq3hTKkQg8uAe/e0y10J8IHO/GlZ6mxqzT6PoO53wNl/+SH15FT",
+	"PYG19Nv9JuLgoxUfF/o725J/L3pfR+BvhdBvBcP3AZ8nOEHptMk8EuqSu8upSJv8f4LfY9ypJ6DV6BLw",
+	"Vrd0D66l/qhq4/aio/1x2BAT0W08FyTRBWz3x2B3YNbUMB3xlgV14NkrZLA6/+6Z2iT9FRA3LsIWVvWz",
+	"SCgOyZvsTLHAzz3PWb/AOmZd/PH090e/XE/53yc//O+nN9o9vX758OThf465/N3JH+WTk//lfn75YzNS",
+	"6tmPjp9U+uedan7OubnCDDJSRpSvUVpKsNvtEUm7gpBKWV3enPRr4aTDJAxfAFoobY3ki76iEycv9O/C",
+	"aBuhJX0P187YqbsgLJBwaWGok86c0js5kdYZHgJTs7arPfPe/PmNja31aqfZ8bzUTQ7LzinHHgEv51ag",
+	"qxKM76dG8OoUfIUYUjDVC3hAj8F9eMp4Bb7DpualgPdQUwb03JCcgKcXygpVQWDKkBnhjBQ34hRdjpRx",
+	"YCXkWjee4WuERkHqQBiBnCh0bA+D0eAUEgx0PLb45oxfiwsF2XBU1Ul8M8TsgfiVf0xp/HhdRzPEWsxD",
+	"WAm0vtC0B8ETClAKnM6qUdF3k8SDncuJet/c0UWYzQIj1Y10gvkXhtuy6yTBCkos2uU79uv+6AGrhXPC",
+	"2IJVckJwviG7ZP8/O2AjMSErJzAmTu8CdNm/POyXDKnIJ2OBSzZtki5rDDxJiRxjyuXXN5eZ2gOxFof0",
+	"UiqRMpl4ms0NzOm+w1pbKMoWCNDG0EER1yDMYesSwni34NISInjE8vW4DQJCrD8wKwe/atFUOy52hD6F",
+	"Ya6BoNZRT6m1yXiZ9rbE741GSEkNL5xt02OuykbmZPbot+tPiwfT38fL7x1PUjEfiYxwr2uZcatAJtU9",
+	"aB/ukATN53yMCD32ojvcKV5lLQLMcSbV3N0VwQpCAk45zmJ76i3Y63RMA94JvVeBruId3gRqNDuUu3H+",
+	"DqWl1xqi8Ne8x0rcrMVxb+eHgZIymCiUFSThoey8nAanVyVuZCm+w0jiVRKueeN0s5H+p9hGrhvuNXgS",
+	"lfFS115qgHwuerwGFJjxSuC1lDNA3ZH0t9j/1lHW2EOKAt43hCXfoMVG7kGJK4nS+g8M+kgOK+j3e2Ay",
+	"WxPhShhFXcV9iiIFADe7oM3HbN5AVCoxA6brak9E4upIyb3W12QETrn+L9Ot3uNtcgH2eXltb/ZyHmZC",
+	"cmBtApA/u89PeUKHr/DHHfl9d1/q60cXDWeUl2QNJvUYlMUDS0A0PXcToxde9hxJlwbcZJDY63GUfLmO",
+	"kIYPs0vyFlBlyVXpfyjj4ibuyaRgmprgLGDRtvWEgLXbmBArcUJBo0HOqCcCc6RzQCVjSMRCxwgnyOEe",
+	"PLALsrNvuoa3Yj4ps4Q/+XDYKRlCqZtlz3M91a7tYd/D035cdMea2u+EJN4jbCbkHetI40AbqR6yIJ/9",
+	"gR4hO1ou0EpaTJsPmfBn2ogcfiwH6MPYxVSuOl7XBB83AO2DJFs3ohPS1WNTMybpvMjqf9gLyhEBvj3E",
+	"RgTvYhetENmCK+JqbNnVtCBJIKv+vCKitXbc2LHhLUO6m0DZYw/W0Jkk73XDn2OsMuI46prBx0guYCVg",
+	"Vicwviv4hET6g08k0Dw8yu73GhPyfVFIxNS5xp4eHqIlqBa8sihrkJJFyRs2c8Id9UF/Jy9hK8q5kW55",
+	"7re3o1vEpO9g8xfcgGWfvvfjxCTvAYyVkbtTkDKKsFloU4E8fkqWNotgkOeyFqWG+5bXlo3EVKoKAeQF",
+	"M2gAD3gbE6x1xYXCqBGn+xrlAnIH7MloYbtQoObYImaqlxW+ABHDCJx2U22jezcxv8cEdveSJGgdmzVG",
+	"GBTn8OMSn6R1Fwpcj0L6dygqXjpQQULJDd/woOMhHhwPj4ZHwXTDGzk4HXw/PBp+P0AgO+zjYceMPBEu",
+	"o77XXJEtrK4xHQ1VEQm5iqA0CN24Q7TloN36RTU49Q2fdWrBdAodnBwdfbXCAqGLTGGBGPZxWwwe/P3v",
+	"udbi8A5D4YPbYvCwz/tUtAEOTEgbPjifEnK8Y9LmE7ua3t1/cggm1cNuXnvaj9W1rKUNi2lhI9viPb9u",
+	"+tjrZUvE5GWRAf8tTRvxM28aNHDWeiEMK7kVuZIZVnADjrV2Vzp85tGDBJfJx9nxiQh5SKByC2/zF6T6",
+	"Bk9OumJHn5ByP5JUs0DR6ZpCoMtvBuWHuJHjnUEjtx+/Pckj4m+T7F8rXOLCK6Ad9Ny9noCX0cEChBPp",
+	"sXsSPOm3rq6PYC2xCeJHYeZspa6UsO4HXS2/9poGseN29ZZ0Zi5uN3b0+Kv1vuLz287JYFEhoQHmNPVr",
+	"f897+wT2AyKiaUxkmloZ1Lad3uR8h5/pr9ssD7RTvWiJYI0FpqbRvnLYrW92H2fzT3gdrW9X9xK/614d",
+	"Qi0NUB2SqOmzuu4W6PBCkhE3+hrz/4CiF+r9zFVFuVzXDr/v4Rtt+4OU4AP6ZyjvBqIPxnjb+z5lfgzd",
+	"XfPayETr6u6bBfj0/G5FNC1E90pFaacozOVxPuH1kD3j5TSRovq0hdVCohY2Ec62GZkv/EKY5ZC1gdId",
+	"dRxTHHHMhDueq4qk7DbvC0rEG5dFJd3XI5ivf9Ws5j3vddN8Pf60kqIkzaNwT+6X2H/Q+rpNsA5VYzrE",
+	"dmeKD/D4tFxho4LyBovf/PlopRsZ0ItS0iytowtIxaa8HjPO0ER9zxsN2W46TC3ov1R+6G7bbISdz0R+",
+	"o/H5fV8imBL0j71E3sLM/WaHAlgplXSvxaaW8tfIi2z1rlDfFA1n9BIi7ObKyZqsv7hd1aYsQF3f90a2",
+	"a/eH7uU5DqNzeu68h7HUX1bQRufpF61wsfP1tlRp35ff6T6vkub+TQX9rovtlvCVh6W9WW0hUfJz88KF",
+	"mT1m3LIn5/+N6EovNGOA/r2S2IeQ6Yq4M/iIbAGGWcC8+PPb8GVPhaHNTZQ1av0QErVtNWn9y3T0lai2",
+	"rSv2pzYchYQWQECi6mc0WiMZlHWCHx7TESLjjlWtnQZ7vESjCua9xjreFktLoqb84PiogCFBpeyAYAeg",
+	"ra5EifjzF0/9KRleKNBl8GuvxxRkdJ1qB55jP61aODbRsdo3ZUZnIzGZg3fACCUWpACFyturR4dXFRZ2",
+	"+zZi50q9tXvWUKhgXZpVYj7JUHDGYCANpdMt2FxR9mGg2a9poNs9qPtWmGAhwtz24MaHn0tZ3VLmcZHK",
+	"ppNWxq3jS2Y1CWpQFM1r49xeE6GiRr5BqQicD8S6lcunSvYV6CRbbh67TNH0cs8i3L3kwJb0pGUTsFPd",
+	"626/49deiMchjDgs5dYdbxNbJ917njmyqzOocXAKsCX84sA6I/jsyisM8JdffWSaB9Yr5hS072LYiKYc",
+	"IVJNLJvyphEKDUUzUOQhOfWFQu57/DCyYyhPFRSBSgs7ZB8o3JorhtlDJ9q3Dpm8JDneLYSdsLNWQpnx",
+	"JZLp8REN2fPgC/Xas4eFtH7ZMDEcNATlIPByg6kwrTrlI65Fg2a2kB6JvXDB0GWn2lBpMMWuQAC4KqAR",
+	"0G6WxYVaTENAn2/saqaNuDqlacBFcuVFlSsYH4Q34DVDazqR6LGWhmkDMTcfphpunLjQsbo95HDyqxQs",
+	"dv4KcRcKeoFqEzGvEvoL/F1Xt6oXIqIS94pfqmchSfjWw4oTCKcVBoQrGpzrECnb8mZtaPrxEwm5Q70o",
+	"119624G33XQ6hnBeCDgeGb2AMp4WA2hY2LGlZzdKlA652GPMTgU2kxnWY/GbDsO5ioPF0Kh2tC+5dQew",
+	"eAcvnn7ZqH/R1nUSZCAJ51bpn1YYbRPzRwWqy4X21KSQbIvuEf9D5FfBjWrrNyJLFBXJml3FiXg0Muw6",
+	"pqBOMuzX3QmxaKgnUztU6MNcLazmZiIMk1Xhb+uGT9qIJmAfq9whidqgdNj/0slW+kyALChYJ6abu5aY",
+	"Jyc1PALu3h0+sdIjVAPBTr0GQzpArm9MRvOVuiaac551aoO0l+uYoKWJnd4aHNOn/+03B4BZ9+/2T2BX",
+	"osP3BSaloMYP2RlYlJAl4m3FAmzs4JX45BjkOWyTzYdcTP7jexZwye8k2xiMNgF0HfhR4JyIJ+8yzkPb",
+	"ja1MstAflnjdh24WXk5DYgIw1Pt3T4bsdSgliJkjQ3Ig2QHmheBatURwcoqDtpGeO5howJ+eHJ08Ojg+",
+	"xnplZo7QQa3aOq6EVoxF6FNEjzkou3TfcOeE8a/+n1+PDv768fOD2wP84+T23xJH4FsSdrsmGTU6buE9",
+	"094ZbXaQS4GgCuZfEBWDYhhJwpMKbZsZ6AN7//ZlW2GRq6XfzpIr9IpADnWOvXJKhhyRlXYlqzA5RihY",
+	"DvNXRfVnblFNv1C8zaGmYkHpp2c/PiZpW11DOF2bdgFkdgh4a6QCVWehzTW98OOzdzCgn56dPYXjgSoc",
+	"ckD/5EJ5Rcn4s2AzfnjuBOS7/jY2qm5O6nuGa8GsMlTsF/q+HUNyokBHUF27AGX+JWolz/oWgn0eAtwq",
+	"3kDc+7jjkA8pXIKybOVE2Qgh8uqUPW3vlvNudjX3t3cvfnlW3Bz/7fz9LyGZ0vn7X6h4yYX66ZezJwfn",
+	"P52dPHzkCW0qPvm+4SPG2Xhe18w63cT0HiNdLQlxghqntJR6kVAnBZvqBWjOeuyQfYIdIkWmABu/ESFX",
+	"7Aa7Tmp6mxPNq3snDzJs9huABWgSf1JIScfQ0tZkj3dcTHULpYCieHcfB4niHAanv35c9Z032nTK/mfu",
+	"Aa/VHY64w6RM6bMFxNogosrPGNwDUDMEAhe0qUTFqrnho3qJDoBxSFsSE3KC4RPDekIqb7ATde0peDnU",
+	"EDkQghis1wMhXTck+bAQhVDzkG4Typ2wsVgIE6pfRP8IJa7PuiDeoEJ7V1qOwTLrN+cbqbaEUWTzFt0t",
+	"UX4bmBP1wGzk8f06QjxNvRV2XjubOlgfMB4JjoseQ4hiESgDM9iBGfGehamqojDo4+Lo6AijNYmuOgcI",
+	"g7bb8/M5pgi+zQrwoSjmlpzUduqJ2YtNUxCfbOt2C7Dpbpy9dVwRKMU/omSzx0dHFACWoPqJcDHZ8L7o",
+	"iDYN8jcVtOP4MswYSvfcL+hLOIyjWzENo4AhVT+yOIx5TpPE8QzEU+f/0whbCGmFv7MQIUxJfdZL4W+m",
+	"GT6lOK658sx1wZcF/RDyAVwoDAQuSCKJz+AkOh1sa90MZ1BasItz5fY6phSwGKvcdJRf+MkP206hR/QL",
+	"UFgipmYP6Wm7BI0BdErkKfcpZfW8M+XutpIAoC/i4Its2XM97q491IByc6P+nzNzt9m5bzMlh/2u/gEo",
+	"Cxc6Tx3FDlnlTqRp0zKnvYzp7MyUpHW0RPsl5aI9ZULp+WQKcZpTUV4zPR7XUono7bcC8/CB3xnvOSsi",
+	"p74ah4BIGhaDFJBL9vzFy2dX2CQIX2AWqzXWRAnoiylUxhaK0saifRP1l+gz06z0IscYXX0kycZi6YgU",
+	"OXoQ1RQ88+zV68unz85eXv7Ps3f5UxkSXN/jufyWFB+mkyH4sEEcCA8SCd77deQ64+hF/fTyAeUFzUso",
+	"GI8d8123FD5kVKGrdUWjDlTx5SnjcTjRqUsHBW8uwkmDvgSE6zAp+eZJypBZJ9npt99630tm9yFX6h+y",
+	"3ytpom2MGN+67f7VebMlZgY3p5uqsIM0gD3QpmBaBdAwsTN+jUnoD+aNHbInuurmZ6US16ACzpuCTH8V",
+	"0+ZCUfwUxVKhmhjlDIy0AZaEqqDrmPU7sXkshgPT2wRFQ+OMqG2SiCwkefxG5rzVDJL/ir/sbab4BbBB",
+	"aneoeZsYLsO8ukIueBuI1lbxoEW3jLk0VA4JL0SlR7pagpV7IlwOElZL6zCdwrfkRG2KvMyGUmqHP0jw",
+	"opDIVWdXevOKLRbbcC9gsjrWFsVf0SRC2GnAMwFiCp5CVrfwLvKGoJ9YAO2AZch/aC8UcJPAOqLw04t3",
+	"oOXqHQUGfwsGspKH8J75R6zxto3U2ihpLKd4r3SHXGIzMjvFIg4/w/93wERjMSGiAjTregFf6QC05oAw",
+	"tB3iyrtNkdkECtlPDqbx7hXVEwKR7zsgy/e6/04cGh1y+aeZgd9gG3Nfx5KXDFLakPEjSAPR9oy5hGiD",
+	"vOzjxUuIMQKsEGdOzkDXQvY+0m6KFpAbXstqyM66LIMclJhLs671AkVTHVS4mlu0R3vlK+mLgSl+IQUU",
+	"n3MlYbXplGHwk8WxW8eXluGEMqaHieGlSJse/vLowbrxYVeN2aNe9of7Y05KLP4EDOptSLbeGQvAgdmE",
+	"N/lzQgnLdxwLbSqpuFmiOTrUp9fVshVmuFqC7DLlN6TtjyWCRLUiO5VbaHNN6LvQANR/ggpRT3CvDt4t",
+	"G3/rLu3phbpQB+yqu3M3qhrKpq6GJTdXXumjkk+xsIK/ck/arEuI2Sc4ACQhpOMLCc2Pj46Y0drZIQP7",
+	"54ViLUw9VMAgV6l/j40EOEJR3R1ujO7TgYNhjWUtIEe6gUIoADhTFbPL2Uh75Raz1cPns3ntZMONA3DU",
+	"QcUdDw1geQzC3KKPGDNyYUr1TtuW/Twf6e8slYuxrNLQOldLtL14qeIUOIlvGQDUz6GLCal2FDhwJZux",
+	"Zbyq2MFBKasDWta/HV8Br+KQ7MgPFFcYuZ0zSwZ+bMucbuIaIU8DxyUBq624EYbXaDej8S9j/it2pihd",
+	"WYCMe1bHzUTgQjw9+zE8gJovQRYDVZC3JinpLpQSAkDysg42Lyg6VuqZBNZ5oa5mwvFff372Px//9t9n",
+	"L98/uwr6HBb/tp6p+1cA9wwZLMFA3qSTJsS0/1vBSq/I00SGdZtjl5QHP+kQP3n4sG+qKI4HLDgNwu63",
+	"+SExu4RaHVVAGFz5369WcVPsle5snLSQV/lCcaPnZLTzHQBw1lODJypJhEDHDguBMIgu8MOTZI70ffgO",
+	"KyyhiGucRETKWnz5+qxkj+4YLYpOneeALtriRU1iRTFh9baQmc3hqGWULYAxnTx8yBojlYOa0GfnT168",
+	"YOWUG1560uoelbC7RjTo2qY7KOQqOHnApnoOUXlubpQFV8gKGyc9XM5EJ0gP9kpXy85GrIM4XlRi1mgn",
+	"VLk8QKNYfkNmUkVExxfAOXTpRBrd3lbEgnsqmbw1d498WUvA8/dvIsH3kzDVmE/yXl3nMSN5WuSxREEA",
+	"AYXc6qMllDnlppbCBNpcNasFu+XJ0cl9jbOTBT4OtUiCP1AKuF+JDQcP5W8wLhxCaTuiGiXvDJLaWs6B",
+	"1dlCOL3fhoqjr/5aqqrIVrZPVtjt1uovYD+pRntcJQLWIt4zghg369mHKvagsgzZWV3js5UsnwAYPid/",
+	"MvgQqLxvNyk8Cgv4OxT5TRvn75Zu4V/5E/6M+RM69rxeCRS6YLJuzuVszoQP4aVvuD3dzNCZZQ9j/ePT",
+	"BbjOaPIW1RhvVWxD6SEGEVw4Si+88ict8+9jDBfW/f2v89evOtBsrJLddQSffPp0SinP0JRyfBRiXwsM",
+	"nYGfL5SX+smEin8WBAsxQlAM6p1gtWwrqvZCpWG1HciKFaURVOTYqx/Lx+1AKMixCn3Bmn1nIegs3pfr",
+	"GNwLBS5K5YbswfERC+pg2LhcVG/emBzSjX8bc/JaHvL7NyjHbOpbT18R9w83rAOyXS/Wd6/n8idOeb6o",
+	"Ui9l9Aeor9UzgXo9RkdmgyLDmT78TH9tmKRX6QJ/b+liv9s09rGXGRlCgnByrW37ni1nUJqQB5LYZzUP",
+	"K1HLGxEqo2WvnKfta1+wrF8vJTS++gVBpN8W8AWLtdyVZweERsdmGkGnxQoM8Y+QXBAFVerWoFJCxQwQ",
+	"bu9CXVBBc7k9P2ybaSTGSpP3QdFlDMl5oGytrGtI0jBkZ2E84XvLMEVbWz0km5DEj+krMIkinxIhDP1x",
+	"C3v1E4D8EvtE9O2fAKFvOpMlW/jFHIk/4l6gzAaQUQR2KUlUq5iHWHzi149+koSmgQdQPGNwyBt5eHMM",
+	"zJsaS2a2WYD+hlZVIPUOSjdGUdP6Bw02w7m6UOZgEG1DrlOfAfwWe4zVLNYhyd1muoCkzdbI5eCZyKFs",
+	"xt0PQ/RXZuTd1AShFj9dxp1GaC8SlJ4CL4AfBEJL2sK2B/Om01703Wy5CYIIOLdebwoRZl5lWo2QrMW4",
+	"u1Mzqh6V4jChWxKtceytoFvqRmAF3e5QV7Pq3H68/b8BAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
