@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -142,4 +143,9 @@ func Enter(ctx context.Context, s *Service) error { return s.store.enter(ctx, s.
 // HeldBytes remembers the sums that ask comes to.
 func HeldBytes(ask func(context.Context, Account) (int64, error)) func(context.Context, Account) (int64, error) {
 	return newSums(ask).of
+}
+
+// ForgetBatches forgets the keys of lists as of a time, as Run does from time to time.
+func ForgetBatches(ctx context.Context, s *Service, now time.Time) error {
+	return s.store.forgetBatches(ctx, now)
 }

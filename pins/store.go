@@ -49,7 +49,8 @@ type store struct {
 
 	counter counter
 
-	owedUploads owedClaims
+	owedUploads owedClaims[claimedKey]
+	owedBatches owedClaims[*Batch]
 }
 
 func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {

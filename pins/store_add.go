@@ -29,7 +29,9 @@ type addition struct {
 	residence Residence
 	expiry    Expiry
 	upload    Upload
-	claim     bool // also claim the root for this process if it waits and nobody has it
+	batch     *Batch // as in Asked
+	place     int    // in the list
+	claim     bool   // also claim the root for this process if it waits and nobody has it
 
 	pin     Pin
 	root    Root
@@ -226,6 +228,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		return err
 	}
 	if err := uploads.insert(tx, `INSERT INTO pin_uploads (account, upload_key, pin, pins, made_ms) VALUES `, ""); err != nil {
+		return err
+	}
+	if err := s.rememberBatches(tx, batch); err != nil {
 		return err
 	}
 	if err := s.beginHoldings(tx, batch, now); err != nil {

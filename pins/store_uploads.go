@@ -16,7 +16,7 @@ import (
 const uploadsKept = 24 * time.Hour
 
 // ErrOvertaken means that another process does what this one was doing: repeating the request gives its outcome.
-var ErrOvertaken = errors.New("another server has taken the upload over")
+var ErrOvertaken = errors.New("another server has taken the request over")
 
 // uploadsMigration makes the table of the keys of uploads. A row is written with its pin, in one transaction.
 func uploadsMigration() *gormigrate.Migration {
@@ -115,24 +115,24 @@ func (s *store) unclaimUpload(ctx context.Context, k claimedKey) error {
 	})
 }
 
-// owedClaims are keys that could not be given back.
-type owedClaims struct {
-	mu   sync.Mutex
-	keys []claimedKey
+// owedClaims are claims that could not be given back.
+type owedClaims[T any] struct {
+	mu     sync.Mutex
+	claims []T
 }
 
-func (o *owedClaims) add(k claimedKey) {
+func (o *owedClaims[T]) add(claims ...T) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.keys = append(o.keys, k)
+	o.claims = append(o.claims, claims...)
 }
 
-func (o *owedClaims) take() []claimedKey {
+func (o *owedClaims[T]) take() []T {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	keys := o.keys
-	o.keys = nil
-	return keys
+	claims := o.claims
+	o.claims = nil
+	return claims
 }
 
 // holdUpload locks the claim of an upload until the transaction ends, so that nobody takes it over before its pin is

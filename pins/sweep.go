@@ -26,6 +26,9 @@ func (d *scheduler) sweeps(ctx context.Context) {
 		if err := d.s.store.forgetUploads(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("forgetting old uploads", "err", err)
 		}
+		if err := d.s.store.forgetBatches(ctx, d.s.now()); err != nil && ctx.Err() == nil {
+			d.log.Error("forgetting old lists of pins", "err", err)
+		}
 	})
 }
 

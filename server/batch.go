@@ -21,38 +21,35 @@ const (
 )
 
 // AddPins records many requests, each for itself.
-func (s ownAPI) AddPins(c echo.Context) error {
-	items, err := readBatch(c)
+func (s ownAPI) AddPins(c echo.Context, params v1.AddPinsParams) error {
+	key, err := idempotencyKey(params.IdempotencyKey)
+	if err != nil {
+		return err
+	}
+	body, items, err := readBatch(c)
 	if err != nil {
 		return err
 	}
 	if err := s.gate.spendMore(caller(c), auth.KindWrite, len(items)-1); err != nil {
 		return err
 	}
-	if err := s.room(c, int64(len(items)), 0); err != nil {
+	ctx := c.Request().Context()
+	batch, err := s.pins.BeginBatch(ctx, account(c), key, body)
+	if err != nil {
 		return err
+	}
+	defer s.pins.EndBatch(ctx, batch)
+	if more := len(items) - len(batch.Made); more > 0 {
+		if err := s.room(c, int64(more), 0); err != nil {
+			return err
+		}
 	}
 	delegates, err := api(s).delegates(c)
 	if err != nil {
 		return err
 	}
 	results := make([]v1.BatchResult, len(items))
-	var asked []pins.Asked
-	var places []int
-	var together ledger.Stock // of those that are paid for
-	for i, item := range items {
-		r, decided, err := s.batchItem(c, item)
-		if err == nil && s.pays(c) {
-			together, err = s.affordToo(c, together, r, decided)
-		}
-		if err != nil {
-			results[i] = s.refusedItem(c, err)
-			continue
-		}
-		asked, places = append(asked, pins.Asked{Request: r, Decision: decided}), append(places, i)
-	}
-	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
-		i := places[j]
+	for i, made := range s.recordBatch(c, items, batch) {
 		if made.Err != nil {
 			results[i] = s.refusedItem(c, made.Err)
 			continue
@@ -64,23 +61,48 @@ func (s ownAPI) AddPins(c echo.Context) error {
 	return s.respond(c, http.StatusOK, v1.BatchResults{Results: results})
 }
 
+// recordBatch records what of a list was not recorded before. Results are in the order of the list.
+func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins.Batch) []pins.Result {
+	results := make([]pins.Result, len(items))
+	var asked []pins.Asked
+	var together ledger.Stock // of those that are paid for
+	for i, item := range items {
+		if before, ok := batch.Made[i]; ok {
+			results[i] = before
+			continue
+		}
+		r, decided, err := s.batchItem(c, item)
+		if err == nil && s.pays(c) {
+			together, err = s.affordToo(c, together, r, decided)
+		}
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		asked = append(asked, pins.Asked{Request: r, Decision: decided, Batch: batch, Place: i})
+	}
+	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
+		results[asked[j].Place] = made
+	}
+	return results
+}
+
 // readBatch reads an array of pins, none of which is looked at yet.
-func readBatch(c echo.Context) ([]json.RawMessage, error) {
-	body, err := readBody(c, maxBatchBody)
+func readBatch(c echo.Context) (body []byte, items []json.RawMessage, err error) {
+	body, err = readBody(c, maxBatchBody)
 	if err == nil {
 		err = spec.CheckJSON(body)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var items []json.RawMessage
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&items); err != nil || !json.Valid(body) {
-		return nil, &spec.InvalidError{Field: "body", Problem: "is not a JSON array of pins"}
+		return nil, nil, &spec.InvalidError{Field: "body", Problem: "is not a JSON array of pins"}
 	}
 	if len(items) < 1 || len(items) > maxBatch {
-		return nil, &spec.InvalidError{Field: "body", Problem: fmt.Sprintf("must be an array of 1 to %d pins", maxBatch)}
+		return nil, nil, &spec.InvalidError{Field: "body", Problem: fmt.Sprintf("must be an array of 1 to %d pins", maxBatch)}
 	}
-	return items, nil
+	return body, items, nil
 }
 
 // batchItem is what is asked of one pin before it is recorded.

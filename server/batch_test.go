@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -86,4 +87,71 @@ func TestBatchIsPaidForTogether(t *testing.T) {
 	if got[0].Code != 202 || got[1].Code != 202 || got[2].Code != 409 || *got[2].Reason != "INSUFFICIENT_FUNDS" {
 		t.Errorf("%+v", got)
 	}
+}
+
+func TestRepeatedBatchMakesNoSecondPin(t *testing.T) {
+	h := newHouse(t)
+	token, _ := h.open("ann", auth.OwnScopes)
+	other, _ := h.open("bob", auth.OwnScopes)
+	send := func(token, key, list string) *httptest.ResponseRecorder {
+		return h.do(token, "POST", "/api/v1/pins/batch", list, "Idempotency-Key", key)
+	}
+	list := `[{"cid":"` + cidV0 + `","name":"first"},{"cid":"nonsense"},{"cid":"` + cidV0 + `","name":"last"}]`
+	ids := func(w *httptest.ResponseRecorder) string {
+		t.Helper()
+		var got v1.BatchResults
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		var text []string
+		for _, r := range got.Results {
+			id := ""
+			if r.Pin != nil {
+				var p spec.PinStatus
+				if err := json.Unmarshal(*r.Pin, &p); err != nil {
+					t.Fatal(err)
+				}
+				id = p.Requestid
+			}
+			text = append(text, fmt.Sprint(r.Code, id))
+		}
+		return strings.Join(text, " ")
+	}
+	first := ids(send(token, "k", list))
+	if again := ids(send(token, "k", list)); again != first {
+		t.Errorf("%s, and repeated %s", first, again)
+	}
+	if theirs := ids(send(other, "k", list)); theirs == first {
+		t.Error("another account gets the same pins")
+	}
+	wantFailure(t, send(token, "k", list+" "), 409, "CONFLICT", "another list")
+	for _, bad := range []string{"", "\x01", strings.Repeat("k", 256)} {
+		wantFailure(t, send(token, bad, list), 400, "BAD_REQUEST", "Idempotency-Key")
+	}
+	id, _, _ := strings.Cut(strings.TrimPrefix(first, "202"), " ")
+	if w := h.do(token, "DELETE", "/psa/pins/"+id, ""); w.Code != http.StatusAccepted {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if again := ids(send(token, "k", list)); again != strings.Replace(first, "202"+id, "404", 1) {
+		t.Errorf("with one removed: %s, was %s", again, first)
+	}
+}
+
+func TestBatchThatFillsAnAccountCanBeRepeated(t *testing.T) {
+	h := newHouse(t)
+	if err := h.accounts.SetPlan(t.Context(), auth.Operator(), "small", auth.Limits{Pins: 2}); err != nil {
+		t.Fatal(err)
+	}
+	account, err := h.accounts.CreateAccount(t.Context(), auth.Operator(), "ann", "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := h.token(account.ID, auth.OwnScopes)
+	list := `[{"cid":"` + cidV0 + `"},{"cid":"` + cidV0 + `"}]`
+	for range 2 {
+		if w := h.do(token, "POST", "/api/v1/pins/batch", list, "Idempotency-Key", "k"); w.Code != http.StatusOK {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	wantFailure(t, h.do(token, "POST", "/api/v1/pins/batch", list), 403, "QUOTA_EXCEEDED", "allows 2")
 }

@@ -140,6 +140,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusRequestedRangeNotSatisfiable, spec.ReasonBadRequest, "no such range: one range within the piece is served"}
 	case errors.Is(err, pins.ErrNotFound):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such pin request"}
+	case errors.Is(err, pins.ErrOtherBatch):
+		return verdict{http.StatusConflict, reasonConflict, "this Idempotency-Key was used for another list of pins; give this one a key of its own"}
 	case errors.Is(err, errNoDealYet):
 		return verdict{http.StatusNotFound, spec.ReasonNoDealYet, "no deal was proposed for this pin yet; there is nothing to certify"}
 	case errors.Is(err, errNoCold):

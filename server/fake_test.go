@@ -282,6 +282,12 @@ func (m *memory) AddAll(ctx context.Context, account pins.Account, asked []pins.
 	return results
 }
 
+func (m *memory) BeginBatch(context.Context, pins.Account, string, []byte) (*pins.Batch, error) {
+	return &pins.Batch{}, nil
+}
+
+func (m *memory) EndBatch(context.Context, *pins.Batch) {}
+
 func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { return pins.Stock{}, nil }
 func (m *memory) Size(context.Context, cid.Cid) (int64, error)            { return 0, nil }
 func (m *memory) Retry(context.Context, pins.Account, string) error       { return nil }

@@ -33,6 +33,10 @@ type Pins interface {
 	Add(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision) (pins.Pin, error)
 	// AddAll is Add for many, with results in the same order.
 	AddAll(ctx context.Context, account pins.Account, asked []pins.Asked) []pins.Result
+	// BeginBatch tells what a list with this key has made before: pins.ErrOtherBatch when that was another list. Without a
+	// key it is nothing. What comes of it is given to EndBatch.
+	BeginBatch(ctx context.Context, account pins.Account, key string, body []byte) (*pins.Batch, error)
+	EndBatch(ctx context.Context, b *pins.Batch)
 	Get(ctx context.Context, account pins.Account, id pins.ID) (pins.Pin, error)
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
 	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error)

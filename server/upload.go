@@ -101,11 +101,8 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 	if u.Meta, err = metaPairs(c.Request().URL.RawQuery); err != nil {
 		return u, err
 	}
-	if params.IdempotencyKey != nil {
-		u.Key = *params.IdempotencyKey
-		if u.Key == "" || len(u.Key) > maxKey || strings.ContainsFunc(u.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
-			return u, &spec.InvalidError{Field: "Idempotency-Key", Problem: fmt.Sprintf("is not made of 1 to %d printable ASCII characters", maxKey)}
-		}
+	if u.Key, err = idempotencyKey(params.IdempotencyKey); err != nil {
+		return u, err
 	}
 	if params.Policy != nil {
 		found, err := s.pins.HasPolicy(c.Request().Context(), *params.Policy)
@@ -137,6 +134,17 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 		}
 	}
 	return u, nil
+}
+
+// idempotencyKey is the name that a client gives a request so that it can be repeated; empty when it gives none.
+func idempotencyKey(header *string) (string, error) {
+	if header == nil {
+		return "", nil
+	}
+	if key := *header; key != "" && len(key) <= maxKey && !strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return key, nil
+	}
+	return "", &spec.InvalidError{Field: "Idempotency-Key", Problem: fmt.Sprintf("is not made of 1 to %d printable ASCII characters", maxKey)}
 }
 
 // shortened is a body that fails when it is longer than a plan allows.

@@ -1,0 +1,211 @@
+package pins
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-gormigrate/gormigrate/v2"
+	"github.com/google/uuid"
+	"gorm.io/gorm"
+)
+
+// ErrOtherBatch means that a key was used for another list.
+var ErrOtherBatch = errors.New("this key was used for another list of pins")
+
+// batchesMigration makes the tables of the keys of lists. A row of pin_batches is there before any pin of its list, and is
+// claimed while the list is recorded; a row of pin_batch_pins is written with its pin, in one transaction.
+func batchesMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
+		ID: "20261129_20_batch_claims",
+		Migrate: func(tx *gorm.DB) error {
+			for _, s := range []string{
+				`CREATE TABLE pin_batches (
+					account    BIGINT NOT NULL,
+					batch_key  TEXT   NOT NULL,
+					body       TEXT   NOT NULL,
+					claim      TEXT   NOT NULL,
+					claimed_by TEXT   NOT NULL,
+					made_ms    BIGINT NOT NULL,
+					PRIMARY KEY (account, batch_key)
+				)`,
+				`CREATE INDEX pin_batches_made ON pin_batches (made_ms)`,
+				`CREATE TABLE pin_batch_pins (
+					account   BIGINT NOT NULL,
+					batch_key TEXT   NOT NULL,
+					place     BIGINT NOT NULL,
+					pin       TEXT   NOT NULL,
+					PRIMARY KEY (account, batch_key, place)
+				)`,
+			} {
+				if err := tx.Exec(s).Error; err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// A Batch is a list of requests that is being recorded. The zero Batch has no key, and nothing of it is remembered.
+type Batch struct {
+	// Made is what the list has made before, by place. ErrNotFound: the pin was removed since.
+	Made map[int]Result
+
+	key   claimedKey
+	claim string // of this call alone
+}
+
+// BeginBatch claims the key of a list, and waits while somebody else records it, here or on another server. The caller
+// ends it with EndBatch. Keys are remembered for a day; without one every list is new. Errors: ErrOtherBatch when the key was used with another body.
+func (s *Service) BeginBatch(ctx context.Context, account Account, key string, body []byte) (*Batch, error) {
+	if key == "" {
+		return &Batch{}, nil
+	}
+	b := &Batch{key: claimedKey{account, key}, claim: uuid.NewString()}
+	sum := sha256.Sum256(body)
+	for {
+		claimed, err := s.store.claimBatch(ctx, b, hex.EncodeToString(sum[:]))
+		if err == nil && claimed {
+			b.Made, err = s.store.madeBy(ctx, b.key)
+		}
+		switch {
+		case err != nil:
+			s.EndBatch(ctx, b) // an error does not say that it was not claimed
+			return nil, fmt.Errorf("beginning a list of pins: %w", err)
+		case claimed:
+			return b, nil
+		}
+		select {
+		case <-time.After(batchLook):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// batchLook is the time between two looks whether somebody else has ended a list.
+const batchLook = 200 * time.Millisecond
+
+// EndBatch gives the key of a list back. What cannot be given back now is later.
+func (s *Service) EndBatch(ctx context.Context, b *Batch) {
+	if b.claim == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	defer cancel()
+	if err := s.store.unclaimBatch(ctx, b); err != nil {
+		s.store.owedBatches.add(b)
+	}
+}
+
+func (s *store) claimBatch(ctx context.Context, b *Batch, body string) (claimed bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		claimed, err = s.takeBatch(tx, b, body)
+		return err
+	})
+	return claimed, err
+}
+
+func (s *store) takeBatch(tx *gorm.DB, b *Batch, body string) (taken bool, err error) {
+	fresh := tx.Exec(`INSERT INTO pin_batches (account, batch_key, body, claim, claimed_by, made_ms) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (account, batch_key) DO NOTHING`, b.key.account, b.key.key, body, b.claim, s.me, s.now().UnixMilli())
+	if fresh.Error != nil || fresh.RowsAffected > 0 {
+		return fresh.Error == nil, fresh.Error
+	}
+	// Who has it is read first and whether he lives after that, so that nobody is missed who has come in between.
+	var held struct{ Body, Claim, ClaimedBy string }
+	err = tx.Raw(`SELECT body, claim, claimed_by FROM pin_batches WHERE account = ? AND batch_key = ?`, b.key.account, b.key.key).Scan(&held).Error
+	switch {
+	case err != nil || held.Body == "": // it was forgotten just now
+		return false, err
+	case held.Body != body:
+		return false, ErrOtherBatch
+	case held.Claim != "":
+		alive := int64(0)
+		err = tx.Raw(`SELECT COUNT(*) FROM workers WHERE id = ?`, held.ClaimedBy).Scan(&alive).Error
+		if err != nil || alive > 0 {
+			return false, err
+		}
+	}
+	mine := tx.Exec(`UPDATE pin_batches SET claim = ?, claimed_by = ? WHERE account = ? AND batch_key = ? AND claim = ?`,
+		b.claim, s.me, b.key.account, b.key.key, held.Claim)
+	return mine.RowsAffected > 0, mine.Error
+}
+
+func (s *store) unclaimBatch(ctx context.Context, b *Batch) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE pin_batches SET claim = '', claimed_by = '' WHERE account = ? AND batch_key = ? AND claim = ?`,
+			b.key.account, b.key.key, b.claim).Error
+	})
+}
+
+// madeBy returns what a list has made, by place.
+func (s *store) madeBy(ctx context.Context, k claimedKey) (map[int]Result, error) {
+	var rows []struct {
+		Place int
+		Pin   ID
+	}
+	err := s.db.Read(ctx, func(tx *gorm.DB) error {
+		rows = nil
+		return tx.Raw(`SELECT place, pin FROM pin_batch_pins WHERE account = ? AND batch_key = ?`, k.account, k.key).Scan(&rows).Error
+	})
+	if err != nil {
+		return nil, err
+	}
+	made := make(map[int]Result, len(rows))
+	for _, row := range rows {
+		p, err := s.get(ctx, k.account, row.Pin)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		made[row.Place] = Result{p, err}
+	}
+	return made, nil
+}
+
+// rememberBatches writes which places of lists these pins are. It locks the claims until the transaction ends, so that
+// nobody takes one over before its pins are committed, and fails when somebody has.
+func (s *store) rememberBatches(tx *gorm.DB, batch []*addition) error {
+	held := map[*Batch]bool{}
+	var rows rowsOf
+	for _, a := range batch {
+		b := a.batch
+		if b == nil || b.claim == "" {
+			continue
+		}
+		rows = append(rows, []any{b.key.account, b.key.key, a.place, a.pin.ID})
+		if held[b] {
+			continue
+		}
+		held[b] = true
+		hold := tx.Exec(`UPDATE pin_batches SET claim = claim WHERE account = ? AND batch_key = ? AND claim = ?`, b.key.account, b.key.key, b.claim)
+		if hold.Error != nil {
+			return hold.Error
+		}
+		if hold.RowsAffected == 0 {
+			return ErrOvertaken
+		}
+	}
+	return rows.insert(tx, `INSERT INTO pin_batch_pins (account, batch_key, place, pin) VALUES `, "")
+}
+
+// forgetBatches gives keys back that could not be, and removes those that are remembered no longer.
+func (s *store) forgetBatches(ctx context.Context, now time.Time) error {
+	for owed := s.owedBatches.take(); len(owed) > 0; owed = owed[1:] {
+		if err := s.unclaimBatch(ctx, owed[0]); err != nil {
+			s.owedBatches.add(owed...)
+			return err
+		}
+	}
+	before := now.Add(-uploadsKept).UnixMilli()
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return firstError(
+			tx.Exec(`DELETE FROM pin_batch_pins WHERE (account, batch_key) IN (SELECT account, batch_key FROM pin_batches WHERE made_ms <= ?)`, before),
+			tx.Exec(`DELETE FROM pin_batches WHERE made_ms <= ?`, before),
+		)
+	})
+}
