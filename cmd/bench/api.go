@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -52,10 +53,13 @@ func pause(ctx context.Context, d time.Duration) error {
 const (
 	postClients = 64
 	getClients  = 16
+
+	batchClients = 4
+	batchSize    = 1000
 )
 
 // post measures durable POST /pins beside inserts through the same driver into a table of nine columns and four
-// indexes, one transaction each and grouped.
+// indexes, one transaction each and grouped; and pins that come in lists beside the latter.
 func (b *bench) post(ctx context.Context) error {
 	long := 10 * time.Second / time.Duration(b.scale)
 	single, grouped, err := b.inserts(ctx, long/2)
@@ -91,7 +95,58 @@ func (b *bench) post(ctx context.Context) error {
 	}
 	ratio("POST /pins, 64 clients, against single-row inserts", "/s", posts, single, atLeast(2))
 	ratio("POST /pins, 64 clients, against grouped inserts", "/s", posts, grouped, atLeast(0.6))
+	batched, err := s.batches(ctx, long)
+	if err != nil {
+		return err
+	}
+	ratio("pins by POST /api/v1/pins/batch, lists of 1000, 4 clients, against grouped inserts", "/s", batched, grouped, atLeast(0.6))
 	return s.stop()
+}
+
+// batches returns the pins in a second that come in lists.
+func (s *service) batches(ctx context.Context, long time.Duration) (float64, error) {
+	own := *s
+	own.base = strings.TrimSuffix(s.base, "/psa") + "/api/v1"
+	requests := make([][]byte, 50*int(long.Seconds()))
+	for i := range requests {
+		list := make([]spec.Pin, batchSize)
+		for j := range list {
+			name := fmt.Sprint("batch ", i, " ", j)
+			list[j] = spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name}
+		}
+		body, err := json.Marshal(list)
+		if err != nil {
+			return 0, err
+		}
+		if requests[i], err = own.request(http.MethodPost, "/pins/batch", body); err != nil {
+			return 0, err
+		}
+	}
+	clients, err := own.dial(ctx, batchClients)
+	if err != nil {
+		return 0, err
+	}
+	before, err := s.count(ctx)
+	if err != nil {
+		return 0, err
+	}
+	started := time.Now()
+	if _, err := rate(ctx, batchClients, long, 0, func(_ context.Context, i int64) error { return clients.do(requests[i]) }); err != nil {
+		return 0, err
+	}
+	took := time.Since(started)
+	after, err := s.count(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return float64(after-before) / took.Seconds(), clients.close() // a list is answered 200 whatever became of its pins
+}
+
+// count returns the number of pins in any state.
+func (s *service) count(ctx context.Context) (int64, error) {
+	var page struct{ Count int64 }
+	_, err := s.do(ctx, http.MethodGet, "/pins?limit=1&status=queued,pinning,pinned,failed", nil, &page)
+	return page.Count, err
 }
 
 // floorRow is a row of nine columns in a table with four indexes.
