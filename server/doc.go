@@ -56,6 +56,8 @@
 //   - Rates are counted in memory, for each server: they keep one account from taking all, and need not be exact.
 //   - Wrong tokens are bounded by address, but a token that was right here before is looked up all the same: behind one
 //     proxy, one misconfigured program must not lock out the others.
+//   - Administrators read another account by naming it in a header of the ordinary requests, not by routes of their own:
+//     what reads pins and content for an owner does so for them, and one place decides and records it.
 //   - A receipt is passed on as bytes: the signature is over them.
 //   - HEAD is not in the contract, so API routes answer it with 405. Health and documentation take it.
 //   - Unknown paths and methods are answered without a token: they say nothing that openapi.yaml does not.

@@ -156,11 +156,11 @@ func value[T any](v *T) (is T) {
 
 // webhookURL is where webhooks are, or what is below one.
 func (a *api) webhookURL(below ...string) string {
-	address := a.origin + "/api/v1/webhooks"
+	names := []string{a.origin, "api/v1/webhooks"}
 	for _, segment := range below {
-		address += "/" + url.PathEscape(segment)
+		names = append(names, url.PathEscape(segment))
 	}
-	return address
+	return strings.Join(names, "/")
 }
 
 // addWebhook is not tried again: an answer that got lost would leave a webhook behind whose secret nobody knows.
