@@ -29,6 +29,11 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
+	}, {
+		ID: "20261129_30_deal_costs",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, costsSchema)
+		},
 	}}
 }
 
@@ -227,4 +232,26 @@ var snapshotSchema = []string{
 	`DROP INDEX attempts_active`,
 	`CREATE INDEX attempts_active ON attempts (deal_id, in_snapshot, id) WHERE state = 'active'`,
 	`CREATE INDEX attempts_newcomers ON attempts (deal_id, height, id) WHERE state = 'active' AND in_snapshot = 0`,
+}
+
+// deal_costs has a row for each deal that was active and that costs anything: charged is the epoch up to which its cost is
+// charged, ends the one at which it ends. seen is the last epoch at which a final tipset has shown it active, where it is
+// not in the snapshot; doubt says that a later one did not show it, before its end. over says that ends is certain. What
+// deals have cost before there was this table is not charged.
+var costsSchema = []string{
+	`CREATE TABLE deal_costs (
+		attempt_id BIGINT PRIMARY KEY REFERENCES attempts (id),
+		charged    BIGINT NOT NULL,
+		ends       BIGINT NOT NULL,
+		seen       BIGINT NOT NULL,
+		doubt      BIGINT NOT NULL CHECK (doubt IN (0,1)),
+		over       BIGINT NOT NULL CHECK (over IN (0,1)),
+		CHECK (charged <= ends)
+	)`,
+	`CREATE INDEX deal_costs_running ON deal_costs (charged) WHERE over = 0`,
+	`CREATE INDEX deal_costs_over ON deal_costs (charged) WHERE over = 1 AND charged < ends`,
+	`INSERT INTO deal_costs (attempt_id, charged, ends, seen, doubt, over)
+		SELECT a.id, CASE WHEN s.height > a.start_epoch THEN s.height ELSE a.start_epoch END, a.end_epoch, 0, 0, 0
+		FROM attempts a LEFT JOIN market_snapshot s ON s.id = 1
+		WHERE a.state = 'active' AND a.price <> '0' AND (s.height IS NULL OR s.height < a.end_epoch)`,
 }

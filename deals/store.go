@@ -39,6 +39,9 @@ type store struct {
 	// paid tells whether anybody pays for another deal for a wish, in the transaction that would plan it; nil: always.
 	paid func(ctx context.Context, w Wish) (bool, error)
 
+	// bill takes what deals cost, in the transaction that records it as taken; nil: nobody does.
+	bill func(ctx context.Context, costs []Cost) error
+
 	// follow is called in each transaction that changes a standing; nil when nobody follows.
 	follow func(ctx context.Context, w Wish, s Standing) error
 }

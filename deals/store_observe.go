@@ -53,6 +53,9 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	if err := saveAttempt(tx, *a); err != nil {
 		return *a, err
 	}
+	if err := s.reckon(tx, before, *a, o); err != nil {
+		return *a, err
+	}
 	if before.PublishedAt.IsZero() && !a.PublishedAt.IsZero() {
 		s.released.Add(1)
 	}

@@ -64,10 +64,14 @@ func (s *store) newcomers(ctx context.Context, before Epoch) (all []newcomer, er
 	return all, err
 }
 
-// leaveSnapshot records that deals have to be looked up whatever they are compared with.
-func (s *store) leaveSnapshot(ctx context.Context, ids []abi.DealID) error {
+// leaveSnapshot records that deals, which a final tipset did not show as active, have to be looked up whatever they are
+// compared with.
+func (s *store) leaveSnapshot(ctx context.Context, ids []abi.DealID, at Epoch) error {
 	for some := range slices.Chunk(ids, snapshotBatch) {
 		err := s.work(ctx, func(tx *gorm.DB) error {
+			if err := doubtCosts(tx, some, at); err != nil {
+				return err
+			}
 			return tx.Exec(`UPDATE attempts SET in_snapshot = 0 WHERE state = 'active' AND in_snapshot = 1 AND deal_id IN ?`, numbersOf(some)).Error
 		})
 		if err != nil {
@@ -84,6 +88,16 @@ func (s *store) joinSnapshot(ctx context.Context, ids []AttemptID) error {
 			return tx.Exec(`UPDATE attempts SET in_snapshot = 1 WHERE state = 'active' AND id IN ?`, numbersOf(some)).Error
 		})
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prove records that a final tipset has shown the deals of attempts active.
+func (s *store) prove(ctx context.Context, ids []AttemptID, at Epoch) error {
+	for some := range slices.Chunk(ids, snapshotBatch) {
+		if err := s.work(ctx, func(tx *gorm.DB) error { return proveCosts(tx, some, at) }); err != nil {
 			return err
 		}
 	}

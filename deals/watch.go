@@ -80,7 +80,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		began := w.s.now()
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
-		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final))
+		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final), w.s.billAll(ctx, heads))
 		w.round = now
 	}
 	if now.Sub(w.doubt) >= p.Poll {
@@ -135,18 +135,19 @@ func (w *watcher) compare(ctx context.Context, heads Heads) error {
 	}
 	found := w.welcome(newcomers, missed)
 	w.s.cfg.At("compared")
-	if err := w.s.store.leaveSnapshot(ctx, slices.Sorted(maps.Keys(missed))); err != nil {
+	if err := w.s.store.leaveSnapshot(ctx, slices.Sorted(maps.Keys(missed)), now.Height); err != nil {
 		return fmt.Errorf("recording doubts: %w", err)
+	}
+	if err := w.s.store.prove(ctx, found, at.Height); err != nil {
+		return fmt.Errorf("recording new deals that were found: %w", err)
 	}
 	w.s.cfg.At("doubts-stored")
 	w.compared = now.Height
 	if !now.State.Defined() {
 		return nil // the last one stays: it is still true of those that are in it
 	}
-	if now.State != since.State { // else what is stored says the same
-		if err := w.s.store.keepSnapshot(ctx, now); err != nil {
-			return fmt.Errorf("storing a snapshot: %w", err)
-		}
+	if err := w.s.store.keepSnapshot(ctx, now); err != nil { // also of the same state: up to its height all are known to be active
+		return fmt.Errorf("storing a snapshot: %w", err)
 	}
 	w.s.cfg.At("snapshot-stored")
 	if at.State != now.State {

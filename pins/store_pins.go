@@ -127,7 +127,7 @@ func (s *store) removePin(tx *gorm.DB, account Account, id ID) (root int64, term
 	}
 	terms = termsOf(wished)
 	if err == nil {
-		err = s.endHolding(tx, id)
+		err = errors.Join(s.endHolding(tx, id), s.depart(tx, account, id, root, terms, createdMS))
 	}
 	if err != nil || !meta.Valid {
 		return root, terms, err

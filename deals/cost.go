@@ -1,0 +1,186 @@
+package deals
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/big"
+	"github.com/google/uuid"
+)
+
+// A Cost is what a deal has cost on chain for one of the roots in its piece, from one epoch to another. No epoch of a deal
+// is reported twice for a root, and the costs of its roots add up to what the deal costs.
+type Cost struct {
+	Deal     uuid.UUID
+	Wish     Wish            // the root, under the terms that the deal is for now
+	Amount   abi.TokenAmount // attoFIL, above zero
+	Epoch    Epoch           // the first one; with the deal and the root it names the cost
+	From, To time.Time       // when the epochs began and ended, to within a few epochs
+}
+
+// Bill names who takes what deals cost, some days after another at most. It is called in the transaction, which ctx carries,
+// that records it as taken; its error undoes that, and the same is reported again later. It is called before Run.
+func (s *Service) Bill(take func(ctx context.Context, costs []Cost) error) { s.store.bill = take }
+
+// Unbilled is since when deals have costs that were not taken, or a time to come; known is false where this process does not
+// see the chain. While there are none it is now.
+func (s *Service) Unbilled(ctx context.Context) (since time.Time, known bool, err error) {
+	height := s.store.height()
+	if height == 0 {
+		return time.Time{}, false, nil
+	}
+	oldest, some, err := s.store.oldestCost(ctx)
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("looking for costs that are not taken: %w", err)
+	}
+	if !some {
+		return s.now(), true, nil
+	}
+	return s.store.calendar(height).at(oldest), true, nil
+}
+
+// costBatch is how many deals' costs one transaction takes.
+const costBatch = 100
+
+// billAll hands over what deals have cost up to the last midnight, and up to their end where they are over.
+func (s *Service) billAll(ctx context.Context, heads Heads) error {
+	if s.store.bill == nil {
+		return nil
+	}
+	calendar := s.store.calendar(heads.Head)
+	for ctx.Err() == nil {
+		n, err := s.store.billSome(ctx, calendar, costBatch)
+		if err != nil {
+			return fmt.Errorf("handing over what deals cost: %w", err)
+		}
+		if n < costBatch {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// A calendar tells when epochs are: head is the one that is now.
+type calendar struct {
+	head  Epoch
+	now   time.Time
+	epoch time.Duration
+}
+
+func (s *store) calendar(head Epoch) calendar {
+	return calendar{head, s.now(), cmp.Or(s.policy.EpochTime, Defaults().EpochTime)}
+}
+
+func (c calendar) at(e Epoch) time.Time { return c.now.Add(-time.Duration(c.head-e) * c.epoch) }
+
+// day is how long EpochsPerDay take: a day of UTC, unless the chain is a faster one.
+func (c calendar) day() time.Duration { return EpochsPerDay * c.epoch }
+
+// midnight is the first epoch of the day after that of an epoch. The node's head is now and then an epoch or two behind, so
+// that one from shortly before midnight belongs to the new day.
+func (c calendar) midnight(e Epoch) Epoch {
+	end := c.at(e).Add(c.day() / 48).Truncate(c.day()).Add(c.day())
+	return max(e+1, c.head-Epoch(c.now.Sub(end)/c.epoch))
+}
+
+// today is the first epoch of the present day.
+func (c calendar) today() Epoch {
+	return c.head - Epoch(c.now.Sub(c.now.Truncate(c.day()))/c.epoch)
+}
+
+// A bill is a deal whose cost is to be handed over from one epoch on.
+type bill struct {
+	attempt AttemptID
+	deal    uuid.UUID
+	wish    Wish // of the root for which the deal was made
+	piece   int64
+	price   abi.TokenAmount
+	charged Epoch // the cost up to it was handed over
+	ends    Epoch
+	proven  Epoch // the deal was active until then
+	over    bool  // nothing is to come after ends
+}
+
+// next is the epoch up to which a bill is handed over now, at most a day after the last; none where it is not time yet.
+func (b bill) next(c calendar) (to Epoch, due bool) {
+	last := b.ends
+	if !b.over {
+		last = min(last, b.proven, c.today())
+	}
+	if last <= b.charged {
+		return b.charged, false
+	}
+	return min(last, c.midnight(b.charged)), true
+}
+
+// A part is a root that lies in a piece.
+type part struct {
+	wish   Wish
+	length int64
+}
+
+// costs are what the parts of a bill have cost up to an epoch.
+func (b bill) costs(to Epoch, parts []part, c calendar) []Cost {
+	total := big.Mul(b.price, big.NewInt(int64(to-b.charged)))
+	var costs []Cost
+	for i, amount := range divide(total, parts) {
+		if amount.Sign() > 0 {
+			costs = append(costs, Cost{Deal: b.deal, Wish: parts[i].wish, Amount: amount, Epoch: b.charged, From: c.at(b.charged), To: c.at(to)})
+		}
+	}
+	return costs
+}
+
+// divide divides an amount by the lengths of parts; what is left by rounding down is the longest one's.
+func divide(total abi.TokenAmount, parts []part) []abi.TokenAmount {
+	sum, longest := big.Zero(), 0
+	for i, p := range parts {
+		sum = big.Add(sum, big.NewInt(p.length))
+		if p.length > parts[longest].length {
+			longest = i
+		}
+	}
+	shares, rest := make([]abi.TokenAmount, len(parts)), total
+	for i, p := range parts {
+		shares[i] = big.Zero()
+		if sum.Sign() > 0 {
+			shares[i] = big.Div(big.Mul(total, big.NewInt(p.length)), sum)
+		}
+		rest = big.Sub(rest, shares[i])
+	}
+	if len(shares) > 0 {
+		shares[longest] = big.Add(shares[longest], rest)
+	}
+	return shares
+}
+
+// A reckoning says what an observation means for the cost of a deal.
+type reckoning int
+
+const (
+	unchanged reckoning = iota
+	begins              // it is active
+	lapses              // it has run to its end, unless that is in doubt
+	stops               // it was dropped when nobody knows: what it cost up to the last look that has shown it is certain
+	slashed             // it was dropped at an epoch that the chain tells
+)
+
+// reckon has no side effects. Before it was active a deal costs nothing.
+func reckon(before, after Attempt, o Observation) reckoning {
+	switch {
+	case before.State == after.State || after.Price.Nil() || after.Price.Sign() <= 0:
+		return unchanged
+	case after.State == Active:
+		return begins
+	case after.State == Terminated && o.Deal != nil && o.Deal.SlashEpoch >= 0 && o.Deal.SectorStart >= 0:
+		return slashed
+	case before.State == Active && after.State == Expired:
+		return lapses
+	case before.State == Active && after.State.Final():
+		return stops
+	}
+	return unchanged
+}
