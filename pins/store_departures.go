@@ -15,7 +15,7 @@ func (s *store) depart(tx *gorm.DB, account Account, id ID, root int64, terms de
 		return nil
 	}
 	return tx.Exec(`INSERT INTO departures (pin, account, root, terms, since_ms, until_ms)
-		SELECT ?, ?, cid, ?, ?, ? FROM roots WHERE id = ? ON CONFLICT DO NOTHING`,
+		SELECT CAST(? AS TEXT), CAST(? AS BIGINT), cid, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT) FROM roots WHERE id = ? ON CONFLICT DO NOTHING`,
 		id, account, int64(terms), createdMS, s.now().UnixMilli(), root).Error
 }
 

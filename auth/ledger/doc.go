@@ -32,7 +32,8 @@
 //	            pin, start. A removed pin's row goes a week after its source has forgotten it.
 //	egress      counted in memory, booked every ten seconds under the number of the flush, which changes with the
 //	            entries. A crash loses what was counted since, which nobody pays.
-//	the rest    has the key of the event: a deal's message, a payment's id.
+//	deals       what they cost is booked in the transaction that records it as taken; key: kind, deal, first epoch, pin.
+//	the rest    has the key of the event: a payment's id.
 //
 // # Decisions
 //

@@ -25,7 +25,7 @@ const (
 	StorageCold Kind = "storage_cold_byte_seconds" // bytes x proven cold copies x seconds
 	EgressHot   Kind = "egress_bytes_hot"          // bytes sent to readers from the hot tier
 	EgressCold  Kind = "egress_bytes_cold"         // bytes sent to readers that came from Filecoin
-	DealCost    Kind = "deal_cost"                 // attoFIL spent on chain, gas included
+	DealCost    Kind = "deal_attofil"              // attoFIL that deals have cost on chain
 	Topup       Kind = "credit"                    // paid in
 	Adjustment  Kind = "adjustment"                // an operator's correction, either way
 )

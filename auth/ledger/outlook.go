@@ -72,11 +72,11 @@ func project(o *Outlook, prices Prices, used []UsageDay, hot, cold int64, now ti
 		case StorageCold:
 			total.Add(total, byteSeconds(cold, uncounted+rest))
 			next = byteSeconds(cold, monthSeconds)
-		case EgressHot, EgressCold:
+		case EgressHot, EgressCold, DealCost:
 			more := new(big.Int).Mul(lately, big.NewInt(rest))
 			total.Add(total, more.Quo(more, big.NewInt(monthSeconds)))
 			next = lately
-		case DealCost, Topup, Adjustment:
+		case Topup, Adjustment:
 		}
 		o.Used += prices.cost(kind, soFar)
 		o.Estimate += prices.cost(kind, total)

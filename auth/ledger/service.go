@@ -103,6 +103,16 @@ func (s *Service) SetFloor(ctx context.Context, account int64, floor Amount) err
 // and an entry written whether the account is billed or not. What would take a balance below its floor is waived: a charge
 // is never refused for funds, because what it is for has happened. Errors: ErrInvalid, ErrKeyReused.
 func (s *Service) Charge(ctx context.Context, charges ...Charge) error {
+	return s.charge(ctx, charges, false)
+}
+
+// Count is Charge for those who know by other means than the key what they have reported: usage without a price is counted
+// and has no entry. With the context of a transaction it joins it.
+func (s *Service) Count(ctx context.Context, charges ...Charge) error {
+	return s.charge(ctx, charges, true)
+}
+
+func (s *Service) charge(ctx context.Context, charges []Charge, sparse bool) error {
 	for _, c := range charges {
 		if err := c.check(); err != nil {
 			return err
@@ -112,7 +122,7 @@ func (s *Service) Charge(ctx context.Context, charges ...Charge) error {
 	if err != nil {
 		return err
 	}
-	if err := s.insertCharges(ctx, charges, plans); err != nil {
+	if err := s.insertCharges(ctx, charges, plans, sparse); err != nil {
 		return fmt.Errorf("booking %d charges: %w", len(charges), err)
 	}
 	return nil

@@ -70,7 +70,7 @@ func (s stored) Forget(ctx context.Context, ended []ledger.Holding) error {
 
 // accrue books storage, gives back what is set aside for nothing and tells accounts how their balances stand, until ctx
 // ends. Several servers may do so at once.
-func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, from *sponsor, to notices, now func() time.Time, log *slog.Logger) {
+func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, from *sponsor, cold *coldTier, to notices, now func() time.Time, log *slog.Logger) {
 	ticker := time.NewTicker(accrueEvery)
 	defer ticker.Stop()
 	done := ""
@@ -84,6 +84,7 @@ func accrue(ctx context.Context, books *ledger.Service, service *pins.Service, f
 			log.Error("booking what is stored; it is tried again", "err", err)
 		}
 		from.settleRest(ctx, log)
+		from.forgetClaims(ctx, cold, log)
 		if err := to.tell(ctx); err != nil && ctx.Err() == nil {
 			log.Error("telling accounts how their balances stand; it is tried again", "err", err)
 		}

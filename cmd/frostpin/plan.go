@@ -94,8 +94,6 @@ func setPrices(limits *auth.Limits, texts []string) error {
 			return fmt.Errorf("--price %s: it is not like hot_gib_month=0.02 or hot_gib_month=", text)
 		case amount == "":
 			delete(prices, name)
-		case strings.TrimPrefix(name, "free_") == "fil":
-			return fmt.Errorf("--price %s: what deals cost is not charged to accounts; give cold_gib_month a price", text)
 		default:
 			prices[name] = amount
 		}

@@ -174,6 +174,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		cold.Follow(service)
 		cold.Charge(backing.Pays)
 		cold.Forbid(service.Blocked)
+		cold.Bill(backing.Take)
 		collect = append(collect, cold.Collectors()...)
 	}
 	metrics, err := newMetrics(collect)
@@ -255,7 +256,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return nil
 	})
 	running.Go(func() error {
-		accrue(ctx, books, service, backing, notices{db, books, told, service}, p.now, log)
+		accrue(ctx, books, service, backing, cold, notices{db, books, told, service}, p.now, log)
 		return nil
 	})
 	if cold != nil {
