@@ -79,16 +79,26 @@ func (c calendar) at(e Epoch) time.Time { return c.now.Add(-time.Duration(c.head
 // day is how long EpochsPerDay take: a day of UTC, unless the chain is a faster one.
 func (c calendar) day() time.Duration { return EpochsPerDay * c.epoch }
 
-// midnight is the first epoch of the day after that of an epoch. The node's head is now and then an epoch or two behind, so
-// that one from shortly before midnight belongs to the new day.
+// jitter is by how many epochs two looks at the clock may differ at most: a node's head is now and then some epochs behind,
+// and a day is not to end twice for that.
+const jitter = EpochsPerDay / 48
+
+// midnight is the first epoch of the day after that of an epoch.
 func (c calendar) midnight(e Epoch) Epoch {
-	end := c.at(e).Add(c.day() / 48).Truncate(c.day()).Add(c.day())
-	return max(e+1, c.head-Epoch(c.now.Sub(end)/c.epoch))
+	return max(e+1, c.first(c.at(e+jitter).Truncate(c.day()).Add(c.day())))
 }
 
-// today is the first epoch of the present day.
-func (c calendar) today() Epoch {
-	return c.head - Epoch(c.now.Sub(c.now.Truncate(c.day()))/c.epoch)
+// morning is the first epoch of the day of an epoch.
+func (c calendar) morning(e Epoch) Epoch { return c.first(c.at(e).Truncate(c.day())) }
+
+// first is the first epoch at or after a time.
+func (c calendar) first(t time.Time) Epoch {
+	since := c.now.Sub(t)
+	e := c.head - Epoch(since/c.epoch)
+	if since < 0 && since%c.epoch != 0 {
+		e++
+	}
+	return e
 }
 
 // A bill is a deal whose cost is to be handed over from one epoch on.
@@ -100,20 +110,17 @@ type bill struct {
 	price   abi.TokenAmount
 	charged Epoch // the cost up to it was handed over
 	ends    Epoch
-	proven  Epoch // the deal was active until then
-	over    bool  // nothing is to come after ends
+	over    bool // nothing is to come after ends
 }
 
-// next is the epoch up to which a bill is handed over now, at most a day after the last; none where it is not time yet.
-func (b bill) next(c calendar) (to Epoch, due bool) {
+// next is the epoch up to which a bill is handed over now, at most to the end of a day; proven is up to when deals that are
+// not over were active.
+func (b bill) next(c calendar, proven Epoch) Epoch {
 	last := b.ends
 	if !b.over {
-		last = min(last, b.proven, c.today())
+		last = min(last, c.morning(proven))
 	}
-	if last <= b.charged {
-		return b.charged, false
-	}
-	return min(last, c.midnight(b.charged)), true
+	return min(last, c.midnight(b.charged))
 }
 
 // A part is a root that lies in a piece.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/filecoin-project/go-state-types/abi"
+	fbig "github.com/filecoin-project/go-state-types/big"
 	"github.com/prometheus/client_golang/prometheus"
 	"gorm.io/gorm"
 )
@@ -72,3 +73,15 @@ func (p Prober) Probe(ctx context.Context, id ProviderID) (Provider, error) { re
 
 // CanonicalJSON is for the vectors of RFC 8785.
 func CanonicalJSON(v any) ([]byte, error) { return canonicalJSON(v) }
+
+// DivideCost divides an amount by lengths.
+func DivideCost(total int64, lengths []int64) (shares []int64) {
+	parts := make([]part, len(lengths))
+	for i, n := range lengths {
+		parts[i].length = n
+	}
+	for _, s := range divide(fbig.NewInt(total), parts) {
+		shares = append(shares, s.Int64())
+	}
+	return shares
+}

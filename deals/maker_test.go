@@ -60,6 +60,7 @@ type world struct {
 	log     *slog.Logger
 	stop    func()
 	follow  *follower
+	bill    func(context.Context, []deals.Cost) error // takes what deals cost; nil: nobody
 }
 
 // blocks are what is held hot: raw blocks, each a DAG of its own.
@@ -193,6 +194,9 @@ func (w *world) make() {
 		w.t.Fatal(err)
 	}
 	s.Follow(w.follow)
+	if w.bill != nil {
+		s.Bill(w.bill)
+	}
 	w.Service = s
 }
 

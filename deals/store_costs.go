@@ -56,30 +56,33 @@ func proveCosts(tx *gorm.DB, ids []AttemptID, at Epoch) error {
 		int64(at), int64(at), numbersOf(ids)).Error
 }
 
-const billColumns = `SELECT c.attempt_id, a.uuid, a.root, ar.terms_id, a.piece_id, a.price, c.charged, c.ends, c.over,
-	CASE WHEN a.in_snapshot = 1 AND s.height > c.seen THEN s.height ELSE c.seen END
-	FROM deal_costs c JOIN attempts a ON a.id = c.attempt_id JOIN archives ar ON ar.id = a.archive_id
-	LEFT JOIN market_snapshot s ON s.id = 1 `
+const billQuery = `SELECT c.attempt_id, a.uuid, a.root, ar.terms_id, a.piece_id, a.price, c.charged, c.ends, c.over
+	FROM deal_costs c JOIN attempts a ON a.id = c.attempt_id JOIN archives ar ON ar.id = a.archive_id `
 
-// bills returns deals with costs to hand over: those that are over, and those that were proven past the beginning of the day.
-func bills(tx *gorm.DB, today Epoch, limit int) (all []bill, err error) {
+// bills returns deals with costs to hand over: those that are over, and those that were active in the snapshot, which is of
+// the height proven, and have cost something up to the morning of its day.
+func bills(tx *gorm.DB, c calendar, limit int) (all []bill, proven Epoch, err error) {
 	scan := func(r row) error {
 		var b bill
 		var id string
-		err := r.Scan(&b.attempt, &id, intoCID{&b.wish.Root}, &b.wish.Terms, &b.piece, intoAmount{&b.price}, &b.charged, &b.ends, &b.over, &b.proven)
+		err := r.Scan(&b.attempt, &id, intoCID{&b.wish.Root}, &b.wish.Terms, &b.piece, intoAmount{&b.price}, &b.charged, &b.ends, &b.over)
 		if err == nil {
 			b.deal, err = uuid.Parse(id)
 		}
 		all = append(all, b)
 		return err
 	}
-	err = query(tx, scan, billColumns+`WHERE c.over = 1 AND c.charged < c.ends ORDER BY c.charged LIMIT ?`, limit)
+	err = query(tx, scan, billQuery+`WHERE c.over = 1 AND c.charged < c.ends ORDER BY c.charged LIMIT ?`, limit)
 	if err != nil || len(all) == limit {
-		return all, err
+		return all, 0, err
 	}
-	err = query(tx, scan, billColumns+`WHERE c.over = 0 AND c.charged < ? AND c.charged < c.ends AND a.state = 'active'
-		AND (c.charged < c.seen OR a.in_snapshot = 1 AND c.charged < s.height) ORDER BY c.charged LIMIT ?`, int64(today), limit-len(all))
-	return all, err
+	last, err := snapshotOf(tx)
+	if err != nil || !last.State.Defined() {
+		return all, 0, err
+	}
+	err = query(tx, scan, billQuery+`WHERE c.over = 0 AND c.charged < ? AND c.charged < c.ends AND a.state = 'active' AND a.in_snapshot = 1
+		ORDER BY c.charged LIMIT ?`, int64(c.morning(last.Height)-jitter), limit-len(all))
+	return all, last.Height, err
 }
 
 // partsOf are the roots in the piece of a bill, wanted under the terms of its deal.
@@ -99,22 +102,18 @@ func partsOf(tx *gorm.DB, b bill) (all []part, err error) {
 // billSome hands over costs of at most so many deals, up to a day of each, and returns of how many there were some.
 func (s *store) billSome(ctx context.Context, c calendar, limit int) (n int, err error) {
 	err = s.work(ctx, func(tx *gorm.DB) error {
-		n = 0
-		due, err := bills(tx, c.today(), limit)
-		if err != nil || len(due) == 0 {
+		due, proven, err := bills(tx, c, limit)
+		n = len(due)
+		if err != nil || n == 0 {
 			return err
 		}
 		var costs []Cost
 		for _, b := range due {
-			to, now := b.next(c)
-			if !now {
-				continue
-			}
+			to := b.next(c, proven)
 			parts, err := partsOf(tx, b)
 			if err != nil {
 				return fmt.Errorf("adding up the cost of deal %s: %w", b.deal, err)
 			}
-			n++
 			costs = append(costs, b.costs(to, parts, c)...)
 			if err := tx.Exec(`UPDATE deal_costs SET charged = ? WHERE attempt_id = ?`, int64(to), int64(b.attempt)).Error; err != nil {
 				return err

@@ -14,10 +14,15 @@ const snapshotBatch = 512
 // snapshot returns the snapshot with which active deals were compared last; zero when there was none.
 func (s *store) snapshot(ctx context.Context) (last Snapshot, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		last = Snapshot{}
-		return query(tx, func(r row) error { return r.Scan(&last.Height, intoCID{&last.State}) },
-			`SELECT height, state FROM market_snapshot WHERE id = 1`)
+		last, err = snapshotOf(tx)
+		return err
 	})
+	return last, err
+}
+
+func snapshotOf(tx *gorm.DB) (last Snapshot, err error) {
+	err = query(tx, func(r row) error { return r.Scan(&last.Height, intoCID{&last.State}) },
+		`SELECT height, state FROM market_snapshot WHERE id = 1`)
 	return last, err
 }
 
