@@ -75,4 +75,7 @@
 //     for 300,000 deals with three providers it takes 0.9 calls per hundred at 16 deals in a sector, 1.15 at 5, and 13 at
 //     one, where the leaves take 1.6. A miner's partitions would take some 50 calls for each provider, but show only that
 //     a sector lives: the sector of a deal is taken from the head, and a reorganisation can make that untrue.
+//   - What a deal costs is handed over (Bill) by days, in the transaction that records up to which epoch, and only up to the
+//     snapshot in which it was active: so nothing that the chain did not take is charged, whenever a deal is dropped. At which
+//     epoch it was dropped the chain does not tell afterwards; what it took after the last snapshot is not charged.
 package deals

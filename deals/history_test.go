@@ -95,6 +95,7 @@ type history struct {
 	roots    []deals.Wish // what may be wished
 	wanted   map[deals.Wish]bool
 	unwanted map[deals.Wish]time.Time
+	taken    *till
 
 	mu      sync.Mutex
 	armed   string
@@ -122,7 +123,7 @@ func newHistory(t *testing.T, rt *rapid.T, dialect string) *history {
 		h.cfg.Funding = deals.Funding{TopUp: big.NewInt(1e9), PerDay: dealstest.FIL(1)}
 	}
 	h.cfg.At = h.at
-	h.make()
+	h.taken = h.till(4)
 	one, two, three := h.terms(1), h.terms(2), h.terms(3)
 	for i := range 3 {
 		root := h.blocks.add(fmt.Appendf(nil, "root %d", i))
@@ -305,7 +306,16 @@ func (h *history) checkProviders(rt *rapid.T) {
 		}
 	}
 	seen := map[string]bool{}
+	height := h.net.Height()
 	for _, d := range h.net.Deals() {
+		until := min(height, d.End)
+		if d.Gone >= 0 {
+			until = d.Gone
+		}
+		cost := big.Div(big.Mul(d.Cost, big.NewInt(int64(max(0, until-d.Start)))), big.NewInt(int64(d.End-d.Start)))
+		if got, _ := h.taken.of(d.UUID); got.GreaterThan(cost) {
+			rt.Errorf("%s was charged for deal %s, which has cost %s", got, d.UUID, cost)
+		}
 		if seen[d.UUID.String()] {
 			rt.Errorf("attempt %s has two deals", d.UUID)
 		}

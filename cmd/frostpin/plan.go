@@ -42,7 +42,7 @@ write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts th
 
 With at least one price the accounts of a plan pay in advance for what they use: --price hot_gib_month=0.02 is credits per GiB
 and 30 days, --price free_hot_gib_month=5 how much of it is free in each month; --price hot_gib_month= takes it back. The names
-are hot_gib_month, cold_gib_month, egress_hot_gib and egress_cold_gib, and each of them with free_ before it.`,
+are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and each of them with free_ before it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.withStore(c, true, func(ctx context.Context, s *store) error {
