@@ -21,7 +21,7 @@ type Cost struct {
 	From, To time.Time       // when the epochs began and ended, to within a few epochs
 }
 
-// Bill names who takes what deals cost, some days after another at most. It is called in the transaction, which ctx carries,
+// Bill names who takes what deals cost: each day's part once it is final, and the last part when a deal is over. It is called in the transaction, which ctx carries,
 // that records it as taken; its error undoes that, and the same is reported again later. It is called before Run.
 func (s *Service) Bill(take func(ctx context.Context, costs []Cost) error) { s.store.bill = take }
 
@@ -56,7 +56,7 @@ func (s *Service) billAll(ctx context.Context, heads Heads) error {
 		if err != nil {
 			return fmt.Errorf("handing over what deals cost: %w", err)
 		}
-		if n < costBatch {
+		if n == 0 {
 			return nil
 		}
 	}

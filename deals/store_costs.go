@@ -77,8 +77,8 @@ func bills(tx *gorm.DB, c calendar, limit int) (all []bill, proven Epoch, err er
 		return all, 0, err
 	}
 	last, err := snapshotOf(tx)
-	if err != nil || !last.State.Defined() {
-		return all, 0, err
+	if err != nil {
+		return nil, 0, err
 	}
 	err = query(tx, scan, billQuery+`WHERE c.over = 0 AND c.charged < ? AND c.charged < c.ends AND a.state = 'active' AND a.in_snapshot = 1
 		ORDER BY c.charged LIMIT ?`, int64(c.morning(last.Height)-jitter), limit-len(all))

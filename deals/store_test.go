@@ -267,7 +267,7 @@ func TestTheLoopsUseIndexes(t *testing.T) {
 	}
 	// These hold what is under way, or come in the order that is asked for.
 	small := []string{
-		"attempts_due", "attempts_active", "attempts_newcomers", "attempts_missing", "attempts_reserved", "attempts_busy", "slots_due", "slots_queued", "archives_due",
+		"attempts_due", "attempts_active", "attempts_newcomers", "attempts_missing", "attempts_reserved", "attempts_busy", "slots_due", "slots_queued", "archives_due", "deal_costs_over",
 	}
 	recorded, err := deals.LoopQueries(t.Context(), db)
 	if err != nil {
