@@ -25,8 +25,8 @@ type Events interface {
 	Changed() <-chan struct{}
 	// Last returns the position after all events that there are.
 	Last(ctx context.Context) (events.Position, error)
-	// History returns the newest events of a pin, the newest first.
-	History(ctx context.Context, pin events.Pin, root string, part int64, made time.Time, limit int) ([]events.Event, error)
+	// History returns the newest events of a pin of an account, the newest first.
+	History(ctx context.Context, account int64, pin events.Pin, root string, part int64, made time.Time, limit int) ([]events.Event, error)
 	// Page returns at most limit events of an account after a position, the oldest first.
 	Page(ctx context.Context, account int64, after events.Position, limit int) (events.Page, error)
 }

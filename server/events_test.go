@@ -75,7 +75,7 @@ func (h *happened) Page(_ context.Context, account int64, after events.Position,
 	return page, nil
 }
 
-func (h *happened) History(_ context.Context, pin events.Pin, _ string, _ int64, _ time.Time, limit int) (list []events.Event, err error) {
+func (h *happened) History(_ context.Context, _ int64, pin events.Pin, _ string, _ int64, _ time.Time, limit int) (list []events.Event, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, of := range h.list {

@@ -67,7 +67,7 @@ func (s ownAPI) history(c echo.Context, p *pins.Pin) (*[]v1.Event, error) {
 		return nil, nil //nolint:nilnil // there is none, and nothing went wrong
 	}
 	pin := events.Pin{ID: string(p.ID), CID: p.CID, Name: given(p.Name)}
-	found, err := s.cfg.Events.History(c.Request().Context(), pin, p.Root.String(), int64(max(0, p.Terms)), p.Created, storyEvents)
+	found, err := s.cfg.Events.History(c.Request().Context(), int64(p.Account), pin, p.Root.String(), int64(max(0, p.Terms)), p.Created, storyEvents)
 	if err != nil {
 		return nil, err
 	}

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// A Change is what is recorded: of an account, or of a root and so of the pins that name it.
+// A Change is what is recorded: of an account, of a root and so of the pins that name it, or of those of one account.
 type Change struct {
-	Account int64          // 0: of Root
-	Root    string         // a canonical CID
+	Account int64          // 0: of all that name Root
+	Root    string         // a canonical CID; empty: of the account itself
 	Part    int64          // which pins of the root it concerns, as Pins understands it; 0: all
 	Kind    string         // what has happened, such as "pin.pinned"
 	Data    map[string]any // the details, of what JSON can say

@@ -154,7 +154,7 @@ func TestHistoryIsWhatConcernsThePinSinceItWasMade(t *testing.T) {
 			{0, moment, 10, []string{"6-a2 pin.pinned", "1-a2 pin.pinning"}},
 			{7, moment.Add(time.Hour), 10, nil},
 		} {
-			list, err := s.History(t.Context(), events.Pin{ID: "a2"}, "root", c.part, c.made, c.limit)
+			list, err := s.History(t.Context(), 1, events.Pin{ID: "a2"}, "root", c.part, c.made, c.limit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,6 +164,25 @@ func TestHistoryIsWhatConcernsThePinSinceItWasMade(t *testing.T) {
 			}
 			if !slices.Equal(got, c.want) {
 				t.Errorf("part %d, %d since %s: %q, want %q", c.part, c.limit, c.made, got, c.want)
+			}
+		}
+	})
+}
+
+func TestWhatConcernsOneAccountsPinsIsToldToNobodyElse(t *testing.T) {
+	each(t, shared, func(t *testing.T, s *events.Service, _ *database.DB) {
+		record(t, s, events.Change{Account: 1, Root: "root", Kind: "pin.failed"}, events.Change{Root: "root", Kind: "pin.pinned"})
+		number(t, s)
+		for account, want := range map[int64][]string{
+			1: {"1-a1 pin.failed", "1-a2 pin.failed", "2-a1 pin.pinned", "2-a2 pin.pinned"},
+			2: {"2-b1 pin.pinned"},
+		} {
+			if got := told(t, s, account, events.Position{}, 10); !slices.Equal(got, want) {
+				t.Errorf("account %d: %q, want %q", account, got, want)
+			}
+			history, err := s.History(t.Context(), account, events.Pin{ID: "it"}, "root", 0, moment, 10)
+			if want := map[int64]int{1: 2, 2: 1}[account]; len(history) != want || err != nil {
+				t.Errorf("account %d has a history of %d, want %d: %v", account, len(history), want, err)
 			}
 		}
 	})

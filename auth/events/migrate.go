@@ -28,8 +28,8 @@ func Migrations() []*gormigrate.Migration {
 	}}
 }
 
-// An event is of an account or of a root, in which case account is 0. part tells which pins of the root it concerns, 0
-// for all. seq is its number, NULL until it has one. Times are Unix milliseconds.
+// An event is of an account, of a root, in which case account is 0, or of the pins by which an account names a root. part
+// tells which pins of the root it concerns, 0 for all. seq is its number, NULL until it has one. Times are Unix milliseconds.
 var schema = []string{
 	`CREATE TABLE events (
 		id      SERIAL,

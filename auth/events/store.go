@@ -100,14 +100,14 @@ func (s *Service) Last(ctx context.Context) (p Position, err error) {
 	return p, err
 }
 
-// History returns the newest events of a pin, the newest first, at most limit: what has happened to its root since the pin was
-// made, as far as it concerns its part and is still kept.
-func (s *Service) History(ctx context.Context, pin Pin, root string, part int64, made time.Time, limit int) (list []Event, err error) {
+// History returns the newest events of a pin of an account, the newest first, at most limit: what has happened to its root
+// since the pin was made, as far as it concerns its part and is still kept.
+func (s *Service) History(ctx context.Context, account int64, pin Pin, root string, part int64, made time.Time, limit int) (list []Event, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		rows, err := tx.Raw(`SELECT seq, at_ms, account, part, root, kind, data FROM events
-			WHERE root = ? AND root <> '' AND seq IS NOT NULL AND part IN (0, ?) AND at_ms >= ? ORDER BY seq DESC LIMIT ?`,
-			root, part, made.Add(-skew).UnixMilli(), limit).Rows()
+			WHERE root = ? AND root <> '' AND seq IS NOT NULL AND account IN (0, ?) AND part IN (0, ?) AND at_ms >= ? ORDER BY seq DESC LIMIT ?`,
+			root, account, part, made.Add(-skew).UnixMilli(), limit).Rows()
 		if err != nil {
 			return err
 		}
@@ -215,7 +215,7 @@ func (s *Service) fill(ctx context.Context, page *Page, account int64, rows []re
 		}
 		var err error
 		switch {
-		case r.account != 0:
+		case r.root == "":
 			page.add(r, nil)
 		case named[r.root]:
 			err = s.fan(ctx, page, account, r, limit)
