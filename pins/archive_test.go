@@ -201,7 +201,11 @@ func wishesOf(ctx context.Context, s *pins.Service, accounts ...pins.Account) (m
 		}
 		for _, p := range page.Pins {
 			if w, ok := p.Wish(); ok {
-				found[w] = p.DAG.Hot == pins.HotHeld
+				hot, err := pins.HotOf(ctx, s, p.Root) // a pin that was let go does not know it
+				if err != nil {
+					return nil, err
+				}
+				found[w] = hot == pins.HotHeld
 			}
 		}
 	}

@@ -95,7 +95,7 @@ func TestArchiveIsToldWhatPinsAskFor(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) {
 			ctx := context.Background()
 			err := db.Write(ctx, func(tx *gorm.DB) error {
-				for _, table := range []string{"model_archives", "retained", "pins", "pin_meta", "roots", "cold_owed"} {
+				for _, table := range []string{"model_archives", "retained", "holdings", "pins", "pin_meta", "roots", "cold_owed"} {
 					if err := tx.Exec(`DELETE FROM ` + table).Error; err != nil {
 						return err
 					}
@@ -155,6 +155,17 @@ func TestArchiveIsToldWhatPinsAskFor(t *testing.T) {
 						t.Fatal(err)
 					}
 					delete(live, p.ID)
+				},
+				"let go": func(t *rapid.T) {
+					if _, err := w.Lapse(ctx, rapid.SampledFrom([]pins.Account{alice, bob}).Draw(t, "account"), everything); err != nil {
+						t.Fatal(err)
+					}
+				},
+				"pay": func(t *rapid.T) {
+					account := rapid.SampledFrom([]pins.Account{alice, bob}).Draw(t, "account")
+					if err := w.Retry(ctx, account, spec.ReasonInsufficientFunds); err != nil {
+						t.Fatal(err)
+					}
 				},
 				"move": func(t *rapid.T) {
 					p, ok := pick(t)

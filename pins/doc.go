@@ -23,7 +23,7 @@
 //	offloaded  let go here; proven deals hold it whole        moved on by: a request, a deal that needs bytes
 //	restoring  wanted here and not whole, cold copies exist   moved on by: the scheduler; it has no deadline
 //	gave_up    refused, blocked, or past its deadline       final until it is asked for again
-//	releasing  no pin names it any more                     moved on by: the scheduler, which deletes the row
+//	releasing  no pin wants it any more                     moved on by: the scheduler, which deletes the row
 //
 // Transitions are the pure functions of next.go; each is stored in one transaction together with the status of the
 // pins that name the root, under a condition that the root is still what the decision was based on. A process works
@@ -34,6 +34,8 @@
 //
 //   - A pin that was acknowledged is committed. The status `pinned` is written only after HotTier.Hold returned nil.
 //   - A deleted pin is a deleted row. Workers update rows and never insert them, so none comes back.
+//   - A pin that was let go because it was not paid for (Lapse) is failed, whatever becomes of its DAG, keeps nothing here and
+//     costs no hot storage. Its row, its terms and its wish stay; a root that only such pins name is released and given up.
 //   - A pin that has an end is removed after it and never before, by whichever server sees it first, as if it were deleted.
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.

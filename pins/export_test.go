@@ -26,6 +26,14 @@ func SetHot(ctx context.Context, s *Service, c cid.Cid, hot Hot) error {
 	})
 }
 
+// HotOf is the state of a root.
+func HotOf(ctx context.Context, s *Service, c cid.Cid) (hot Hot, err error) {
+	err = s.store.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT hot FROM roots WHERE cid = ?`, c.String()).Row().Scan(&hot)
+	})
+	return hot, err
+}
+
 // SetHeld makes a root held, of a size.
 func SetHeld(ctx context.Context, s *Service, c cid.Cid, blocks, bytes int64) error {
 	return s.store.db.Write(ctx, func(tx *gorm.DB) error {

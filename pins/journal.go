@@ -15,6 +15,9 @@ type Journal interface {
 	// Record joins the transaction of ctx. It is about the pins of a root with these terms, or about all of them when
 	// terms is 0.
 	Record(ctx context.Context, root cid.Cid, terms deals.TermsID, kind string, data map[string]any) error
+
+	// RecordFor is the same for one account alone: it is about all its pins of a root.
+	RecordFor(ctx context.Context, account Account, root cid.Cid, kind string, data map[string]any) error
 }
 
 // Kinds of what is recorded. Where it takes more than the whole DAG for a pin to be `pinned`, a DAG that came is
@@ -38,7 +41,7 @@ const (
 // hotKind is what a transition of a root is called; empty for one that nobody is told.
 func (s *store) hotKind(before, after Hot) string {
 	switch {
-	case before == after || after == HotReleasing:
+	case before == after || after == HotReleasing || before == HotReleasing && after == HotGaveUp: // told to whom it concerns
 		return ""
 	case before == HotHeld && after.waits():
 		return KindLost

@@ -35,6 +35,13 @@ func (j *journal) Record(_ context.Context, _ cid.Cid, terms deals.TermsID, kind
 	return j.fail
 }
 
+func (j *journal) RecordFor(_ context.Context, account pins.Account, _ cid.Cid, kind string, _ map[string]any) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.told = append(j.told, fmt.Sprintf("%s@%d", kind, account))
+	return j.fail
+}
+
 // take returns what was told since the last time.
 func (j *journal) take() []string {
 	j.mu.Lock()

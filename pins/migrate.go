@@ -40,7 +40,7 @@ func Migrations() []*gormigrate.Migration {
 			return nil
 		},
 	}, residenceMigration(), uploadsMigration(), uploadClaimsMigration(), heatMigration(), expiresMigration(), holdingsMigration(), namesMigration(),
-		blocksMigration(), batchesMigration(), departuresMigration()}
+		blocksMigration(), batchesMigration(), departuresMigration(), lapsedMigration()}
 }
 
 // A pin's key is (account, created_ms), which is unique by the API's own rule; SQLite clusters the table by it, so a

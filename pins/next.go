@@ -43,6 +43,12 @@ func Unwanted(r Root, now time.Time) Root {
 	return r
 }
 
+// Lapsed is a root that was released while pins still name it: those that were let go because they were not paid for.
+func Lapsed(r Root, now time.Time) Root {
+	r.Hot, r.Reason, r.Attempts, r.NextAt = HotGaveUp, lapsedReason, 0, now
+	return r
+}
+
 // Lost is a root whose hot copy was found missing or damaged. With cold copies it is restored from them.
 func Lost(r Root, now time.Time) Root {
 	if r.Cold {

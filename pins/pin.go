@@ -20,6 +20,7 @@ type Pin struct {
 	spec.Request
 	Created   time.Time      // UTC, whole milliseconds, unique in the account
 	Expires   time.Time      // UTC, whole milliseconds; zero: it stays until it is deleted
+	Lapsed    time.Time      // since when it is let go because it was not paid for; zero: it is kept
 	DAG       DAG            // what is known of its blocks
 	Verified  time.Time      // when its hot copy was last read and hashed; zero: not since it came
 	Residence Residence      // whether its hot copy stays

@@ -69,7 +69,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
 	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
-	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, r.verified_ms, ` + dagColumns
+	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, p.lapsed_ms, r.verified_ms, ` + dagColumns
 )
 
 type row interface{ Scan(dest ...any) error }
@@ -101,8 +101,8 @@ func scanPin(from row, account Account) (p Pin, err error) {
 	p.Account = account
 	var createdMS, nextMS, verifiedMS int64
 	var origins, meta sql.NullString
-	var terms, expires sql.NullInt64
-	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms, &p.Residence, &expires, &verifiedMS}, p.DAG.targets(&nextMS)...)
+	var terms, expires, lapsed sql.NullInt64
+	dest := append([]any{&p.ID, &createdMS, &p.CID, &p.Name, &origins, &p.Dropped, &meta, &terms, &p.Residence, &expires, &lapsed, &verifiedMS}, p.DAG.targets(&nextMS)...)
 	if err := from.Scan(dest...); err != nil {
 		return Pin{}, err
 	}
@@ -116,6 +116,11 @@ func scanPin(from row, account Account) (p Pin, err error) {
 	}
 	if expires.Valid {
 		p.Expires = fromMS(expires.Int64)
+	}
+	if lapsed.Valid {
+		// What others have of the DAG is nothing to a pin that was let go.
+		p.Lapsed = fromMS(lapsed.Int64)
+		p.Verified, p.DAG = time.Time{}, lapsedDAG(p.Lapsed)
 	}
 	if err := errors.Join(fromJSON(origins, &p.Origins), fromJSON(meta, &p.Meta)); err != nil {
 		return Pin{}, fmt.Errorf("reading pin %s: %w", p.ID, err)
@@ -177,7 +182,7 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 	if was == is && !cold && !s.coldDecides(before.Hot) {
 		return nil
 	}
-	if err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ?`, is, after.id, is).Error; err != nil {
+	if err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND status <> ? AND lapsed_ms IS NULL`, is, after.id, is).Error; err != nil {
 		return err
 	}
 	if cold {

@@ -399,7 +399,7 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if before.Hot == HotGaveUp {
+	if before.Hot == HotGaveUp || before.Hot == HotReleasing { // there may be copies that pins had which were let go
 		blocked, err := isBlocked(tx, before.CID)
 		if err != nil {
 			return err

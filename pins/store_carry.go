@@ -20,7 +20,7 @@ func (s *store) wantedBy(ctx context.Context, root Root, most int) (list []Pin, 
 			p.Root, p.Terms = root.CID, termsOf(terms)
 			list = append(list, p)
 			return err
-		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? LIMIT ?`, root.id, most)
+		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL LIMIT ?`, root.id, most)
 		if err != nil {
 			return err
 		}

@@ -247,7 +247,7 @@ func (s *store) restate(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, c
 // restated is restate that tells how many pins had another status.
 func (s *store) restated(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, cold deals.Standing) (int64, error) {
 	status := StatusOf(hot, cold, s.rule)
-	done := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND terms = ? AND terms > 0 AND status <> ?`,
+	done := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND terms = ? AND terms > 0 AND status <> ? AND lapsed_ms IS NULL`,
 		status, root, terms, status)
 	return done.RowsAffected, done.Error
 }
@@ -276,6 +276,9 @@ func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing)
 		case r.Hot == HotGaveUp && cold.Active > 0 && s.source:
 			if blocked, err := isBlocked(tx, r.CID); err != nil || blocked {
 				return err
+			}
+			if wanted, err := isWanted(tx, r.id); err != nil || !wanted {
+				return err // its pins were let go
 			}
 			reason = "nobody on the network has it; restoring it from Filecoin"
 		}

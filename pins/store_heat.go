@@ -107,7 +107,7 @@ func (s *store) addGrounds(tx *gorm.DB, list []resident) error {
 		}
 		all = append(all, wanted{id, deals.Wish{Root: r.CID, Terms: max(termsOf(terms), Uncopied)}})
 		return nil
-	}, `SELECT DISTINCT p.root_id, p.terms, p.residence FROM pins p WHERE p.root_id IN ?`, ids)
+	}, `SELECT DISTINCT p.root_id, p.terms, p.residence FROM pins p WHERE p.root_id IN ? AND p.lapsed_ms IS NULL`, ids)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (s *store) hotHoldings(tx *gorm.DB, r Root) error {
 	switch r.Hot {
 	case HotHeld:
 	case HotReleasing:
-		return nil // no pin has it any more
+		return nil // no pin has it any more, or none that was not let go
 	case HotQueued, HotFetching, HotGaveUp, HotOffloaded, HotRestoring:
 		return changeHoldings(tx, now, `root_id = ? AND hot = 1`, `hot = 0`, r.id)
 	}
@@ -50,7 +50,8 @@ func (s *store) hotHoldings(tx *gorm.DB, r Root) error {
 		return err
 	}
 	if before {
-		if err := changeHoldings(tx, now, `root_id = ? AND hot = 0`, `hot = 1`, r.id); err != nil {
+		if err := changeHoldings(tx, now, `root_id = ? AND hot = 0 AND NOT EXISTS
+			(SELECT 1 FROM pins p WHERE p.id = holdings.pin AND p.lapsed_ms IS NOT NULL)`, `hot = 1`, r.id); err != nil {
 			return err
 		}
 		if err := tx.Exec(`UPDATE holdings SET bytes = ? WHERE root_id = ? AND bytes <> ?`, r.Bytes, r.id, r.Bytes).Error; err != nil {
@@ -63,7 +64,7 @@ func (s *store) hotHoldings(tx *gorm.DB, r Root) error {
 		}
 	}
 	return tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
-		SELECT p.id, p.root_id, p.account, CAST(? AS BIGINT), 1, 0, CAST(? AS BIGINT) FROM pins p WHERE p.root_id = ?
+		SELECT p.id, p.root_id, p.account, CAST(? AS BIGINT), 1, 0, CAST(? AS BIGINT) FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL
 		ON CONFLICT (pin) DO NOTHING`, r.Bytes, now, r.id).Error
 }
 

@@ -30,7 +30,8 @@ func (s *store) naming(ctx context.Context, account Account, n Naming) (list []P
 			return err
 		}, `SELECT p.id, p.cid, p.name FROM roots r JOIN pins p ON p.root_id = r.id
 			WHERE r.cid = ? AND p.account = ? AND p.id > ? AND p.created_ms <= ? AND (p.terms = ? OR CAST(? AS BIGINT) = 0)
-			ORDER BY p.id LIMIT ?`, n.Root, account, n.After, n.By.UnixMilli(), n.Terms, n.Terms, n.Limit)
+			AND (p.lapsed_ms IS NULL OR p.lapsed_ms >= ?)
+			ORDER BY p.id LIMIT ?`, n.Root, account, n.After, n.By.UnixMilli(), n.Terms, n.Terms, n.By.Add(-lapseSkew).UnixMilli(), n.Limit)
 	})
 	return list, err
 }

@@ -154,13 +154,19 @@ func (s *store) letGo(tx *gorm.DB, id int64) (gone bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var wanted bool
-	err = tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ?) OR EXISTS (SELECT 1 FROM retained WHERE root_id = ?)`, id, id).
-		Row().Scan(&wanted)
+	wanted, err := isWanted(tx, id)
 	if err != nil || wanted || before.Hot == HotReleasing {
 		return false, err
 	}
 	return true, s.saveRoot(tx, before, Unwanted(before, s.now()), holder)
+}
+
+// isWanted tells whether a root is here for anybody: a pin that was not let go, or one that is being replaced. The root is
+// locked.
+func isWanted(tx *gorm.DB, root int64) (wanted bool, err error) {
+	err = tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ? AND lapsed_ms IS NULL) OR EXISTS (SELECT 1 FROM retained WHERE root_id = ?)`,
+		root, root).Row().Scan(&wanted)
+	return wanted, err
 }
 
 // dropRetained forgets what was kept back under a condition and lets those roots go.

@@ -184,15 +184,28 @@ func (s *store) lost(ctx context.Context, id int64, damaged bool) error {
 	return err
 }
 
-// released deletes a root after the hot tier has let it go. If it was asked for meanwhile, it stays and is fetched
-// again.
+// released deletes a root after the hot tier has let it go, or gives it up while pins name it that were let go. If it was
+// asked for meanwhile, it stays and is fetched again.
 func (s *store) released(ctx context.Context, id int64) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		gone := tx.Exec(`DELETE FROM roots WHERE id = ? AND claimed_by = ? AND hot = 'releasing'`, id, s.me)
-		if gone.Error != nil || gone.RowsAffected > 0 {
-			return gone.Error
+		before, holder, err := lockRoot(tx, `r.id = ?`, id)
+		if errors.Is(err, errStale) || err == nil && holder != s.me {
+			return nil
 		}
-		return tx.Exec(`UPDATE roots SET claimed_by = '' WHERE id = ? AND claimed_by = ?`, id, s.me).Error
+		if err != nil {
+			return err
+		}
+		if before.Hot != HotReleasing {
+			return s.saveRoot(tx, before, before, "")
+		}
+		var named bool
+		if err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ?)`, id).Row().Scan(&named); err != nil {
+			return err
+		}
+		if named {
+			return s.saveRoot(tx, before, Lapsed(before, s.now()), "")
+		}
+		return tx.Exec(`DELETE FROM roots WHERE id = ?`, id).Error
 	})
 }
 

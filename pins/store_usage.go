@@ -31,7 +31,7 @@ func (s *store) heldBytes(ctx context.Context, account Account) (bytes int64, er
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		return query(tx, func(r row) error { return r.Scan(&bytes) },
 			`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM roots
-			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ?)`, HotHeld, account)
+			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ? AND lapsed_ms IS NULL)`, HotHeld, account)
 	})
 	return bytes, err
 }
@@ -70,6 +70,9 @@ func (s *store) retry(ctx context.Context, account Account, reason string) (some
 				}
 				if blocked {
 					continue
+				}
+				if before.Cold, err = s.hasCold(tx, before); err != nil {
+					return err
 				}
 				if err := s.saveRoot(tx, before, Wanted(before, account, s.now()), holder); err != nil {
 					return err

@@ -137,10 +137,19 @@ func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
 	return r.Bytes, nil
 }
 
-// Retry tries pins of an account again that have failed for a reason: the first word of what their info tells.
+// Retry tries pins of an account again that have failed for a reason: the first word of what their info tells. Those that
+// were let go are wanted again when the reason is that of Lapse.
 func (s *Service) Retry(ctx context.Context, account Account, reason string) error {
-	retried, err := s.store.retry(ctx, account, reason)
-	if retried {
+	var returned bool
+	var err error
+	if reason == spec.ReasonInsufficientFunds {
+		returned, err = s.store.unlapse(ctx, account)
+	}
+	retried := false
+	if err == nil {
+		retried, err = s.store.retry(ctx, account, reason)
+	}
+	if returned || retried {
 		s.sched.poke()
 	}
 	if err != nil {

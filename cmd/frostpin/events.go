@@ -18,6 +18,11 @@ func (j journal) Record(ctx context.Context, root cid.Cid, terms deals.TermsID, 
 	return j.events.Record(ctx, events.Change{Root: root.String(), Part: int64(terms), Kind: kind, Data: data})
 }
 
+// RecordFor implements pins.Journal.
+func (j journal) RecordFor(ctx context.Context, account pins.Account, root cid.Cid, kind string, data map[string]any) error {
+	return j.events.Record(ctx, events.Change{Account: int64(account), Root: root.String(), Kind: kind, Data: data})
+}
+
 // pinNames lets events ask which pins they are about. Its service is there before anybody reads.
 type pinNames struct{ service *pins.Service }
 

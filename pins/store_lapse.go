@@ -1,0 +1,223 @@
+package pins
+
+import (
+	"context"
+	"math"
+	"strings"
+
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/spec"
+)
+
+// newestPin is a place in the order of created before which all pins are.
+const newestPin = int64(math.MaxInt64)
+
+// A lapseBatch is what one transaction has let go.
+type lapseBatch struct {
+	lapsed  int     // pins
+	orphans []int64 // roots that nothing wants any more
+	next    int64   // created of the pin to go on before; 0: that was all
+}
+
+// A lapsing is a pin that costs something.
+type lapsing struct{ createdMS, root int64 }
+
+// lapse lets the next pins before a place go.
+func (s *store) lapse(ctx context.Context, account Account, before int64, may func(context.Context) (*Dues, error)) (batch lapseBatch, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		batch = lapseBatch{}
+		dues, err := may(tx.Statement.Context)
+		if err != nil || dues == nil {
+			return err
+		}
+		var left Stock
+		if dues.Owes != nil {
+			if left, err = keptStock(tx, `p.account = ?`, account); err != nil {
+				return err
+			}
+		}
+		list, err := costly(tx, account, before, *dues)
+		if err != nil {
+			return err
+		}
+		gone := map[int64]bool{}
+		for _, p := range list {
+			if gone[p.root] {
+				continue
+			}
+			if dues.Owes != nil {
+				if !dues.Owes(left) {
+					return nil
+				}
+				spared, err := keptStock(tx, `p.account = ? AND p.root_id = ?`, account, p.root)
+				if err != nil {
+					return err
+				}
+				left.Hot, left.Cold = left.Hot-spared.Hot, left.Cold-spared.Cold
+			}
+			gone[p.root] = true
+			if err := s.lapseRoot(tx, account, p.root, &batch); err != nil {
+				return err
+			}
+		}
+		if len(list) == lapseAtOnce {
+			batch.next = list[len(list)-1].createdMS
+		}
+		return nil
+	})
+	return batch, err
+}
+
+// costly returns the newest pins before a place that cost something.
+func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []lapsing, err error) {
+	var costs []string
+	if dues.Hot {
+		costs = append(costs, `h.hot = 1`)
+	}
+	if dues.Cold {
+		costs = append(costs, `h.copies > 0`)
+	}
+	if len(costs) == 0 {
+		return nil, nil
+	}
+	err = query(tx, func(r row) error {
+		var p lapsing
+		err := r.Scan(&p.createdMS, &p.root)
+		list = append(list, p)
+		return err
+	}, `SELECT p.created_ms, p.root_id FROM pins p JOIN holdings h ON h.pin = p.id
+		WHERE p.account = ? AND p.created_ms < ? AND p.lapsed_ms IS NULL AND (`+strings.Join(costs, ` OR `)+`)
+		ORDER BY p.created_ms DESC LIMIT ?`, account, before, lapseAtOnce)
+	return list, err
+}
+
+// keptStock adds up what pins under a condition occupy that were not let go.
+func keptStock(tx *gorm.DB, where string, args ...any) (stock Stock, err error) {
+	err = query(tx, func(r row) error { return r.Scan(&stock.Hot, &stock.Cold) },
+		`SELECT CAST(coalesce(sum(h.bytes * h.hot), 0) AS BIGINT), CAST(coalesce(sum(h.bytes * h.copies), 0) AS BIGINT)
+		FROM pins p JOIN holdings h ON h.pin = p.id WHERE p.lapsed_ms IS NULL AND `+where, args...)
+	return stock, err
+}
+
+// lapseRoot lets all pins go by which an account names a root: one of two alone would spare nothing.
+func (s *store) lapseRoot(tx *gorm.DB, account Account, root int64, batch *lapseBatch) error {
+	r, _, err := lockRoot(tx, `r.id = ?`, root)
+	if err != nil {
+		return err
+	}
+	now := s.now()
+	done := tx.Exec(`UPDATE pins SET lapsed_ms = ?, status = ? WHERE root_id = ? AND account = ? AND lapsed_ms IS NULL`,
+		now.UnixMilli(), spec.Failed, root, account)
+	if done.Error != nil || done.RowsAffected == 0 {
+		return done.Error
+	}
+	batch.lapsed += int(done.RowsAffected)
+	if err := changeHoldings(tx, now.Unix(), `root_id = ? AND account = ? AND hot = 1`, `hot = 0`, root, account); err != nil {
+		return err
+	}
+	if err := s.tellLapse(tx.Statement.Context, account, r, KindFailed, lapsedReason); err != nil {
+		return err
+	}
+	gone, err := s.letGo(tx, root)
+	if gone {
+		batch.orphans = append(batch.orphans, root)
+	}
+	return err
+}
+
+// tellLapse records for one account what has become of its pins of a root.
+func (s *store) tellLapse(ctx context.Context, account Account, r Root, kind, reason string) error {
+	if s.journal == nil {
+		return nil
+	}
+	data := map[string]any{"hot_status": r.Hot}
+	if reason != "" {
+		data["hot_status"], data["reason"] = HotGaveUp, reason
+	}
+	return s.journal.RecordFor(ctx, account, r.CID, kind, data)
+}
+
+// unlapse wants pins of an account again that were let go, as if it had asked for them now.
+func (s *store) unlapse(ctx context.Context, account Account) (some bool, err error) {
+	for {
+		var roots []int64
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			roots = nil
+			err := query(tx, func(r row) error {
+				var id int64
+				err := r.Scan(&id)
+				roots = append(roots, id)
+				return err
+			}, `SELECT DISTINCT root_id FROM pins WHERE account = ? AND lapsed_ms IS NOT NULL ORDER BY root_id LIMIT ?`, account, retryAtOnce)
+			if err != nil {
+				return err
+			}
+			for _, id := range roots {
+				if err := s.unlapseRoot(tx, account, id); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(roots) == 0 {
+			return some, err
+		}
+		some = true
+	}
+}
+
+func (s *store) unlapseRoot(tx *gorm.DB, account Account, root int64) error {
+	before, holder, err := lockRoot(tx, `r.id = ?`, root)
+	if err != nil {
+		return err
+	}
+	done := tx.Exec(`UPDATE pins SET lapsed_ms = NULL WHERE root_id = ? AND account = ? AND lapsed_ms IS NOT NULL`, root, account)
+	if done.Error != nil || done.RowsAffected == 0 {
+		return done.Error
+	}
+	if before.Hot == HotGaveUp || before.Hot == HotReleasing {
+		if before.Cold, err = s.hasCold(tx, before); err != nil {
+			return err
+		}
+	}
+	after := Wanted(before, account, s.now())
+	if err := s.saveRoot(tx, before, after, holder); err != nil {
+		return err
+	}
+	return s.rejoin(tx, account, before, after)
+}
+
+// rejoin gives pins the status and the holdings that the others of their root have already.
+func (s *store) rejoin(tx *gorm.DB, account Account, before, after Root) error {
+	status := hotStatus(after.Hot)
+	if err := tx.Exec(`UPDATE pins SET status = ? WHERE root_id = ? AND account = ? AND status <> ? AND lapsed_ms IS NULL`,
+		status, after.id, account, status).Error; err != nil {
+		return err
+	}
+	if s.coldDecides(after.Hot) {
+		if err := s.restateCold(tx, after); err != nil {
+			return err
+		}
+	}
+	if after.Hot == HotHeld {
+		if err := s.hotHoldings(tx, after); err != nil {
+			return err
+		}
+	}
+	if before.Hot != after.Hot {
+		return nil // saveRoot has told it
+	}
+	kind := "pin." + string(status)
+	if after.Hot == HotHeld && !s.rule.hotOnly() {
+		kind = KindHeld
+	}
+	return s.tellLapse(tx.Statement.Context, account, after, kind, "")
+}
+
+func (s *store) hasLapsed(ctx context.Context, account Account) (found bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE account = ? AND lapsed_ms IS NOT NULL)`, account).Row().Scan(&found)
+	})
+	return found, err
+}
