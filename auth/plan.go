@@ -51,10 +51,22 @@ type Limits struct {
 	DAGBytes     int64         `json:"dag_bytes,omitempty"`      // of the DAG of one pin
 	DAGBlocks    int64         `json:"dag_blocks,omitempty"`     // of the same
 	EgressBytes  int64         `json:"egress_bytes,omitempty"`   // sent to its readers in a calendar month (UTC)
+	GraceDays    int64         `json:"grace_days,omitempty"`     // with an empty balance, after which pins are let go; 0: they never are
 	Rates        map[Kind]Rate `json:"rates,omitempty"`
 
 	// Prices are by name, in decimal text; what they mean, the ledger knows. With none, nothing is paid for.
 	Prices map[string]string `json:"prices,omitempty"`
+}
+
+// maxGraceDays is the longest grace period, ten years.
+const maxGraceDays = 3650
+
+// Grace is how long the balance of an account may be empty before its pins are let go; 0: for ever.
+func (l *Limits) Grace() time.Duration {
+	if !l.Bills() {
+		return 0
+	}
+	return time.Duration(l.GraceDays) * 24 * time.Hour
 }
 
 // Bills tells whether accounts of the plan pay for what they use.
@@ -113,10 +125,14 @@ func (l Limits) check() error {
 	for name, n := range map[string]int64{
 		"pins": l.Pins, "pins_in_flight": l.PinsInFlight, "bytes": l.Bytes, "upload_bytes": l.UploadBytes,
 		"dag_bytes": l.DAGBytes, "dag_blocks": l.DAGBlocks, "egress_bytes": l.EgressBytes,
+		"grace_days": l.GraceDays,
 	} {
 		if n < 0 {
 			return invalid("%s must not be negative", name)
 		}
+	}
+	if l.GraceDays > maxGraceDays {
+		return invalid("grace_days must be at most %d", maxGraceDays)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(l.Rates)) {
 		rate := l.Rates[kind]

@@ -266,6 +266,32 @@ func TestAccountsAndTokensFromBeforePlansGoOnAsTheyWere(t *testing.T) {
 	}
 }
 
+func TestPublicGetsAGracePeriodAndKeepsWhatTheOperatorHasSet(t *testing.T) {
+	all := auth.Migrations()
+	databasetest.Each(t, all[:len(all)-1], func(t *testing.T, db *database.DB) {
+		s := auth.New(db, time.Now)
+		before := auth.Limits{Bytes: 1<<60 + 1, Prices: map[string]string{"hot_gib_month": "0.02"}}
+		if err := s.SetPlan(t.Context(), auth.Operator(), auth.Public, before); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Migrate(t.Context(), all...); err != nil {
+			t.Fatal(err)
+		}
+		plans, err := s.Plans(t.Context())
+		if err != nil || len(plans) != 2 {
+			t.Fatalf("%+v, %v", plans, err)
+		}
+		public, trusted := plans[0].Limits, plans[1].Limits
+		if public.GraceDays != 30 || public.Grace() != 30*24*time.Hour || trusted.GraceDays != 0 {
+			t.Errorf("public has %d days, trusted %d", public.GraceDays, trusted.GraceDays)
+		}
+		public.GraceDays = 0
+		if diff := cmp.Diff(before, public); diff != "" {
+			t.Errorf("what was set has changed: %s", diff)
+		}
+	})
+}
+
 func TestPlanOfAnAccountComesWithTheCaller(t *testing.T) {
 	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
 		ctx := t.Context()

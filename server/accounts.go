@@ -238,6 +238,7 @@ func renderToken(t auth.Token) v1.Token {
 func renderLimits(l auth.Limits) v1.Limits {
 	shown := v1.Limits{Pins: known(l.Pins), PinsInFlight: known(l.PinsInFlight), Bytes: known(l.Bytes), UploadBytes: known(l.UploadBytes)}
 	shown.DagBytes, shown.DagBlocks, shown.EgressBytes = known(l.DAGBytes), known(l.DAGBlocks), known(l.EgressBytes)
+	shown.GraceDays = known(l.GraceDays)
 	if len(l.Rates) > 0 {
 		rates := make(map[string]v1.Rate, len(l.Rates))
 		for kind, r := range l.Rates {

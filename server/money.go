@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/oapi-codegen/runtime/types"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/server/v1"
@@ -24,6 +25,8 @@ type Ledger interface {
 	// Afford returns a *ledger.FundsError when an account cannot pay for more.
 	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
+	// Grace tells since when what an account stores is not paid.
+	Grace(ctx context.Context, account int64) (ledger.Grace, error)
 	Usage(ctx context.Context, account int64, from, to time.Time) ([]ledger.UsageDay, error)
 	Entries(ctx context.Context, f ledger.Filter) ([]ledger.Entry, error)
 	// CostOf is what was charged for a pin.
@@ -98,7 +101,7 @@ func (s *Server) carries(c echo.Context, more ledger.Stock) error {
 
 // GetUsage shows what the caller's account stores, has used and pays.
 func (s ownAPI) GetUsage(c echo.Context, params v1.GetUsageParams) error {
-	return s.usage(c, caller(c).Account, caller(c).Limits.Bills(), v1.ShowUsageParams{
+	return s.usage(c, caller(c).Account, caller(c).Limits, v1.ShowUsageParams{
 		From: params.From, To: params.To, Format: (*v1.ShowUsageParamsFormat)(params.Format),
 	})
 }
@@ -114,10 +117,10 @@ func (s ownAPI) ShowUsage(c echo.Context, name v1.AccountName, params v1.ShowUsa
 	if err != nil {
 		return err
 	}
-	return s.usage(c, account.ID, plan.Limits.Bills(), params)
+	return s.usage(c, account.ID, &plan.Limits, params)
 }
 
-func (s ownAPI) usage(c echo.Context, account int64, bills bool, params v1.ShowUsageParams) error {
+func (s ownAPI) usage(c echo.Context, account int64, limits *auth.Limits, params v1.ShowUsageParams) error {
 	if s.cfg.Ledger == nil {
 		return errNoLedger
 	}
@@ -154,14 +157,30 @@ func (s ownAPI) usage(c echo.Context, account int64, bills bool, params v1.ShowU
 		}
 		report.Days = append(report.Days, v1.UsageDay{Day: types.Date{Time: day}, Kind: string(d.Kind), Qty: d.Qty.String(), Unit: d.Kind.Unit()})
 	}
-	if bills {
-		outlook, err := s.cfg.Ledger.Outlook(ctx, account, stock.Hot, stock.Cold)
-		if err != nil {
+	if limits.Bills() {
+		if report.Money, err = s.money(ctx, account, stock, limits.Grace()); err != nil {
 			return err
 		}
-		report.Money = renderMoney(outlook)
 	}
 	return s.respond(c, http.StatusOK, report)
+}
+
+// money is how the balance of an account stands that stores so much.
+func (s ownAPI) money(ctx context.Context, account int64, stock pins.Stock, length time.Duration) (*v1.Money, error) {
+	outlook, err := s.cfg.Ledger.Outlook(ctx, account, stock.Hot, stock.Cold)
+	if err != nil {
+		return nil, err
+	}
+	shown := renderMoney(outlook)
+	if outlook.Mood() != ledger.Empty {
+		return shown, nil
+	}
+	grace, err := s.cfg.Ledger.Grace(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	shown.LetGoAfter = moment(grace.End(length, time.Now()))
+	return shown, nil
 }
 
 // usagePeriod is the period that was asked for, or the running month.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/pins"
@@ -120,6 +122,42 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 	entries, err := k.accounts.Audit(t.Context(), "ann", 0, 10)
 	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {
 		t.Errorf("%d credits are in the audit: %v", credits, err)
+	}
+}
+
+func TestUsageTellsWhenPinsAreLetGo(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024"})
+	ann := k.customer("ann")
+	a, err := k.accounts.AccountByName(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := auth.Limits{GraceDays: 30, Prices: map[string]string{"hot_gib_month": "1024"}}
+	if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, limits); err != nil {
+		t.Fatal(err)
+	}
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"in"}`)
+	err = k.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s) VALUES ('one', 1, ?, 1048576, 1, 0, 1)`, a.ID).Error
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage := func() *v1.Money { return ask[v1.UsageReport](k.house, 200, ann, "GET", "/usage", "").Money }
+	if m := usage(); m.LetGoAfter != nil {
+		t.Errorf("with money, pins are let go after %s", m.LetGoAfter)
+	}
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"out","correction":true}`)
+	g, _, err := k.books.Noticed(t.Context(), a.ID, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: limits.Grace()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := usage(); m.LetGoAfter == nil || m.LetGoAfter.Sub(g.Since).Round(time.Minute) != 30*24*time.Hour || m.EmptySince == nil {
+		t.Errorf("it is told %+v", m)
+	}
+	account := ask[v1.Account](k.house, 200, ann, "GET", "/account", "")
+	if account.Limits.GraceDays == nil || *account.Limits.GraceDays != 30 {
+		t.Errorf("the limits are %+v", account.Limits)
 	}
 }
 

@@ -19,6 +19,8 @@
 //     into it later; then no hold grows any more.
 //   - Within an account, ids and times of entries grow together, so a page or a statement never misses what comes late.
 //   - Usage is counted for every account. Prices are for those with a plan that bills.
+//   - What an account was told of its balance changes under the lock on its row, so each notice is sent once. Whoever lets go
+//     what is not paid for holds the same lock: a payment is before or after it, never in between.
 //
 // Rounding, stated once: what a kind of usage costs in a month of an account is the exact sum, rounded down to 10^-9
 // credits. The rest is carried from charge to charge within the month (the table tallies), so it does not matter into how

@@ -31,16 +31,6 @@ func (o Outlook) Mood() Mood {
 	return Fine
 }
 
-// Noticed remembers the mood of an account's balance, in the transaction of ctx when there is one, and tells whether it is
-// another one than before. At first it is Fine.
-func (s *Service) Noticed(ctx context.Context, account int64, mood Mood) (changed bool, err error) {
-	changed, err = s.saveMood(ctx, account, mood)
-	if err != nil {
-		return false, fmt.Errorf("noticing the balance of account %d: %w", account, err)
-	}
-	return changed, nil
-}
-
 // Accounts returns accounts for which anything was ever booked, above one, at most limit.
 func (s *Service) Accounts(ctx context.Context, after int64, limit int) ([]int64, error) {
 	list, err := s.selectAccounts(ctx, after, limit)

@@ -4,24 +4,79 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"time"
 
 	"gorm.io/gorm"
 )
 
-func (s *Service) saveMood(ctx context.Context, account int64, mood Mood) (changed bool, err error) {
-	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		before := Fine
-		err := tx.Raw(`SELECT state FROM notices WHERE account = ?`+forUpdate(tx), account).Row().Scan(&before)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+// A notice is what an account was told of its balance last.
+type notice struct {
+	mood  Mood
+	grace Grace
+}
+
+func selectNotice(tx *gorm.DB, account int64) (n notice, err error) {
+	n.mood = Fine
+	err = tx.Raw(`SELECT state, unpaid_ms, stage, due_ms FROM notices WHERE account = ?`, account).Row().
+		Scan(&n.mood, intoTime{&n.grace.Since}, &n.grace.Stage, intoTime{&n.grace.Told})
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return n, err
+}
+
+// saveNotice replaces what an account was told. The lock on its balance keeps others from doing so meanwhile.
+func (s *Service) saveNotice(ctx context.Context, account int64, st Standing) (grace Grace, news bool, err error) {
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		grace, news = Grace{}, false
+		books, err := lock(tx, []int64{account})
+		if err != nil {
 			return err
 		}
-		if changed = before != mood; !changed {
+		if b := books[account]; st.Unpaid && b.Balance.Balance > b.Floor {
+			return nil // paid since it was looked at: the next look tells
+		}
+		before, err := selectNotice(tx, account)
+		if err != nil {
+			return err
+		}
+		after := before.next(st, s.now().UTC().Truncate(time.Millisecond))
+		grace, news = after.grace, after.mood != before.mood || after.grace.told(before.grace)
+		if after == before {
 			return nil
 		}
-		return tx.Exec(`INSERT INTO notices (account, state) VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET state = excluded.state`,
-			account, string(mood)).Error
+		return tx.Exec(`INSERT INTO notices (account, state, unpaid_ms, stage, due_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT (account)
+			DO UPDATE SET state = excluded.state, unpaid_ms = excluded.unpaid_ms, stage = excluded.stage, due_ms = excluded.due_ms`,
+			account, string(after.mood), millis(after.grace.Since), int64(after.grace.Stage), millis(after.grace.Told)).Error
 	})
-	return changed && err == nil, err
+	return grace, news && err == nil, err
+}
+
+func (s *Service) selectGrace(ctx context.Context, account int64) (grace Grace, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		n, err := selectNotice(tx, account)
+		grace = n.grace
+		return err
+	})
+	return grace, err
+}
+
+// lockGrace keeps payments out until the transaction ends.
+func (s *Service) lockGrace(ctx context.Context, account int64) (grace Grace, err error) {
+	err = s.write(ctx, func(tx *gorm.DB) error {
+		grace = Grace{}
+		books, err := lock(tx, []int64{account})
+		if err != nil {
+			return err
+		}
+		if b := books[account]; b.Balance.Balance > b.Floor {
+			return nil
+		}
+		n, err := selectNotice(tx, account)
+		grace = n.grace
+		return err
+	})
+	return grace, err
 }
 
 func (s *Service) selectAccounts(ctx context.Context, after int64, limit int) (list []int64, err error) {

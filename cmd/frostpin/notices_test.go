@@ -43,7 +43,7 @@ func TestAccountsAreToldOnceWhenTheirMoneyRunsOut(t *testing.T) {
 		t.Cleanup(func() { stop(); <-ended })
 		<-service.Ready()
 		books := newLedger(db, accounts, time.Now, log)
-		n := notices{db, books, events.New(db, nil, log, time.Now), service}
+		n := notices{db, accounts, books, events.New(db, nil, log, time.Now), service, time.Now, log}
 		pay := func(amount ledger.Amount, key string) {
 			t.Helper()
 			if _, _, err := books.Adjust(t.Context(), a.ID, amount, key, ""); err != nil {

@@ -29,7 +29,7 @@ func (p *program) planCommand() *cobra.Command {
 
 func (p *program) planSet() *cobra.Command {
 	var limits auth.Limits
-	var bytes, uploadBytes, dagBytes, egressBytes string
+	var bytes, uploadBytes, dagBytes, egressBytes, grace string
 	var rates, prices []string
 	c := &cobra.Command{
 		Use:   "set NAME",
@@ -42,7 +42,10 @@ write=10/50 lets 50 come at once and 10 in every second; --rate write=0 lifts th
 
 With at least one price the accounts of a plan pay in advance for what they use: --price hot_gib_month=0.02 is credits per GiB
 and 30 days, --price free_hot_gib_month=5 how much of it is free in each month; --price hot_gib_month= takes it back. The names
-are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and each of them with free_ before it.`,
+are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and each of them with free_ before it.
+
+An account whose balance is empty and that stores what it does not pay for keeps it for --grace 30d, and is told three times
+when it will be let go. Then its pins fail, the newest first, until the rest costs nothing; a payment brings them back.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.withStore(c, true, func(ctx context.Context, s *store) error {
@@ -61,7 +64,7 @@ are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and 
 					set.DAGBlocks = limits.DAGBlocks
 				}
 				if err := errors.Join(setSize(&set.Bytes, bytes), setSize(&set.UploadBytes, uploadBytes), setSize(&set.DAGBytes, dagBytes),
-					setSize(&set.EgressBytes, egressBytes), setRates(set, rates), setPrices(set, prices)); err != nil {
+					setSize(&set.EgressBytes, egressBytes), setGrace(set, grace), setRates(set, rates), setPrices(set, prices)); err != nil {
 					return err
 				}
 				return s.tokens.SetPlan(ctx, auth.Operator(), args[0], *set)
@@ -76,6 +79,7 @@ are hot_gib_month, cold_gib_month, egress_hot_gib, egress_cold_gib and fil, and 
 	flags.StringVar(&dagBytes, "dag-bytes", "", "Bytes of the DAG of one pin, such as 10GiB")
 	flags.Int64Var(&limits.DAGBlocks, "dag-blocks", 0, "Blocks of the DAG of one pin")
 	flags.StringVar(&egressBytes, "egress-bytes", "", "Bytes sent to readers with its tokens and links in a calendar month, such as 1TiB")
+	flags.StringVar(&grace, "grace", "", "How long a balance may be empty before pins are let go, in days such as 30d; 0: they never are")
 	flags.StringArrayVar(&rates, "rate", nil, "Requests of one kind, such as write=10/50; may be given again")
 	flags.StringArrayVar(&prices, "price", nil, "What something costs, such as hot_gib_month=0.02; may be given again")
 	return c
@@ -111,6 +115,19 @@ func setSize(bytes *int64, text string) error {
 	size, err := parseSize(text)
 	*bytes = int64(size)
 	return err
+}
+
+// setGrace reads a number of days.
+func setGrace(limits *auth.Limits, text string) error {
+	if text == "" {
+		return nil
+	}
+	days, err := strconv.ParseUint(strings.TrimSuffix(text, "d"), 10, 31)
+	if err != nil || !strings.HasSuffix(text, "d") && days != 0 {
+		return fmt.Errorf("--grace %s: it is not like 30d or 0", text)
+	}
+	limits.GraceDays = int64(days) //nolint:gosec // 31 bits
+	return nil
 }
 
 // setRates reads KIND=PER_SECOND/BURST or KIND=0.
@@ -154,11 +171,11 @@ func (p *program) planList() *cobra.Command {
 				for i, plan := range plans {
 					lines[i] = planLine(plan)
 				}
-				heading := []string{"NAME", "PINS", "IN FLIGHT", "BYTES", "UPLOAD", "RATES"}
+				heading := []string{"NAME", "PINS", "IN FLIGHT", "BYTES", "UPLOAD", "RATES", "GRACE"}
 				return printList(c, lines, heading, func(l planLine) []string {
 					return []string{
 						l.Name, number(int(l.Limits.Pins)), number(int(l.Limits.PinsInFlight)),
-						size(l.Limits.Bytes), size(l.Limits.UploadBytes), number(len(l.Limits.Rates)),
+						size(l.Limits.Bytes), size(l.Limits.UploadBytes), number(len(l.Limits.Rates)), graceDays(l.Limits),
 					}
 				})
 			})
@@ -194,6 +211,14 @@ func size(bytes int64) string {
 	return Size(bytes).String()
 }
 
+// graceDays is a grace period, or nothing.
+func graceDays(l auth.Limits) string {
+	if l.GraceDays == 0 {
+		return ""
+	}
+	return number(int(l.GraceDays)) + "d"
+}
+
 // limitRows are limits, one a row. What has no bound is not there.
 func limitRows(l auth.Limits) (rows [][]string) {
 	for _, limit := range [][]string{
@@ -204,6 +229,7 @@ func limitRows(l auth.Limits) (rows [][]string) {
 		{"dag bytes", size(l.DAGBytes)},
 		{"dag blocks", number(int(l.DAGBlocks))},
 		{"egress bytes", size(l.EgressBytes)},
+		{"grace", graceDays(l)},
 	} {
 		if limit[1] != "" {
 			rows = append(rows, limit)

@@ -256,7 +256,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return nil
 	})
 	running.Go(func() error {
-		accrue(ctx, books, service, backing, cold, notices{db, books, told, service}, p.now, log)
+		accrue(ctx, books, service, backing, cold, notices{db, tokens, books, told, service, p.now, log}, p.now, log)
 		return nil
 	})
 	if cold != nil {

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/events"
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/pinstest"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// A debtor is an account with an empty balance whose pin costs something, and another one that pays for the same DAG.
+type debtor struct {
+	notices
+	t        *testing.T
+	clock    atomic.Int64 // of the ledger, in Unix milliseconds
+	tier     *pinstest.Tier
+	dag      pinstest.DAG
+	ann, bob auth.Account
+	hers     pins.Pin
+	his      pins.Pin
+}
+
+const graceDay = 24 * time.Hour
+
+func eachDebtor(t *testing.T, test func(t *testing.T, d *debtor)) {
+	migrations := slices.Concat(auth.Migrations(), events.Migrations(), ledger.Migrations(), pins.Migrations())
+	databasetest.Each(t, migrations, func(t *testing.T, db *database.DB) {
+		log := slog.New(slog.DiscardHandler)
+		d := &debtor{t: t, tier: pinstest.NewTier(), dag: pinstest.Tree("it", 1100)}
+		now := func() time.Time { return time.UnixMilli(d.clock.Load()).UTC() }
+		d.goOn(0)
+		d.notices = notices{db: db, accounts: auth.New(db, now), told: events.New(db, nil, log, now), now: now, log: log}
+		d.books = newLedger(db, d.accounts, now, log)
+		d.plan(30, map[string]string{"hot_gib_month": "1024"}) // a credit for a MiB and 30 days
+		d.tier.AddLocal(d.dag.Blocks...)
+		d.tier.AddNetwork(d.dag.Blocks...)
+		d.pins = pins.New(pins.Config{
+			FindSlice: time.Second, Slots: 4, FindRoots: 4, Policy: pins.Policy{Deadline: time.Hour, RetryFirst: time.Millisecond, RetryMax: time.Second},
+			Sponsor: newSponsor(d.accounts, d.books, func() *pins.Service { return d.pins }, now), Journal: journal{d.told},
+		}, db, d.tier, log, time.Now)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.pins.Run(ctx) }()
+		t.Cleanup(func() { stop(); <-ended })
+		<-d.pins.Ready()
+		for name, of := range map[string]*auth.Account{"ann": &d.ann, "bob": &d.bob} {
+			var err error
+			if *of, err = d.accounts.CreateAccount(t.Context(), auth.Operator(), name, "paid"); err != nil {
+				t.Fatal(err)
+			}
+			d.book(*of, 100*ledger.Credit)
+		}
+		d.hers, d.his = d.add(d.ann), d.add(d.bob)
+		d.book(d.ann, -100*ledger.Credit)
+		d.until("it is known what is stored", func() bool {
+			stock, err := d.pins.Stock(t.Context(), pins.Account(d.ann.ID))
+			return err == nil && stock.Hot > 0
+		})
+		test(t, d)
+	})
+}
+
+// goOn sets the clock to a time since the beginning.
+func (d *debtor) goOn(days float64) {
+	d.clock.Store(time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(days * float64(graceDay))).UnixMilli())
+}
+
+func (d *debtor) plan(days int64, prices map[string]string) {
+	d.t.Helper()
+	if err := d.accounts.SetPlan(d.t.Context(), auth.Operator(), "paid", auth.Limits{GraceDays: days, Prices: prices}); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+var bookings atomic.Int64
+
+func (d *debtor) book(a auth.Account, amount ledger.Amount) {
+	d.t.Helper()
+	if _, _, err := d.books.Adjust(d.t.Context(), a.ID, amount, fmt.Sprint("booking ", bookings.Add(1)), ""); err != nil {
+		d.t.Error(err)
+	}
+}
+
+func (d *debtor) add(a auth.Account) pins.Pin {
+	d.t.Helper()
+	p, err := d.pins.Add(d.t.Context(), pins.Account(a.ID), spec.Request{CID: d.dag.Root.String(), Root: d.dag.Root}, pins.Decision{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.until("it is pinned", func() bool { return d.status(p) == spec.Pinned })
+	return p
+}
+
+func (d *debtor) status(p pins.Pin) spec.Status {
+	d.t.Helper()
+	p, err := d.pins.Get(d.t.Context(), p.Account, p.ID)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return p.Status()
+}
+
+func (d *debtor) until(what string, holds func() bool) {
+	d.t.Helper()
+	tick, end := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-end:
+			d.t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// look does at a time what the server does every hour, and twice.
+func (d *debtor) look(days float64) {
+	d.t.Helper()
+	d.goOn(days)
+	for range 2 {
+		if err := d.tell(d.t.Context()); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+// are checks the pins of both accounts, and that the DAG is here for whoever has it.
+func (d *debtor) are(when string, hers spec.Status) {
+	d.t.Helper()
+	held, err := d.tier.Held(d.t.Context(), d.dag.Root)
+	if d.status(d.hers) != hers || d.status(d.his) != spec.Pinned || !held || err != nil {
+		d.t.Errorf("%s: hers is %s, want %s; his is %s, held %t, %v", when, d.status(d.hers), hers, d.status(d.his), held, err)
+	}
+}
+
+// notes are the states that ann was told with the days on which her pins go.
+func (d *debtor) notes() (notes []string) {
+	d.t.Helper()
+	var texts []string
+	err := d.db.Read(d.t.Context(), func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT data FROM events WHERE account = ? AND kind = ? ORDER BY id`, d.ann.ID, kindBalance).Scan(&texts).Error
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, text := range texts {
+		var note struct {
+			State      string
+			LetGoAfter time.Time `json:"let_go_after"`
+		}
+		if err := json.Unmarshal([]byte(text), &note); err != nil {
+			d.t.Fatal(err)
+		}
+		if !note.LetGoAfter.IsZero() {
+			note.State += note.LetGoAfter.Format(" 01-02")
+		}
+		notes = append(notes, note.State)
+	}
+	return notes
+}
+
+func TestPinsAreLetGoAfterThreeNoticesAndAPaymentBringsThemBack(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		for _, day := range []float64{0, 1, 15, 20, 27, 29.9} {
+			d.look(day)
+			d.are(fmt.Sprintf("on day %v", day), spec.Pinned)
+		}
+		d.look(30)
+		d.are("after the last day", spec.Failed)
+		d.look(31)
+		if got, want := d.notes(), []string{"empty 12-31", "empty 12-31", "empty 12-31"}; !slices.Equal(got, want) {
+			t.Errorf("she was told %q, want %q", got, want)
+		}
+		d.book(d.ann, 50*ledger.Credit) // and whoever took it was killed before it tried her pins again
+		d.look(31)
+		d.until("it is back", func() bool { return d.status(d.hers) == spec.Pinned })
+		d.look(32)
+		d.are("paid", spec.Pinned)
+		if got := d.notes(); got[len(got)-1] != "fine" || len(got) != 4 {
+			t.Errorf("she was told %q", got)
+		}
+	})
+}
+
+func TestHotCopyGoesWithTheLastWhoPaysForItAndIsFetchedAgain(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		if err := d.pins.Delete(t.Context(), d.his.Account, d.his.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, day := range []float64{0, 27, 30} {
+			d.look(day)
+		}
+		held := func() bool { h, err := d.tier.Held(t.Context(), d.dag.Root); return h && err == nil }
+		d.until("it is gone", func() bool { return !held() })
+		d.until("what it wanted is settled", func() bool { return d.status(d.hers) == spec.Failed })
+		d.book(d.ann, 50*ledger.Credit)
+		if err := d.pins.Retry(t.Context(), pins.Account(d.ann.ID), spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		d.until("it is back", func() bool { return d.status(d.hers) == spec.Pinned && held() })
+	})
+}
+
+func TestNothingIsLetGoOfWhoPaysOrHasTime(t *testing.T) {
+	prices := map[string]string{"hot_gib_month": "1024"}
+	for name, c := range map[string]struct {
+		before func(d *debtor) // on day 29, after all notices
+		day    float64
+	}{
+		"paid in time":             {func(d *debtor) { d.book(d.ann, 1) }, 60},
+		"a credit line":            {func(d *debtor) { _ = d.books.SetFloor(d.t.Context(), d.ann.ID, -ledger.Credit) }, 60},
+		"no prices any more":       {func(d *debtor) { d.plan(30, nil) }, 60},
+		"covered by the allowance": {func(d *debtor) { d.plan(30, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "1"}) }, 60},
+		"another plan": {func(d *debtor) {
+			_ = d.accounts.SetAccountPlan(d.t.Context(), auth.Operator(), "ann", auth.Trusted)
+		}, 60},
+		"no grace period any more": {func(d *debtor) { d.plan(0, prices) }, 60},
+		"more time":                {func(d *debtor) { d.plan(60, prices) }, 59.9},
+		"a clock that went back":   {func(*debtor) {}, -100},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachDebtor(t, func(_ *testing.T, d *debtor) {
+				d.look(0)
+				d.look(29)
+				c.before(d)
+				d.look(c.day)
+				d.are("then", spec.Pinned)
+			})
+		})
+	}
+}
+
+// TestEachBatchAsksAgainWhetherItIsDue asks in a transaction, as each batch does, while the work is under way.
+func TestEachBatchAsksAgainWhetherItIsDue(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		prices := map[string]string{"hot_gib_month": "1024"}
+		due := func() (due bool) {
+			t.Helper()
+			err := d.db.Write(t.Context(), func(tx *gorm.DB) error {
+				dues, err := d.dues(tx.Statement.Context, d.ann.ID)
+				due = dues != nil
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return due
+		}
+		d.look(0)
+		d.look(29)
+		if due() {
+			t.Error("it is due too early")
+		}
+		d.goOn(33)
+		for i, c := range []struct {
+			do   func()
+			want bool
+		}{
+			{func() {}, true},
+			{func() { d.plan(60, prices) }, false},
+			{func() { d.plan(30, prices) }, true},
+			{func() { d.plan(30, nil) }, false},
+			{func() { d.plan(0, prices) }, false},
+			{func() { d.plan(30, prices) }, true},
+			{func() { d.goOn(-3) }, false},
+			{func() { d.goOn(33) }, true},
+			{func() { d.book(d.ann, 1) }, false},
+		} {
+			if c.do(); due() != c.want {
+				t.Errorf("step %d: due is %t", i, due())
+			}
+		}
+	})
+}
+
+func TestAPaymentThatRacesWithLettingGoWins(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		for round := range 15 {
+			start := float64(100 * round)
+			for _, day := range []float64{0, 29} {
+				d.look(start + day)
+			}
+			d.goOn(start + 33)
+			var both sync.WaitGroup
+			for range 2 {
+				both.Go(func() {
+					if err := d.letGo(t.Context(), d.ann.ID); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			both.Go(func() {
+				d.book(d.ann, 50*ledger.Credit)
+				if err := d.pins.Retry(t.Context(), pins.Account(d.ann.ID), spec.ReasonInsufficientFunds); err != nil {
+					t.Error(err)
+				}
+			})
+			both.Wait()
+			if lapsed, err := d.pins.HasLapsed(t.Context(), pins.Account(d.ann.ID)); lapsed || err != nil {
+				t.Fatalf("round %d: she has paid, and her pin is let go: %v", round, err)
+			}
+			d.are("paid", spec.Pinned)
+			d.look(start + 34) // the grace period is over
+			d.book(d.ann, -50*ledger.Credit)
+		}
+	})
+}
+
+func TestServersLetGoTogetherAndTellOnce(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		for _, day := range []float64{0, 15, 27, 30} {
+			d.goOn(day)
+			var servers sync.WaitGroup
+			for range 4 {
+				servers.Go(func() {
+					if err := d.tell(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			servers.Wait()
+		}
+		d.are("in the end", spec.Failed)
+		if got := d.notes(); len(got) != 3 {
+			t.Errorf("she was told %q", got)
+		}
+	})
+}
