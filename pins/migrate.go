@@ -7,7 +7,26 @@ import (
 
 // Migrations returns the package's schema changes, oldest first. They are never edited once released.
 func Migrations() []*gormigrate.Migration {
-	return []*gormigrate.Migration{{
+	return []*gormigrate.Migration{
+		pinsMigration(),
+		coldMigration(),
+		countMigration(),
+		residenceMigration(),
+		uploadsMigration(),
+		uploadClaimsMigration(),
+		heatMigration(),
+		expiresMigration(),
+		holdingsMigration(),
+		namesMigration(),
+		blocksMigration(),
+		batchesMigration(),
+		departuresMigration(),
+		lapsedMigration(),
+	}
+}
+
+func pinsMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
 		ID: "20261122_10_pins",
 		Migrate: func(tx *gorm.DB) error {
 			statements := postgresPins
@@ -21,8 +40,12 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, coldMigration(), {
-		// Whoever inserts pins counts them, many at once; see countIn.
+	}
+}
+
+// countMigration is for those who insert pins to count them, many at once; see countIn.
+func countMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
 		ID: "20261123_10_pins_counted",
 		Migrate: func(tx *gorm.DB) error {
 			statements := []string{
@@ -39,8 +62,7 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, residenceMigration(), uploadsMigration(), uploadClaimsMigration(), heatMigration(), expiresMigration(), holdingsMigration(), namesMigration(),
-		blocksMigration(), batchesMigration(), departuresMigration(), lapsedMigration()}
+	}
 }
 
 // A pin's key is (account, created_ms), which is unique by the API's own rule; SQLite clusters the table by it, so a
