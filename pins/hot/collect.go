@@ -13,7 +13,6 @@ import (
 	"github.com/ipfs/kubo/gc"
 
 	"github.com/frostpin/frostpin/pins/hot/hold"
-	"github.com/frostpin/frostpin/spec"
 )
 
 // Collect implements pins.HotTier. It marks what is pinned with Kubo's own collector and sweeps itself. The roots in
@@ -78,15 +77,12 @@ func (e *Embedded) mark(ctx context.Context, keep []cid.Cid) (map[string]struct{
 // markPresent adds what is here below the roots.
 func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, roots []cid.Cid) error {
 	decoder := hold.NewDecoder()
-	met := cid.NewSet()
-	todo := slices.Clone(roots)
-	for len(todo) > 0 {
+	todo := hold.NewTodo(roots...)
+	for c, more := todo.Next(); more; c, more = todo.Next() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		c := spec.Canonical(todo[len(todo)-1])
-		todo = todo[:len(todo)-1]
-		if !met.Visit(c) || hold.Admit(c) != nil {
+		if hold.Admit(c) != nil {
 			continue
 		}
 		data, inline := hold.Identity(c)
@@ -102,7 +98,7 @@ func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, ro
 			data = block.RawData()
 		}
 		if links, err := decoder.Links(c, data); err == nil {
-			todo = append(todo, links...)
+			todo.Add(links)
 		}
 	}
 	return nil

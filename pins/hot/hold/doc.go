@@ -23,7 +23,8 @@
 // Decisions:
 //
 //   - SHA-1 is refused although boxo allows it: it is kept there for git objects, and the git codec is not held here.
-//   - Identity CIDs carry their data, so they are not blocks: neither fetched nor counted, but their links are.
+//   - Identity CIDs carry their data, so they are not blocks: neither fetched nor counted, but their links are. Those that
+//     may have links are remembered until the walk ends, so the limit on blocks bounds their number too.
 //   - Quiet time is what the watchdog measures: time in which no block was visited at all. It adds up over attempts
 //     and starts from nothing at each new high-water mark. So walking again what is here is no progress, but a walk
 //     over millions of blocks that are here is not mistaken for a stall either.

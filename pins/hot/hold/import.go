@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/pins"
-	"github.com/frostpin/frostpin/spec"
 )
 
 // Imports are the open imports of a tier: what they have stored is not collected. The zero value is ready.
@@ -96,15 +94,8 @@ func Verify(ctx context.Context, root cid.Cid, read func(context.Context, cid.Ci
 	pace func(ctx context.Context, bytes int) error, bad func(c cid.Cid, err error) error,
 ) error {
 	decoder := NewDecoder()
-	met := make(map[string]struct{})
-	todo := []cid.Cid{spec.Canonical(root)}
-	for len(todo) > 0 {
-		c := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if _, again := met[c.KeyString()]; again {
-			continue
-		}
-		met[c.KeyString()] = struct{}{}
+	todo := NewTodo(root)
+	for c, more := todo.Next(); more; c, more = todo.Next() {
 		data, inline := Identity(c)
 		if !inline {
 			var err error
@@ -126,8 +117,7 @@ func Verify(ctx context.Context, root cid.Cid, read func(context.Context, cid.Ci
 		if err != nil {
 			return fmt.Errorf("verifying %s: %w", root, err)
 		}
-		slices.Reverse(links)
-		todo = append(todo, links...)
+		todo.Add(links)
 	}
 	return nil
 }

@@ -56,6 +56,12 @@ func Identity(c cid.Cid) (data []byte, ok bool) {
 	return digest.Digest, true
 }
 
+// carriedLeaf tells whether c carries its block itself and can have no links.
+func carriedLeaf(c cid.Cid) bool {
+	prefix := c.Prefix()
+	return prefix.MhType == multihash.IDENTITY && prefix.Codec == cid.Raw
+}
+
 func refuse(format string, args ...any) error {
 	return &pins.Refused{Reason: fmt.Sprintf(format, args...)}
 }

@@ -66,7 +66,7 @@ type run struct {
 	seen       map[string]struct{}
 	todo       []task // last in, first out: a deep walk keeps the list of what is still to do short
 	active     int
-	discovered int64 // distinct CIDs that need a block
+	discovered int64 // distinct CIDs that are remembered
 	totals     Totals
 }
 
@@ -90,12 +90,12 @@ func (r *run) push(links []cid.Cid, depth int) error {
 		if r.Limits.Depth > 0 && depth > r.Limits.Depth {
 			return refuse("the DAG is deeper than the limit of %d links", r.Limits.Depth)
 		}
+		if carriedLeaf(c) {
+			continue // nothing is below it, and a block may have a hundred thousand of them
+		}
 		r.seen[c.KeyString()] = struct{}{}
-		if _, inline := Identity(c); !inline {
-			r.discovered++
-			if r.Limits.Blocks > 0 && r.discovered > r.Limits.Blocks {
-				return refuse("the DAG has more blocks than the limit of %d", r.Limits.Blocks)
-			}
+		if r.discovered++; r.Limits.Blocks > 0 && r.discovered > r.Limits.Blocks {
+			return refuse("the DAG has more blocks than the limit of %d", r.Limits.Blocks)
 		}
 		r.todo = append(r.todo, task{c, depth})
 	}
