@@ -226,18 +226,19 @@ func newGateway(cfg Gateway, denied Denylist, gate *gate, log *slog.Logger, metr
 			Paths: []string{"/ipfs"}, UseSubdomains: true, NoDNSLink: true, DeserializedResponses: !cfg.Trustless,
 		}
 	}
-	handler := func(from blockservice.BlockService) (http.Handler, *gateway.BlocksBackend, blockservice.BlockService, error) {
+	handler := func(from blockservice.BlockService) (http.Handler, gateway.IPFSBackend, blockservice.BlockService, error) {
 		blocks := readBlocks(from, denied, cfg.Blocks.Fault)
 		backend, err := gateway.NewBlocksBackend(blocks)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("building the gateway: %w", err)
 		}
-		return gateway.NewHandler(boxo, backend), backend, blocks, nil
+		own := carBackend{backend, blocks}
+		return gateway.NewHandler(boxo, own), own, blocks, nil
 	}
 	if g.online, _, _, err = handler(cfg.Blocks.Blocks()); err != nil {
 		return nil, err
 	}
-	var backend *gateway.BlocksBackend
+	var backend gateway.IPFSBackend
 	if g.offline, backend, g.hot, err = handler(cfg.Blocks.HotBlocks()); err != nil {
 		return nil, err
 	}

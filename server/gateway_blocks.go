@@ -54,6 +54,7 @@ const (
 	textBusy      = "too much content is being fetched now; try again in a few seconds"
 	textMalformed = "the content is malformed, or of a kind that cannot be given in this format"
 	textUnsafe    = "the content is addressed with a hash function that this service does not trust"
+	textFruitless = "the content has too many parts with nothing in them"
 	textDenied    = "this content is blocked and cannot be provided"
 	textOurs      = "something went wrong here; the operator finds it in the log under request "
 )
@@ -66,6 +67,7 @@ type reading struct {
 	prefetch func(top cid.Cid)
 	top      atomic.Pointer[cid.Cid] // all below it is wanted; nil: nothing whole, as far as is known
 	asked    sync.Once
+	blocks   atomic.Int64 // read since the last byte that went to the reader
 
 	mu      sync.Mutex
 	worst   *fault
@@ -139,6 +141,12 @@ func (r *reading) stall() {
 	r.stalled = true
 }
 
+// maxFruitless is how many blocks may be read without a byte that goes to the reader. The listing of a sharded directory
+// of a million entries takes fewer; a file of nothing but empty parts could take for ever.
+const maxFruitless = 100_000
+
+var errFruitless = errors.New("too many blocks were read without a byte for the reader")
+
 var errNoProgress = errors.New("no progress for too long")
 
 // readBlocks makes a blockservice for boxo's gateway out of one of ours. It goes between them because boxo loses why
@@ -165,6 +173,9 @@ type blockReader struct {
 // get reads one block. Its errors are made for boxo: the status is in them, and their text can be shown.
 func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, err error) {
 	r := readingOf(ctx)
+	if r != nil && r.blocks.Add(1) > maxFruitless {
+		return nil, fail(ctx, r, c, errFruitless, b.why)
+	}
 	defer func() { // boxo and readExchange read in goroutines, where a panic would end the program
 		if v := recover(); v != nil {
 			block, err = nil, fail(ctx, r, c, fmt.Errorf("panic: %v\n%s", v, debug.Stack()), b.why)
@@ -231,6 +242,8 @@ func judgeRead(c cid.Cid, err error, why func(error) Fault) *fault {
 		return &fault{rank: 6, status: denied.Status(), text: textDenied, cid: c, cause: err}
 	case errors.Is(err, verifcid.ErrPossiblyInsecureHashFunction), errors.Is(err, verifcid.ErrDigestTooSmall), errors.Is(err, verifcid.ErrDigestTooLarge):
 		return &fault{rank: 1, status: http.StatusBadRequest, text: textUnsafe, cid: c, cause: err}
+	case errors.Is(err, errFruitless):
+		return &fault{rank: 7, status: http.StatusBadRequest, text: textFruitless, cid: c, cause: err}
 	}
 	f := why(err)
 	switch {

@@ -185,6 +185,7 @@ func (o *guard) write(b []byte) (int, error) {
 	o.deadline()
 	n, err := o.w.Write(b)
 	o.sent += int64(n)
+	o.st.blocks.Store(0)
 	o.patience.Reset(o.g.cfg.RetrievalTimeout)
 	o.giving.Store(false)
 	return n, err

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -336,6 +337,40 @@ func TestPendingLinksAreDroppedAndReadAgain(t *testing.T) {
 	if asked := m.asked.Load(); asked <= 2*18 {
 		t.Errorf("%d reads for 18 blocks, twice: no links were dropped, so the test proves nothing", asked)
 	}
+}
+
+// On the way up the links of each node are read again, and go with it.
+func TestLinksThatWereReadAgainAreLetGo(t *testing.T) {
+	s := openStore(t, t.TempDir(), 0)
+	m := newMemory()
+	side := m.leaf("side")
+	root := m.leaf("bottom")
+	for i := range 60 {
+		children := []cid.Cid{root}
+		for range 30_000 {
+			children = append(children, side)
+		}
+		root = m.node(fmt.Sprint(i), children...)
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var now runtime.MemStats
+		runtime.ReadMemStats(&now)
+		return int64(now.HeapAlloc)
+	}
+	before, most := heap(), int64(0)
+	var mu sync.Mutex
+	m.before = func(context.Context, cid.Cid) error {
+		mu.Lock()
+		defer mu.Unlock()
+		most = max(most, heap())
+		return nil
+	}
+	build(t, s, m, root)
+	if grown := most - before; grown > 64<<20 {
+		t.Errorf("the heap grew by %d MiB for 62 blocks", grown>>20)
+	}
+	runtime.KeepAlive(m)
 }
 
 // endless makes blocks when they are asked for and keeps none.

@@ -76,6 +76,7 @@ func (w *walker) walk(root cid.Cid) error {
 			w.guesses--
 		}
 		if top.next++; top.next == top.count { // before its last child, so that a long chain takes no room
+			w.path[len(w.path)-1] = nil // else its links stay
 			w.path = w.path[:len(w.path)-1]
 			w.pending -= top.count
 		}
