@@ -90,6 +90,7 @@ func (b *bench) table(ctx context.Context, match *regexp.Regexp) error {
 		{"million", b.million},
 		{"local", b.local},
 		{"unfindable", b.unfindable},
+		{"bombs", b.bombs},
 		{"piece", b.piece},
 		{"deals", b.deals},
 		{"gateway", b.gateway},

@@ -127,6 +127,11 @@ func (s *service) do(ctx context.Context, method, path string, body, out any) (s
 	if err != nil {
 		return 0, err
 	}
+	return s.send(req, out)
+}
+
+// send sends a request as the account and decodes the answer into out unless that is nil.
+func (s *service) send(req *http.Request, out any) (status int, err error) {
 	req.Header.Set("Authorization", "Bearer "+s.token)
 	res, err := s.http.Do(req)
 	if err != nil {
@@ -138,7 +143,7 @@ func (s *service) do(ctx context.Context, method, path string, body, out any) (s
 		return res.StatusCode, err
 	}
 	if res.StatusCode >= 300 {
-		return res.StatusCode, fmt.Errorf("%s %s: %d %s", method, path, res.StatusCode, b)
+		return res.StatusCode, fmt.Errorf("%s %s: %d %s", req.Method, req.URL.Path, res.StatusCode, b)
 	}
 	if out == nil {
 		return res.StatusCode, nil
