@@ -38,7 +38,7 @@ func (d *scheduler) find(ctx context.Context, batch []Root, retry bool) {
 	d.jobs.mu.Lock()
 	for _, r := range batch {
 		j := &job{root: r, retry: retry, release: func() {}}
-		j.ctx, j.cancel = context.WithDeadline(ctx, d.wantedAt(r).Add(d.s.cfg.Policy.Deadline)) //nolint:fatcontext // one for each job
+		j.ctx, j.cancel = context.WithDeadline(OnBehalf(ctx, r.Account), d.wantedAt(r).Add(d.s.cfg.Policy.Deadline)) //nolint:fatcontext // one for each job
 		d.jobs.byRoot[r.id] = j
 		waiting[r.CID.KeyString()] = j
 		keys = append(keys, r.CID)

@@ -207,7 +207,7 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 		limits.Blocks = lookBlocks
 	}
 	var progress Progress
-	err := s.hot.Hold(ctx, a.root.CID, limits, &progress)
+	err := s.hot.Hold(OnBehalf(ctx, a.pin.Account), a.root.CID, limits, &progress)
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		s.nodeAway.Store(s.now().UnixNano())
 	}

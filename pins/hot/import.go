@@ -67,14 +67,18 @@ type embeddedImport struct {
 
 // Put implements pins.Import.
 func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
-	if err := hold.Check(list); err != nil {
-		return err
-	}
 	ctx, done, err := i.e.life.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	return i.e.holder.Turns().Do(ctx, func() error { return i.put(ctx, list) })
+}
+
+func (i *embeddedImport) put(ctx context.Context, list []blocks.Block) error {
+	if err := hold.Check(list); err != nil {
+		return err
+	}
 	i.kept.Keep(list) // before they are there: a collection that begins now must know of them
 	store := i.e.node.Blockstore
 	defer store.PinLock(ctx).Unlock(ctx)

@@ -98,6 +98,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	if err != nil {
 		return nil, false, err
 	}
+	ctx = pins.OnBehalf(ctx, u.Account)
 	unlock, err := s.lock(ctx, keyed{u.Account, u.Key})
 	if err != nil {
 		return nil, false, err

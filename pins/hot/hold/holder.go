@@ -31,6 +31,7 @@ type Get func(context.Context, cid.Cid) (Block, error)
 type Holder struct {
 	node    Node
 	workers int
+	turns   *Turns
 	locks   locks
 	gate    gate
 
@@ -40,7 +41,7 @@ type Holder struct {
 
 // NewHolder returns a Holder that asks for up to workers blocks at once in each Hold.
 func NewHolder(node Node, workers int) *Holder {
-	return &Holder{node: node, workers: workers, running: make(map[cid.Cid]int)}
+	return &Holder{node: node, workers: workers, turns: NewTurns(), running: make(map[cid.Cid]int)}
 }
 
 // Hold does what pins.HotTier says.
@@ -76,6 +77,7 @@ func (h *Holder) attempt(ctx context.Context, root cid.Cid, w *watch) error {
 		Root:    root,
 		Limits:  w.limits,
 		Workers: h.workers,
+		Turns:   h.turns,
 		Get:     h.node.Session(walking, w.limits.Offline),
 		Seen:    w.seen,
 	}.Run(walking)
@@ -89,6 +91,9 @@ func (h *Holder) attempt(ctx context.Context, root cid.Cid, w *watch) error {
 	// A pin takes no longer than a flush, so neither the collector nor the watchdog interrupts it.
 	return h.node.Pin(ctx, root)
 }
+
+// Turns are those of this tier.
+func (h *Holder) Turns() *Turns { return h.turns }
 
 // run notes a Hold, so that a collection keeps what it has fetched.
 func (h *Holder) run(root cid.Cid) (done func()) {

@@ -27,6 +27,8 @@ type Walk struct {
 	// Get returns one verified block, and returns when its context ends. It is called concurrently.
 	Get func(context.Context, cid.Cid) (Block, error)
 
+	Turns *Turns // for reading and decoding; nil: at any time
+
 	// Seen is told the totals after each block. It is called by one goroutine at a time and may be nil.
 	Seen func(blocks, bytes int64)
 }
@@ -127,25 +129,43 @@ func (r *run) work() {
 		if !ok {
 			return
 		}
-		if err := r.visit(t); err != nil {
+		if err := r.visitInTurn(t); err != nil {
 			// Every other worker may be waiting for a block that never comes (H18).
 			r.cancel(err)
 		}
 	}
 }
 
-func (r *run) visit(t task) error {
-	data, inline := Identity(t.cid)
-	if !inline {
-		block, err := r.Get(r.ctx, t.cid)
-		if err != nil {
-			return err
-		}
-		if err := r.count(t.cid, block.Size); err != nil {
-			return err
-		}
-		data = block.Data
+// visitInTurn gets a block and notes what it links to, when it is this account's turn. Nobody keeps a turn while the network is waited for.
+func (r *run) visitInTurn(t task) error {
+	if r.Limits.Offline {
+		return r.Turns.Do(r.ctx, func() error {
+			data, err := r.get(t)
+			if err != nil {
+				return err
+			}
+			return r.follow(t, data)
+		})
 	}
+	data, err := r.get(t)
+	if err != nil || t.cid.Type() == cid.Raw {
+		return err
+	}
+	return r.Turns.Do(r.ctx, func() error { return r.follow(t, data) })
+}
+
+func (r *run) get(t task) ([]byte, error) {
+	if data, inline := Identity(t.cid); inline {
+		return data, nil
+	}
+	block, err := r.Get(r.ctx, t.cid)
+	if err != nil {
+		return nil, err
+	}
+	return block.Data, r.count(t.cid, block.Size)
+}
+
+func (r *run) follow(t task, data []byte) error {
 	links, err := r.decoder.Links(t.cid, data)
 	if err != nil {
 		return refuse("block %s is not valid %s", t.cid, multicodec.Code(t.cid.Type()))
