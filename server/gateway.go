@@ -111,6 +111,9 @@ type Gateway struct {
 	MaxDeserializedSize int64         // bytes of a file or directory that is shown as such; no bound when zero
 	MaxDAGSize          int64         // bytes of a file or directory in any format; no bound when zero
 
+	// Turns are taken by reads that need much of the processors. Nil: all at once.
+	Turns *pins.Turns
+
 	// Sent is told how many bytes readers were sent for whom an account answers, also when the transfer broke off; cold: not
 	// all of them were here. Nobody answers for what is open to everyone.
 	Sent func(account pins.Account, cold bool, bytes int64)
@@ -314,7 +317,8 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	st := &reading{root: a.root}
+	st := &reading{root: a.root, effort: effort{turns: g.cfg.Turns, who: readerOf(c, a)}}
+	defer st.effort.rest()
 	ctx = context.WithValue(ctx, readingKey{}, st)
 	ctx, st.trail = g.cfg.Blocks.WithTrail(ctx)
 	handler := g.offline
@@ -348,6 +352,14 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 		g.cfg.Sent(a.account, st.trail.Tier() != TierHot, out.sent)
 	}
 	return out.finish(a.root, format)
+}
+
+// readerOf is whose turn it is when a read takes much: an account's, or that of an address.
+func readerOf(c echo.Context, a admission) any {
+	if a.account != 0 {
+		return a.account
+	}
+	return c.RealIP()
 }
 
 // begins reports whether a request is the first of those with which content is read: a player of films reads on in ranges.

@@ -63,6 +63,8 @@ const (
 type reading struct {
 	root  cid.Cid // of the path; undefined when the path makes no sense
 	trail Trail
+	// effort is what the work on the blocks costs.
+	effort effort
 	// prefetch is called once, when all below top is wanted and something of it turned out not to be hot.
 	prefetch func(top cid.Cid)
 	top      atomic.Pointer[cid.Cid] // all below it is wanted; nil: nothing whole, as far as is known
@@ -173,8 +175,11 @@ type blockReader struct {
 // get reads one block. Its errors are made for boxo: the status is in them, and their text can be shown.
 func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, err error) {
 	r := readingOf(ctx)
-	if r != nil && r.blocks.Add(1) > maxFruitless {
-		return nil, fail(ctx, r, c, errFruitless, b.why)
+	if r != nil {
+		r.effort.rest()
+		if r.blocks.Add(1) > maxFruitless {
+			return nil, fail(ctx, r, c, errFruitless, b.why)
+		}
 	}
 	defer func() { // boxo and readExchange read in goroutines, where a panic would end the program
 		if v := recover(); v != nil {
@@ -196,8 +201,14 @@ func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, e
 	if err != nil {
 		return nil, fail(ctx, r, c, err, b.why)
 	}
-	if r != nil {
-		r.got(block)
+	if r == nil {
+		return block, nil
+	}
+	r.got(block)
+	if c.Type() != cid.Raw {
+		if err := r.effort.work(ctx); err != nil {
+			return nil, fail(ctx, r, c, err, b.why)
+		}
 	}
 	return block, nil
 }

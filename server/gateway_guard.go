@@ -182,6 +182,7 @@ var guardBuffers = sync.Pool{New: func() any {
 
 func (o *guard) write(b []byte) (int, error) {
 	o.giving.Store(true)
+	o.st.effort.rest()
 	o.deadline()
 	n, err := o.w.Write(b)
 	o.sent += int64(n)

@@ -165,7 +165,7 @@ func (d *doctor) checkHotTier(ctx context.Context) {
 		defer func() { _ = unlock() }() // the process ends next
 	}
 	var tier hotTier
-	err := during(d.log, "opening the hot tier", func() (err error) { tier, err = openHot(ctx, c, d.log); return err })
+	err := during(d.log, "opening the hot tier", func() (err error) { tier, err = openHot(ctx, c, nil, d.log); return err })
 	if err != nil {
 		d.fail("hot tier", d.hotAdvice(), "%v", err)
 		return

@@ -23,7 +23,7 @@ type hotTier interface {
 func (c *Config) hotDir() string { return filepath.Join(c.DataDir, "ipfs") }
 
 // openHot opens the hot tier that the settings describe.
-func openHot(ctx context.Context, c *Config, log *slog.Logger) (hotTier, error) {
+func openHot(ctx context.Context, c *Config, turns *pins.Turns, log *slog.Logger) (hotTier, error) {
 	if c.Hot == hotRemote {
 		tier, err := hot.OpenRemote(ctx, hot.RemoteConfig{
 			URL:                 c.HotURL,
@@ -31,6 +31,7 @@ func openHot(ctx context.Context, c *Config, log *slog.Logger) (hotTier, error) 
 			AllowPrivateOrigins: c.AllowPrivateOrigins,
 			Announce:            c.Announce,
 			LastDelegates:       lastDelegates(c.DataDir),
+			Turns:               turns,
 			Log:                 log,
 		})
 		if err != nil {
@@ -47,6 +48,7 @@ func openHot(ctx context.Context, c *Config, log *slog.Logger) (hotTier, error) 
 		AllowPrivateOrigins: c.AllowPrivateOrigins,
 		ConnLow:             c.ConnectionsLow,
 		ConnHigh:            c.ConnectionsHigh,
+		Turns:               turns,
 		Log:                 log,
 	})
 	if err != nil {

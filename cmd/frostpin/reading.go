@@ -49,7 +49,7 @@ func (p *program) openReading(c *Config, db *database.DB, tier hotTier, cold *co
 }
 
 // gateway is what the settings want of it; nil: none.
-func (c *Config) gateway(from *retrieval.Service, known *pins.Service) (*server.Gateway, error) {
+func (c *Config) gateway(from *retrieval.Service, known *pins.Service, turns *pins.Turns) (*server.Gateway, error) {
 	if c.GatewayAccess == string(server.AccessOff) {
 		return nil, nil //nolint:nilnil // there is none, and nothing went wrong
 	}
@@ -59,7 +59,7 @@ func (c *Config) gateway(from *retrieval.Service, known *pins.Service) (*server.
 	}
 	return &server.Gateway{
 		Blocks: reader{from}, Roots: known, Access: server.Access(c.GatewayAccess), Fetch: server.Fetch(c.GatewayFetch),
-		Trustless: c.GatewayTrustless, Hostnames: c.GatewayHosts, LinkKey: key, URL: c.GatewayURL,
+		Trustless: c.GatewayTrustless, Hostnames: c.GatewayHosts, LinkKey: key, URL: c.GatewayURL, Turns: turns,
 	}, nil
 }
 

@@ -101,8 +101,9 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 
+	turns := pins.NewTurns()
 	var tier hotTier
-	err = during(log, "opening the hot tier", func() (err error) { tier, err = openHot(ctx, c, log); return err })
+	err = during(log, "opening the hot tier", func() (err error) { tier, err = openHot(ctx, c, turns, log); return err })
 	if err != nil {
 		return err
 	}
@@ -210,7 +211,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Webhooks:    calling,
 		PieceLimits: server.PieceLimits{Transfers: c.PieceTransfers, Rate: int64(c.PieceRate)},
 	}
-	if options.Gateway, err = c.gateway(reading, service); err != nil {
+	if options.Gateway, err = c.gateway(reading, service, turns); err != nil {
 		return err
 	}
 	if options.Gateway != nil {

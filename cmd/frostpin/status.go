@@ -112,7 +112,7 @@ func (r *statusReport) hotUsage(ctx context.Context, p *program, c *Config) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	tier, err := openHot(ctx, c, p.logger(c))
+	tier, err := openHot(ctx, c, nil, p.logger(c))
 	if err == nil {
 		usage, asked := tier.Usage(ctx)
 		r.HotBytes = usage.Bytes

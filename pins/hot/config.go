@@ -14,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/frostpin/frostpin/pins"
 )
 
 // The networks an embedded node may live on.
@@ -30,13 +32,14 @@ const (
 
 // Config is what an operator decides about the embedded node. The zero value of each field is the default.
 type Config struct {
-	Dir                 string   // the node's repository; created when it is missing
-	Network             string   // Public or Private
-	Profile             string   // Pebble or Flatfs; fixed when the repository is created
-	Listen              []string // swarm multiaddresses to listen on
-	Announce            []string // multiaddresses told to clients before those the node finds out itself
-	AllowPrivateOrigins bool     // dial loopback and private addresses that strangers name
-	ConnLow, ConnHigh   int      // connections to keep; above high, trimmed to low
+	Dir                 string      // the node's repository; created when it is missing
+	Network             string      // Public or Private
+	Profile             string      // Pebble or Flatfs; fixed when the repository is created
+	Listen              []string    // swarm multiaddresses to listen on
+	Announce            []string    // multiaddresses told to clients before those the node finds out itself
+	AllowPrivateOrigins bool        // dial loopback and private addresses that strangers name
+	ConnLow, ConnHigh   int         // connections to keep; above high, trimmed to low
+	Turns               *pins.Turns // for storing, reading and decoding what accounts want; nil: all at once
 	Log                 *slog.Logger
 }
 

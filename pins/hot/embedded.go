@@ -113,7 +113,7 @@ func open(ctx context.Context, cfg Config) (*Embedded, error) {
 		together.SetAutosync(false)
 	}
 	e.flusher = &flusher{flush: node.Pinning.Flush}
-	e.holder = hold.NewHolder(embeddedNode{e}, walkers)
+	e.holder = hold.NewHolder(embeddedNode{e}, walkers, cfg.Turns)
 	return e, nil
 }
 
@@ -167,7 +167,7 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 		blocks = e.local
 	}
 	session := blockservice.NewSession(ctx, blocks)
-	return func(ctx context.Context, c cid.Cid) (hold.Block, error) {
+	get := func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		if c.Type() == cid.Raw {
 			// A leaf that is here need not be read to be counted.
 			if size, err := e.node.Blockstore.GetSize(ctx, c); err == nil {
@@ -183,6 +183,16 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 		default:
 			return hold.Block{}, fmt.Errorf("getting block %s: %w", c, err)
 		}
+	}
+	if !offline {
+		return get
+	}
+	return func(ctx context.Context, c cid.Cid) (b hold.Block, err error) { // from the disk alone, so as fast as the processors are
+		err = e.config.Turns.Do(ctx, pins.BehalfOf(ctx), func() error {
+			b, err = get(ctx, c)
+			return err
+		})
+		return b, err
 	}
 }
 

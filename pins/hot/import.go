@@ -72,7 +72,7 @@ func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
 		return err
 	}
 	defer done()
-	return i.e.holder.Turns().Do(ctx, func() error { return i.put(ctx, list) })
+	return i.e.config.Turns.Do(ctx, pins.BehalfOf(ctx), func() error { return i.put(ctx, list) })
 }
 
 func (i *embeddedImport) put(ctx context.Context, list []blocks.Block) error {

@@ -34,11 +34,12 @@ const (
 
 // RemoteConfig is what an operator decides about a Kubo daemon that runs elsewhere.
 type RemoteConfig struct {
-	URL                 string   // of its RPC API, like http://127.0.0.1:5001
-	Authorization       string   // the whole header, like "Bearer …"; a secret
-	AllowPrivateOrigins bool     // let it dial loopback and private addresses that strangers name
-	Announce            []string // multiaddresses told to clients before those the daemon finds out itself
-	LastDelegates       []string // what Delegates told last, in an earlier process: told while the daemon is down
+	URL                 string      // of its RPC API, like http://127.0.0.1:5001
+	Authorization       string      // the whole header, like "Bearer …"; a secret
+	AllowPrivateOrigins bool        // let it dial loopback and private addresses that strangers name
+	Announce            []string    // multiaddresses told to clients before those the daemon finds out itself
+	LastDelegates       []string    // what Delegates told last, in an earlier process: told while the daemon is down
+	Turns               *pins.Turns // for decoding; nil: all at once
 	Log                 *slog.Logger
 }
 
@@ -111,7 +112,7 @@ func OpenRemote(ctx context.Context, cfg RemoteConfig) (*Remote, error) {
 		peerings: make(map[string]int),
 	}
 	r.delegates.known = slices.Clone(cfg.LastDelegates)
-	r.holder = hold.NewHolder(remoteNode{r}, remoteWalkers)
+	r.holder = hold.NewHolder(remoteNode{r}, remoteWalkers, cfg.Turns)
 	return r, nil
 }
 

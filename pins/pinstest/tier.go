@@ -59,7 +59,7 @@ func NewTier() *Tier {
 		delegates: []string{Delegate},
 		free:      1 << 40,
 	}
-	t.holder = hold.NewHolder(modelNode{t}, 8)
+	t.holder = hold.NewHolder(modelNode{t}, 8, nil)
 	return t
 }
 

@@ -191,7 +191,7 @@ func TestCollectorWaitsForPinsAndNotForBlocks(t *testing.T) {
 			close(pinning)
 			<-pinned
 			return nil
-		}}, 4)
+		}}, 4, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		var holding sync.WaitGroup
 		holding.Go(func() {
@@ -235,7 +235,7 @@ func TestGivenUpCollectionLetsWalksGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := pinstest.Leaf("pinned slowly")
 		pinned := make(chan struct{})
-		h := hold.NewHolder(node{onShelf(d.Blocks...), func() error { <-pinned; return nil }}, 1)
+		h := hold.NewHolder(node{onShelf(d.Blocks...), func() error { <-pinned; return nil }}, 1, nil)
 		var holding sync.WaitGroup
 		holding.Go(func() {
 			if err := h.Hold(t.Context(), d.Root, pins.Limits{}, nil); err != nil {

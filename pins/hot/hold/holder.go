@@ -31,7 +31,7 @@ type Get func(context.Context, cid.Cid) (Block, error)
 type Holder struct {
 	node    Node
 	workers int
-	turns   *Turns
+	turns   *pins.Turns
 	locks   locks
 	gate    gate
 
@@ -39,9 +39,9 @@ type Holder struct {
 	running map[cid.Cid]int // Holds at work, or waiting for their turn
 }
 
-// NewHolder returns a Holder that asks for up to workers blocks at once in each Hold.
-func NewHolder(node Node, workers int) *Holder {
-	return &Holder{node: node, workers: workers, turns: NewTurns(), running: make(map[cid.Cid]int)}
+// NewHolder returns a Holder that asks for up to workers blocks at once in each Hold, and decodes them in turns.
+func NewHolder(node Node, workers int, turns *pins.Turns) *Holder {
+	return &Holder{node: node, workers: workers, turns: turns, running: make(map[cid.Cid]int)}
 }
 
 // Hold does what pins.HotTier says.
@@ -91,9 +91,6 @@ func (h *Holder) attempt(ctx context.Context, root cid.Cid, w *watch) error {
 	// A pin takes no longer than a flush, so neither the collector nor the watchdog interrupts it.
 	return h.node.Pin(ctx, root)
 }
-
-// Turns are those of this tier.
-func (h *Holder) Turns() *Turns { return h.turns }
 
 // run notes a Hold, so that a collection keeps what it has fetched.
 func (h *Holder) run(root cid.Cid) (done func()) {

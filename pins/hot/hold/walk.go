@@ -27,7 +27,7 @@ type Walk struct {
 	// Get returns one verified block, and returns when its context ends. It is called concurrently.
 	Get func(context.Context, cid.Cid) (Block, error)
 
-	Turns *Turns // for reading and decoding; nil: at any time
+	Turns *pins.Turns // for decoding; nil: at any time
 
 	// Seen is told the totals after each block. It is called by one goroutine at a time and may be nil.
 	Seen func(blocks, bytes int64)
@@ -129,31 +129,22 @@ func (r *run) work() {
 		if !ok {
 			return
 		}
-		if err := r.visitInTurn(t); err != nil {
+		if err := r.visit(t); err != nil {
 			// Every other worker may be waiting for a block that never comes (H18).
 			r.cancel(err)
 		}
 	}
 }
 
-// visitInTurn gets a block and notes what it links to, when it is this account's turn. Nobody keeps a turn while the network is waited for.
-func (r *run) visitInTurn(t task) error {
-	if r.Limits.Offline {
-		return r.Turns.Do(r.ctx, func() error {
-			data, err := r.get(t)
-			if err != nil {
-				return err
-			}
-			return r.follow(t, data)
-		})
-	}
+func (r *run) visit(t task) error {
 	data, err := r.get(t)
 	if err != nil || t.cid.Type() == cid.Raw {
 		return err
 	}
-	return r.Turns.Do(r.ctx, func() error { return r.follow(t, data) })
+	return r.Turns.Do(r.ctx, pins.BehalfOf(r.ctx), func() error { return r.follow(t, data) })
 }
 
+// get returns the data of a block, and counts it.
 func (r *run) get(t task) ([]byte, error) {
 	if data, inline := Identity(t.cid); inline {
 		return data, nil
@@ -165,6 +156,7 @@ func (r *run) get(t task) ([]byte, error) {
 	return block.Data, r.count(t.cid, block.Size)
 }
 
+// follow notes what a block links to.
 func (r *run) follow(t task, data []byte) error {
 	links, err := r.decoder.Links(t.cid, data)
 	if err != nil {

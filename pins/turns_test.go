@@ -1,4 +1,4 @@
-package hold_test
+package pins_test
 
 import (
 	"context"
@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"github.com/frostpin/frostpin/pins"
-	"github.com/frostpin/frostpin/pins/hot/hold"
 )
 
 func TestAnAccountWithLittleToDoWaitsForOneStepOfTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := hold.NewTurns()
+		turns := pins.NewTurns()
 		done := make(chan pins.Account, 1000)
 		do := func(ctx context.Context, a pins.Account) error {
-			return turns.Do(pins.OnBehalf(ctx, a), func() error {
+			return turns.Do(ctx, a, func() error {
 				time.Sleep(time.Second) // the test's clock
 				done <- a
 				return nil

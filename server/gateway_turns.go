@@ -1,0 +1,51 @@
+package server
+
+import (
+	"context"
+	"sync"
+
+	"github.com/frostpin/frostpin/pins"
+)
+
+// fewNodes is how many nodes a read may decode before it takes turns with others: more than a page or a film needs.
+const fewNodes = 32
+
+// An effort is what one read asks of the processors. Once that is much, it has to be its reader's turn while boxo works on
+// the nodes that it was given; no turn is kept while a block or the reader is waited for. boxo works on one read with
+// several goroutines, which share the turn.
+type effort struct {
+	turns *pins.Turns
+	who   any // the reader
+
+	mu      sync.Mutex
+	nodes   int
+	waiting bool
+	working bool // it has the turn
+}
+
+// work takes a turn for a node, if the read has had many. The error is the cause of ctx.
+func (e *effort) work(ctx context.Context) error {
+	e.mu.Lock()
+	e.nodes++
+	enough := e.nodes <= fewNodes || e.waiting || e.working
+	e.waiting = e.waiting || !enough
+	e.mu.Unlock()
+	if enough {
+		return nil
+	}
+	err := e.turns.Take(ctx, e.who)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting, e.working = false, err == nil
+	return err
+}
+
+// rest gives the turn back, if there is one.
+func (e *effort) rest() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.working {
+		e.turns.Give()
+	}
+	e.working = false
+}
