@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/pins"
 )
 
 // Routes is the route table.
@@ -44,4 +46,10 @@ func Address(remote, forwarded string) string {
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
 	}))
 	return t.address(r).String()
+}
+
+// Working is the effort of a read that has decoded so much that it takes turns.
+func Working(turns *pins.Turns) (work func(context.Context) error, end func()) {
+	e := &effort{turns: turns, who: "reader", nodes: fewNodes}
+	return e.work, e.end
 }

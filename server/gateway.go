@@ -318,7 +318,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	st := &reading{root: a.root, effort: effort{turns: g.cfg.Turns, who: readerOf(c, a)}}
-	defer st.effort.rest()
+	defer st.effort.end()
 	ctx = context.WithValue(ctx, readingKey{}, st)
 	ctx, st.trail = g.cfg.Blocks.WithTrail(ctx)
 	handler := g.offline

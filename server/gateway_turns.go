@@ -21,6 +21,7 @@ type effort struct {
 	nodes   int
 	waiting bool
 	working bool // it has the turn
+	ended   bool // there will be nobody to give a turn back
 }
 
 // work takes a turn for a node, if the read has had many. The error is the cause of ctx.
@@ -37,6 +38,9 @@ func (e *effort) work(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.waiting, e.working = false, err == nil
+	if e.ended {
+		e.giveBack()
+	}
 	return err
 }
 
@@ -44,6 +48,19 @@ func (e *effort) work(ctx context.Context) error {
 func (e *effort) rest() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.giveBack()
+}
+
+// end is for a read that was answered: what boxo's goroutines do after it keeps no turn.
+func (e *effort) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ended = true
+	e.giveBack()
+}
+
+// giveBack is rest. e.mu is held.
+func (e *effort) giveBack() {
 	if e.working {
 		e.turns.Give()
 	}

@@ -72,22 +72,23 @@ func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
 		return err
 	}
 	defer done()
-	return i.e.config.Turns.Do(ctx, pins.BehalfOf(ctx), func() error { return i.put(ctx, list) })
-}
-
-func (i *embeddedImport) put(ctx context.Context, list []blocks.Block) error {
-	if err := hold.Check(list); err != nil {
+	turns, who := i.e.config.Turns, pins.BehalfOf(ctx)
+	if err := turns.Do(ctx, who, func() error { return hold.Check(list) }); err != nil {
 		return err
 	}
 	i.kept.Keep(list) // before they are there: a collection that begins now must know of them
-	store := i.e.node.Blockstore
-	defer store.PinLock(ctx).Unlock(ctx)
+	defer i.e.node.Blockstore.PinLock(ctx).Unlock(ctx) // a collection may have it, which no turn is to wait for
+	return turns.Do(ctx, who, func() error { return i.e.put(ctx, list) })
+}
+
+// put stores blocks, over those that are here with wrong bytes.
+func (e *Embedded) put(ctx context.Context, list []blocks.Block) error {
 	for _, b := range list {
-		if err := i.e.clear(ctx, b.Cid()); err != nil {
+		if err := e.clear(ctx, b.Cid()); err != nil {
 			return err
 		}
 	}
-	if err := store.PutMany(ctx, list); err != nil {
+	if err := e.node.Blockstore.PutMany(ctx, list); err != nil {
 		return spaced(fmt.Errorf("storing %d blocks: %w", len(list), err))
 	}
 	return nil
