@@ -16,7 +16,7 @@ func TestAnAccountWithLittleToDoWaitsForOneStepOfTheOthers(t *testing.T) {
 		done := make(chan pins.Account, 1000)
 		do := func(ctx context.Context, a pins.Account) error {
 			return turns.Do(ctx, a, func() error {
-				time.Sleep(time.Second) // the test's clock
+				<-time.After(time.Second) // the test's clock
 				done <- a
 				return nil
 			})
@@ -40,7 +40,7 @@ func TestAnAccountWithLittleToDoWaitsForOneStepOfTheOthers(t *testing.T) {
 		if waited := time.Since(before); waited > 3*time.Second {
 			t.Errorf("it came after %s of others' work", waited)
 		}
-		time.Sleep(500 * time.Second)
+		<-time.After(500 * time.Second)
 		if n := len(done); n != 501 {
 			t.Errorf("%d were done, want 501", n)
 		}

@@ -23,6 +23,7 @@ import (
 // Whatever strangers have pinned: reading it is an error or right bytes, in every format, and the work is in proportion
 // to what was sent.
 func TestReadsOfHostileDAGsEnd(t *testing.T) {
+	t.Parallel()
 	for _, d := range pinstest.Hostiles() {
 		t.Run(d.Name, func(t *testing.T) {
 			t.Parallel()
@@ -30,8 +31,10 @@ func TestReadsOfHostileDAGsEnd(t *testing.T) {
 			put(t, w, d.DAG)
 			counted := &countedBlocks{world: w}
 			f := newFixture(t, func(c *server.Config) { c.Gateway = &server.Gateway{Blocks: counted, Roots: w} })
-			for _, query := range []string{"", "/", "/x", "/x/a", "?format=raw", "?format=car", "?format=car&car-dups=y", "?format=car&dag-scope=entity",
-				"?format=car&entity-bytes=-100:*", "?format=tar", "?format=dag-json", "?format=dag-cbor", "?format=json"} {
+			for _, query := range []string{
+				"", "/", "/x", "/x/a", "?format=raw", "?format=car", "?format=car&car-dups=y", "?format=car&dag-scope=entity",
+				"?format=car&entity-bytes=-100:*", "?format=tar", "?format=dag-json", "?format=dag-cbor", "?format=json",
+			} {
 				for _, header := range []string{"Accept", "Range"} {
 					counted.reads.Store(0)
 					value := map[string]string{"Accept": "text/html", "Range": "bytes=-100"}[header]

@@ -76,7 +76,7 @@ func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
 	if err := turns.Do(ctx, who, func() error { return hold.Check(list) }); err != nil {
 		return err
 	}
-	i.kept.Keep(list) // before they are there: a collection that begins now must know of them
+	i.kept.Keep(list)                                  // before they are there: a collection that begins now must know of them
 	defer i.e.node.Blockstore.PinLock(ctx).Unlock(ctx) // a collection may have it, which no turn is to wait for
 	return turns.Do(ctx, who, func() error { return i.e.put(ctx, list) })
 }
