@@ -75,6 +75,7 @@ var (
 		"a", "A", "ab", "100%", "100x", "x_y", "xay", `b\c`, "Straße", "STRASSE", "ΣΊΣΥΦΟΣ", "σίσυφος", "日本語", "'; --", "policy/x/mfs", "a*[b]?c", "axbxc",
 		"\uFFFD", "\uFFFE", "b\uFFFF",
 	}
+	parts = []string{"%", "_", `\`, "*", "?", "[b]", "a*c", "ss", "ß", "", "nope"}
 	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}}
 )
 
@@ -86,7 +87,7 @@ func genQuery(now time.Time) *rapid.Generator[spec.Query] {
 			Limit:    rapid.IntRange(1, 12).Draw(t, "limit"),
 		}
 		if rapid.Bool().Draw(t, "has name") {
-			name := rapid.SampledFrom(append(names, "%", "_", `\`, "*", "?", "[b]", "a*c", "ss", "ß", "", "nope")).Draw(t, "name")
+			name := rapid.SampledFrom(slices.Concat(names, parts)).Draw(t, "name")
 			q.Name = &name
 			q.Match = rapid.SampledFrom([]spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial}).Draw(t, "match")
 		}
@@ -177,6 +178,35 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// Each name beside each part, which a random history meets only now and then.
+func TestEveryNameIsFoundByWhatIsInIt(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+		var model naive
+		for i, name := range names {
+			p, err := s.Add(t.Context(), alice, named(leaf(i%6), name), pins.Decision{Terms: pins.Undecided})
+			if err != nil {
+				t.Fatal(err)
+			}
+			model = append(model, p)
+		}
+		for _, part := range slices.Concat(names, parts) {
+			for _, match := range []spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial} {
+				q := all()
+				q.Name, q.Match = &part, match
+				count, ids := model.list(q)
+				got, err := s.List(t.Context(), alice, q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got.Count != count || len(got.Pins) != len(ids) {
+					t.Errorf("%s %q: %d pins, want %d", match, part, got.Count, count)
+				}
+			}
+		}
 	})
 }
 
