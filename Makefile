@@ -44,7 +44,7 @@ fuzz: ## run every fuzz target for TIME (10s)
 
 .PHONY: e2e
 e2e: ## run the end to end tests with long loops
-	FROSTPIN_E2E_LONG=1 $(GO) test ./e2e -count=1 -v -timeout 30m
+	FROSTPIN_E2E_LONG=1 $(GO) test ./e2e -count=1 -v -timeout 40m -parallel 40
 
 .PHONY: bench
 bench: ## print the figures, each beside its floor

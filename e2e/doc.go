@@ -18,7 +18,7 @@
 // Settings, all from the environment:
 //
 //	FROSTPIN_KILL_CYCLES    how often the crash test kills the server (10, and 6 during uploads)
-//	FROSTPIN_E2E_LONG=1     longer loops and larger lists
+//	FROSTPIN_E2E_LONG=1     longer loops and larger lists, in the tests that .ci/long names; they wait for epochs and need -parallel 40
 //	FROSTPIN_E2E_NODE       directory made by .ci/node: the JavaScript clients and the compliance suite
 //	FROSTPIN_TEST_POSTGRES  DSN of a PostgreSQL that may create databases
 package e2e

@@ -2,9 +2,11 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -228,6 +230,42 @@ func TestRulesForbidWhatTheySay(t *testing.T) {
 		if _, ok := ruleFor(pkg); ok {
 			t.Errorf("package %q has a place", pkg)
 		}
+	}
+}
+
+// .ci/run goes further only with the tests that .ci/long names.
+func TestEveryTestThatCanBeLongIsRunSo(t *testing.T) {
+	text, err := os.ReadFile("../.ci/long")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || !strings.HasPrefix(f.Name.Name, "Test") {
+				continue
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if ok && fmt.Sprint(call.Fun) == "long" && !slices.Contains(want, f.Name.Name) {
+					want = append(want, f.Name.Name)
+				}
+				return true
+			})
+		}
+	}
+	slices.Sort(want)
+	if got := strings.Fields(string(text)); !slices.Equal(got, want) {
+		t.Errorf(".ci/long names %q, those that ask long() are %q", got, want)
 	}
 }
 
