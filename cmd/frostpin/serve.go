@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -110,32 +108,12 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	defer closing(&err, func() error { return during(log, "closing the hot tier", tier.Close) })
 	tier = roomyTier{tier, guard}
 
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", c.Listen, err)
-	}
-	defer func() { _ = listener.Close() }() // closed already when the server has ended
-	listening := listener.Addr().String()
-	proxies, err := networks(c.TrustedProxies)
+	door, err := c.openDoor(ctx, log)
 	if err != nil {
 		return err
 	}
-	listener = c.connections(proxies).Listener(listener)
-	certificates, err := c.certifier(ctx, log)
-	if err != nil {
-		return err
-	}
-	var plain net.Listener
-	if certificates != nil {
-		defer certificates.close()
-		listener = tls.NewListener(listener, certificates.tls)
-		if plain, err = c.listenHTTP(ctx, proxies); err != nil {
-			return err
-		}
-	}
-	if plain != nil {
-		defer func() { _ = plain.Close() }()
-	}
+	defer door.close()
+	listening := door.address
 
 	cold, err := p.openCold(ctx, c, db, tier, instance, listening, log)
 	if err != nil {
@@ -203,7 +181,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		},
 		Uploads:     ingest.New(tier, service, config.Limits),
 		UploadSlots: c.UploadSlots,
-		Proxies:     proxies,
+		Proxies:     door.proxies,
 		SignUp:      c.SignUp == signUpInvite,
 		Ledger:      books,
 		Payments:    c.payments(books, tokens),
@@ -269,13 +247,9 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		case <-service.Ready():
 		case <-ctx.Done():
 		}
-		return web.Serve(ctx, listener)
+		return web.Serve(ctx, door.listener)
 	})
-	if plain != nil {
-		running.Go(func() error {
-			return serveRedirects(ctx, plain, certificates.challenge(redirected(portOf(listening))), log)
-		})
-	}
+	running.Go(func() error { return door.redirect(ctx, log) })
 	running.Go(func() error {
 		keepPresence(ctx, c.DataDir, presence{
 			PID: os.Getpid(), Started: p.now().UTC(), Listening: listening, Endpoint: c.Endpoint(listening),
