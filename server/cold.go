@@ -21,6 +21,10 @@ import (
 type Cold interface {
 	// Deals returns every try for a wish, the newest last; none when the wish is not known.
 	Deals(ctx context.Context, w deals.Wish) ([]deals.Attempt, error)
+	// TermsOf returns what is asked of the copies of a wish.
+	TermsOf(ctx context.Context, id deals.TermsID) (deals.Terms, error)
+	// ReadBack tells when a copy of a root was last read back from a provider and was right; zero: never yet.
+	ReadBack(ctx context.Context, root cid.Cid) (time.Time, error)
 	// Receipt returns the signed receipt of a wish as it travels, byte for byte. deals.ErrNoDeals or deals.ErrNotFound:
 	// nothing has been proposed yet.
 	Receipt(ctx context.Context, w deals.Wish) ([]byte, error)

@@ -40,6 +40,12 @@ func (c *cold) Deals(_ context.Context, w deals.Wish) ([]deals.Attempt, error) {
 	return c.attempts[w.Terms], c.err
 }
 
+func (c *cold) TermsOf(_ context.Context, id deals.TermsID) (deals.Terms, error) {
+	return deals.Terms{Replicas: int(id), Regions: []string{"EU"}, Providers: []deals.ProviderID{1000, 1001}, Days: 540}, c.err
+}
+
+func (c *cold) ReadBack(context.Context, cid.Cid) (time.Time, error) { return day, nil }
+
 func (c *cold) Receipt(_ context.Context, w deals.Wish) ([]byte, error) {
 	natural := c.standings[w.Terms].Piece
 	switch {

@@ -33,6 +33,10 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 	if err != nil {
 		return err
 	}
+	copies, err := s.copies(c, &p)
+	if err != nil {
+		return err
+	}
 	var cost *string
 	if s.pays(c) {
 		sum, err := s.cfg.Ledger.CostOf(ctx, caller(c).Account, string(p.ID))
@@ -51,7 +55,7 @@ func (s ownAPI) GetPinStory(c echo.Context, requestid v1.Requestid) error {
 		Pin:       spec.AppendPinStatus(nil, &status),
 		ExpiresAt: moment(p.Expires),
 		Hot:       renderHot(&p),
-		Cold:      renderCold(p.Cold),
+		Cold:      copies,
 		Deals:     list,
 		Cost:      cost,
 		History:   history,
@@ -102,16 +106,46 @@ func renderHot(p *pins.Pin) v1.HotCopy {
 	return h
 }
 
-func renderCold(c deals.Standing) v1.ColdCopies {
+// copies is how the cold copies of a pin stand.
+func (s ownAPI) copies(c echo.Context, p *pins.Pin) (v1.ColdCopies, error) {
 	answer := v1.ColdCopies{
-		Status:     v1.ColdCopiesStatus(cmp.Or(c.Cold, deals.ColdDisabled)),
-		Wanted:     int32(c.Wanted),  //nolint:gosec // at most 100
-		Active:     int32(c.Active),  //nolint:gosec // likewise
-		InProgress: int32(c.Working), //nolint:gosec // likewise
-		Reason:     known(c.Reason),
+		Status:     v1.ColdCopiesStatus(cmp.Or(p.Cold.Cold, deals.ColdDisabled)),
+		Wanted:     int32(p.Cold.Wanted),  //nolint:gosec // at most 100
+		Active:     int32(p.Cold.Active),  //nolint:gosec // likewise
+		InProgress: int32(p.Cold.Working), //nolint:gosec // likewise
+		Reason:     known(p.Cold.Reason),
 	}
-	if c.NextAt.UnixMilli() > 0 {
-		answer.NextCheckAt = moment(c.NextAt)
+	if p.Cold.NextAt.UnixMilli() > 0 {
+		answer.NextCheckAt = moment(p.Cold.NextAt)
 	}
-	return answer
+	w, wished := p.Wish()
+	if !wished || s.cfg.Cold == nil {
+		return answer, nil
+	}
+	ctx := c.Request().Context()
+	terms, err := s.cfg.Cold.TermsOf(ctx, w.Terms)
+	if err != nil {
+		return answer, err
+	}
+	answer.Terms = renderTerms(terms)
+	back, err := s.cfg.Cold.ReadBack(ctx, p.Root)
+	if !back.IsZero() {
+		answer.ReadBackAt = &back
+	}
+	return answer, err
+}
+
+func renderTerms(t deals.Terms) *v1.Terms {
+	shown := &v1.Terms{Replicas: int32(t.Replicas), DurationDays: int32(t.Days)} //nolint:gosec // at most 100, at most 1278
+	if len(t.Regions) > 0 {
+		shown.Regions = &t.Regions
+	}
+	if len(t.Providers) > 0 {
+		providers := make([]string, len(t.Providers))
+		for i, id := range t.Providers {
+			providers[i] = id.String()
+		}
+		shown.Providers = &providers
+	}
+	return shown
 }

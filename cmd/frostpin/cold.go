@@ -21,6 +21,7 @@ import (
 	"github.com/frostpin/frostpin/deals/mk12"
 	"github.com/frostpin/frostpin/deals/piece"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/retrieval"
 	"github.com/frostpin/frostpin/server"
 )
 
@@ -283,7 +284,18 @@ func (s pieceSource) OpenPiece(ctx context.Context, root cid.Cid, bearer string)
 	return s.Service.OpenPiece(ctx, root, bearer)
 }
 
-var _ server.Cold = (*coldTier)(nil)
+// coldCopies tells about deals, and about what was read back from them.
+type coldCopies struct {
+	*coldTier
+	reading *retrieval.Service
+}
+
+var _ server.Cold = coldCopies{}
+
+// ReadBack tells when a copy of a root was last read back.
+func (c coldCopies) ReadBack(ctx context.Context, root cid.Cid) (time.Time, error) {
+	return c.reading.Proven(ctx, root)
+}
 
 // Receipt is the signed receipt of a wish.
 func (t *coldTier) Receipt(ctx context.Context, w deals.Wish) ([]byte, error) {

@@ -202,7 +202,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	options.Denylist = denylist{denied, service.Blocked}
 	options.Blocklist = newBlocklist(db, tokens, p.now)
 	if cold != nil {
-		options.Cold, options.Pieces = cold, pieceSource{cold.Service}
+		options.Cold, options.Pieces = coldCopies{cold, reading}, pieceSource{cold.Service}
 		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})
 	}
 	web, err := server.New(options, service, tokens, log) //nolint:contextcheck // requests have contexts of their own
