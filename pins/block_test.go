@@ -1,6 +1,7 @@
 package pins_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -226,5 +227,95 @@ func TestColdCopiesDoNotBringBlockedContentBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.untilStatus(p, spec.Pinned)
+	})
+}
+
+// A heeded tier tells whenever it is asked whether something is held.
+type heeded struct {
+	*pinstest.Tier
+	held func(ctx context.Context, c cid.Cid) error
+}
+
+func (a heeded) Held(ctx context.Context, c cid.Cid) (bool, error) {
+	if err := a.held(ctx, c); err != nil {
+		return false, err
+	}
+	return a.Tier.Held(ctx, c)
+}
+
+func TestServerLearnsOfBlocksWhileTheNodeDoesNotAnswerAboutOthers(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		w := newWorld(t, db, pinstest.NewTier(), config())
+		d := pinstest.Tree("first", 3)
+		waiting := make(chan struct{}, 100)
+		w.Service = pins.New(config(), db, heeded{w.tier, func(ctx context.Context, c cid.Cid) error {
+			if !c.Equals(d.Root) {
+				return nil
+			}
+			waiting <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}}, discard(), time.Now)
+		w.start()
+		w.tier.AddNetwork(d.Blocks...)
+		w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+		w.block(d.Root)
+		<-waiting
+		w.block(leaf(1))
+		w.untilBlocked(leaf(1), true)
+	})
+}
+
+func TestBlockedContentIsGivenUpWhileTheNodeIsAway(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		var made []pins.Pin
+		dags := []pinstest.DAG{pinstest.Tree("a", 3), pinstest.Tree("b", 3), pinstest.Tree("c", 3)}
+		for _, d := range dags {
+			w.tier.AddNetwork(d.Blocks...)
+			made = append(made, w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned))
+		}
+		w.tier.SetDown(true)
+		for _, d := range dags {
+			w.block(d.Root)
+		}
+		for _, p := range made {
+			w.untilStatus(p, spec.Failed)
+		}
+		w.tier.SetDown(false)
+		for _, d := range dags {
+			w.until("the hot copy is let go", func() bool { return !w.held(d.Root) })
+		}
+	})
+}
+
+func TestCopiesAreLetGoAlthoughTheNodeFailsWithOneOfThem(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		bad := pinstest.Tree("bad", 3)
+		dags := []pinstest.DAG{bad, pinstest.Tree("a", 3), pinstest.Tree("b", 3), pinstest.Tree("c", 3)}
+		for _, d := range dags {
+			w.tier.AddNetwork(d.Blocks...)
+			w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+		}
+		w.stop()
+		for _, d := range dags {
+			w.block(d.Root)
+		}
+		service := pins.New(config(), w.db, heeded{w.tier, func(_ context.Context, c cid.Cid) error {
+			if c.Equals(bad.Root) {
+				return errors.New("it cannot be told")
+			}
+			return nil
+		}}, discard(), time.Now)
+		if err := pins.Enter(t.Context(), service); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := pins.ObeyBlocks(t.Context(), service); done || err == nil {
+			t.Errorf("done: %t, %v", done, err)
+		}
+		for _, d := range dags[1:] {
+			if w.held(d.Root) {
+				t.Errorf("%s is still held", d.Root)
+			}
+		}
 	})
 }

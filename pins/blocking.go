@@ -17,74 +17,101 @@ const (
 	blocksAtOnce = 64
 )
 
-// loadBlocks learns what is blocked, and tells whether that is something else than before.
-func (s *Service) loadBlocks(ctx context.Context) (changed bool, err error) {
+// loadBlocks learns what is blocked.
+func (s *Service) loadBlocks(ctx context.Context) error {
 	set, err := s.store.blocksAfter(ctx, s.blocked.Load().version)
 	if err != nil {
-		return false, fmt.Errorf("reading what is blocked: %w", err)
+		return fmt.Errorf("reading what is blocked: %w", err)
 	}
-	if set == nil {
-		return false, nil
+	if set != nil {
+		s.blocked.Store(set)
 	}
-	s.blocked.Store(set)
-	return true, nil
+	return nil
 }
 
-// blocks has this process follow what is blocked.
+// blocks has this process know what is blocked. It waits for nothing but the database: what is served and taken in
+// hangs on it.
 func (d *scheduler) blocks(ctx context.Context) {
-	settled := d.s.now().Add(blocksSettle) // something may have been blocked just before the start
-	var due time.Time
 	every(ctx, blocksEvery, func(ctx context.Context) {
-		changed, err := d.s.loadBlocks(ctx)
-		now := d.s.now()
-		if changed {
-			settled = now.Add(blocksSettle)
-		}
-		if now.Before(settled) || !now.Before(due) {
-			due = now.Add(sweepEvery)
-			left, obeyErr := d.obeyBlocks(ctx)
-			if left || obeyErr != nil {
-				due = now
-			}
-			err = errors.Join(err, obeyErr)
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := d.s.loadBlocks(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("following what is blocked", "err", err)
 		}
 	})
 }
 
-// obeyBlocks gives up the roots whose content is blocked and lets their hot copies go. It tells whether some are left
-// that somebody works on. Every server does it, because each knows its own work.
-func (d *scheduler) obeyBlocks(ctx context.Context) (left bool, err error) {
-	for some := range slices.Chunk(slices.Collect(maps.Keys(d.s.blocked.Load().hashes)), blocksAtOnce) {
-		roots, err := d.s.store.blockedRoots(ctx, rootsWith(some))
-		if err != nil {
-			return true, err
+// obeys has this process act on what is blocked.
+func (d *scheduler) obeys(ctx context.Context) {
+	var obeyed *blockSet
+	var settled, due time.Time
+	every(ctx, blocksEvery, func(ctx context.Context) {
+		set, now := d.s.blocked.Load(), d.s.now()
+		if set != obeyed {
+			obeyed, settled = set, now.Add(blocksSettle)
 		}
-		for _, r := range roots {
-			gone, err := d.obeyBlock(ctx, r)
-			if err != nil {
-				return true, err
-			}
-			left = left || !gone
+		if !now.Before(settled) && now.Before(due) {
+			return
 		}
-	}
-	return left, nil
+		due = now.Add(sweepEvery)
+		done, err := d.obeyBlocks(ctx, set)
+		if !done {
+			due = now
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("letting go what is blocked", "err", err)
+		}
+	})
 }
 
-// obeyBlock tells whether nothing is left of a root whose content is blocked.
-func (d *scheduler) obeyBlock(ctx context.Context, r blockedRoot) (gone bool, err error) {
-	if r.Hot != HotGaveUp || r.Reason != blockedReason {
-		if err := d.s.store.block(ctx, r.id); err != nil {
+// obeyBlocks gives up the roots whose content is blocked, and then lets their hot copies go, which may take long. It
+// tells whether that is done; it is not where somebody works on a root, or when more has been blocked meanwhile. Every
+// server does it, because each knows its own work.
+func (d *scheduler) obeyBlocks(ctx context.Context, set *blockSet) (done bool, err error) {
+	copies, done, err := d.giveUpBlocked(ctx, set)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range copies {
+		gone, dropErr := d.dropBlocked(ctx, r)
+		err = errors.Join(err, dropErr)
+		done = done && gone
+		if errors.Is(dropErr, ErrUnavailable) || d.s.blocked.Load() != set {
 			return false, err
 		}
-		d.log.Info("content was blocked", "cid", r.CID)
 	}
-	d.cancel([]int64{r.id})
-	if r.claimed {
-		return false, nil // who works on it may still have it held
+	return done, err
+}
+
+// giveUpBlocked returns the roots that may still have a hot copy and on which nobody works, and whether those are all.
+func (d *scheduler) giveUpBlocked(ctx context.Context, set *blockSet) (copies []Root, all bool, err error) {
+	all = true
+	for some := range slices.Chunk(slices.Collect(maps.Keys(set.hashes)), blocksAtOnce) {
+		roots, err := d.s.store.blockedRoots(ctx, rootsWith(some))
+		if err != nil {
+			return nil, false, err
+		}
+		for _, r := range roots {
+			if r.Hot != HotGaveUp || r.Reason != blockedReason {
+				given, err := d.s.store.block(ctx, r.id)
+				if err != nil {
+					return nil, false, err
+				}
+				if given {
+					d.log.Info("content was blocked", "cid", r.CID)
+				}
+			}
+			d.cancel([]int64{r.id})
+			if r.claimed {
+				all = false // who works on it may still have it held
+				continue
+			}
+			copies = append(copies, r.Root)
+		}
 	}
+	return copies, all, nil
+}
+
+// dropBlocked tells whether nothing is left of a root that was given up.
+func (d *scheduler) dropBlocked(ctx context.Context, r Root) (gone bool, err error) {
 	held, err := d.s.hot.Held(ctx, r.CID)
 	if err != nil || !held {
 		return err == nil, err
@@ -93,5 +120,6 @@ func (d *scheduler) obeyBlock(ctx context.Context, r blockedRoot) (gone bool, er
 	if err != nil || len(claimed) == 0 {
 		return false, err
 	}
-	return true, d.dropHot(ctx, r.Root)
+	err = d.dropHot(ctx, r)
+	return err == nil, err
 }

@@ -56,6 +56,14 @@ func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
 func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
 
+// ObeyBlocks learns what is blocked and acts on it once, as Run does from time to time.
+func ObeyBlocks(ctx context.Context, s *Service) (done bool, err error) {
+	if err := s.loadBlocks(ctx); err != nil {
+		return false, err
+	}
+	return s.sched.obeyBlocks(ctx, s.blocked.Load())
+}
+
 // Dump returns all roots, for the message of a test that fails.
 func Dump(s *Service) string {
 	var b strings.Builder

@@ -158,11 +158,11 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.store.begin(ctx); err != nil {
 		return fmt.Errorf("applying what is decided about cold copies: %w", err)
 	}
-	if _, err := s.loadBlocks(ctx); err != nil {
+	if err := s.loadBlocks(ctx); err != nil {
 		return err // what must not be served is known before anything is
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks, d.obeys}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

@@ -125,9 +125,11 @@ func (s *store) blockedRoots(ctx context.Context, cids []string) (roots []blocke
 	return roots, err
 }
 
-// block gives a root up whose content is blocked. A claim stays: whoever has it finds out when he reports.
-func (s *store) block(ctx context.Context, id int64) error {
-	return s.db.Write(ctx, func(tx *gorm.DB) error {
+// block gives a root up whose content is blocked, and tells whether it did. A claim stays: whoever has it finds out when
+// he reports.
+func (s *store) block(ctx context.Context, id int64) (given bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		given = false
 		before, holder, err := lockRoot(tx, `r.id = ?`, id)
 		if errors.Is(err, errStale) || err == nil && before.Hot == HotReleasing {
 			return nil
@@ -139,6 +141,8 @@ func (s *store) block(ctx context.Context, id int64) error {
 		if err != nil || !blocked {
 			return err
 		}
+		given = true
 		return s.saveRoot(tx, before, GivenUp(before, blockedReason), holder)
 	})
+	return given, err
 }
