@@ -129,8 +129,10 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	}
 	for _, root := range roots {
 		if err := s.pins.Refuse(root); err != nil {
-			return nil, false, err // before it is held, so that nothing of it stays
+			return nil, false, err // before any is held, so that nothing stays without a pin
 		}
+	}
+	for _, root := range roots {
 		if err := s.hold(ctx, root); err != nil {
 			return nil, false, translate(err)
 		}

@@ -113,6 +113,37 @@ func TestUploadedCARIsPinnedInTheAnswer(t *testing.T) {
 	})
 }
 
+// A refusing Pins has one root that may not be taken in.
+type refusing struct {
+	*pins.Service
+	root cid.Cid
+}
+
+var errListed = errors.New("listed")
+
+func (r refusing) Refuse(c cid.Cid) error {
+	if c.Equals(r.root) {
+		return errListed
+	}
+	return nil
+}
+
+func TestUploadWithARootThatIsRefusedLeavesNothing(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		good, bad := pinstest.Tree("good", 3), pinstest.Leaf("bad")
+		service := ingest.New(w.tier, refusing{w.pins, bad.Root}, limits)
+		_, _, err := service.Upload(t.Context(), ingest.Upload{
+			Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{good.Root, bad.Root}, append(good.Blocks, bad.Blocks...)...)),
+		})
+		if !errors.Is(err, errListed) {
+			t.Errorf("error %v", err)
+		}
+		if held := w.tier.HeldRoots(); len(held) != 0 || w.count(t) != 0 {
+			t.Errorf("%v are held, and there are %d pins", held, w.count(t))
+		}
+	})
+}
+
 func TestBadUploadLeavesNoPinAndNoBlock(t *testing.T) {
 	d := pinstest.Tree("d", 20)
 	whole := carOf(t, []cid.Cid{d.Root}, d.Blocks...)
