@@ -3,11 +3,14 @@ package e2e_test
 import (
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 )
 
 // An abuse report is acted on: within seconds a pinned CID is read by nobody, its pin has failed, and its bytes are gone.
@@ -95,4 +98,25 @@ func TestBlockedContentIsGoneEverywhere(t *testing.T) {
 	}
 	api.ends(p.ID, "pinned")
 	api.want(http.StatusAccepted, http.MethodDelete, "/pins/"+p.ID, nil, nil, nil)
+}
+
+func TestWhatIsOnADenylistCannotBeUploaded(t *testing.T) {
+	t.Parallel()
+	content := []byte("what others have listed")
+	hash, err := multihash.Sum(content, multihash.SHA2_256, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(t.TempDir(), "list.deny")
+	if err := os.WriteFile(list, []byte("/ipfs/"+cid.NewCidV1(cid.Raw, hash).String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, "FROSTPIN_DENYLISTS="+list)
+	own := newAPI(t, s.root+"/api/v1", s.token)
+	if code, body := own.raw(http.MethodPost, "/upload", content); code != http.StatusGone && code != http.StatusUnavailableForLegalReasons {
+		t.Errorf("%d %s", code, body)
+	}
+	if code, body := own.raw(http.MethodPost, "/upload", []byte("something else")); code != http.StatusAccepted {
+		t.Errorf("what is not listed: %d %s", code, body)
+	}
 }

@@ -90,6 +90,15 @@ func (l denylist) DeniedPath(p path.Path) error {
 	return l.List.DeniedPath(p)
 }
 
+// uploadPins takes in what neither is on a denylist nor is blocked.
+type uploadPins struct {
+	*pins.Service
+	denied denylist
+}
+
+// Refuse implements ingest.Pins.
+func (p uploadPins) Refuse(root cid.Cid) error { return p.denied.Denied(root) }
+
 // A blockLine is one block as it is printed.
 type blockLine struct {
 	CID    string    `json:"cid"`

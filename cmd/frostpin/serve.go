@@ -165,6 +165,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if err != nil {
 		return err
 	}
+	listed, err := deny.Open(c.Denylists, log)
+	if err != nil {
+		return err
+	}
+	denied := denylist{listed, service.Blocked}
 	options := server.Config{
 		BasePath:      c.BasePath,
 		Version:       thisBuild().Version,
@@ -179,8 +184,10 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
 			{Name: "disk", Run: guard.Check},
 		},
-		Uploads:     ingest.New(tier, service, config.Limits),
+		Uploads:     ingest.New(tier, uploadPins{service, denied}, config.Limits),
 		UploadSlots: c.UploadSlots,
+		Denylist:    denied,
+		Blocklist:   newBlocklist(db, tokens, p.now),
 		Proxies:     door.proxies,
 		SignUp:      c.SignUp == signUpInvite,
 		Ledger:      books,
@@ -195,12 +202,6 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if options.Gateway != nil {
 		options.Gateway.Sent, options.Gateway.MayRead = sentBy(egress), backing.MayRead
 	}
-	denied, err := deny.Open(c.Denylists, log)
-	if err != nil {
-		return err
-	}
-	options.Denylist = denylist{denied, service.Blocked}
-	options.Blocklist = newBlocklist(db, tokens, p.now)
 	if cold != nil {
 		options.Cold, options.Pieces = coldCopies{cold, reading}, pieceSource{cold.Service}
 		options.Checks = append(options.Checks, server.Check{Name: "filecoin", Run: cold.check})
@@ -221,7 +222,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	running.Go(func() error { return reading.Run(ctx) })
 	running.Go(func() error { return told.Run(ctx) })
 	running.Go(func() error { return calling.Run(ctx) })
-	running.Go(func() error { return denied.Run(ctx) })
+	running.Go(func() error { return listed.Run(ctx) })
 	running.Go(func() error {
 		tokens.Run(ctx)
 		return nil
