@@ -3,8 +3,11 @@ package deals_test
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/deals/dealstest"
@@ -277,4 +280,31 @@ func TestWhatIsUnwantedWhileItIsSignedIsNotSent(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+func TestForbiddenContentIsNotProposed(t *testing.T) {
+	for _, step := range []string{"planned", "signed"} {
+		t.Run(step, func(t *testing.T) {
+			inWorld(t, 2, func(t *testing.T, w *world) {
+				var forbidden atomic.Bool
+				w.cfg.At = func(at string) {
+					if at == step {
+						forbidden.Store(true)
+					}
+				}
+				w.make()
+				w.Forbid(func(cid.Cid) bool { return forbidden.Load() })
+				wish := w.wish("x", 1)
+				w.start()
+				w.until("it ends", time.Hour, func() bool { return slices.Contains(w.states(wish), deals.Cancelled) })
+				a := w.attempts(wish)[0]
+				if a.Reserved.Sign() != 0 || !strings.Contains(a.Reason, "blocked") {
+					t.Errorf("it ended as %q with %s reserved", a.Reason, a.Reserved)
+				}
+				if sent := w.net.Proposed(); len(sent) > 0 {
+					t.Errorf("%d proposals were sent", len(sent))
+				}
+			})
+		})
+	}
 }

@@ -53,9 +53,12 @@ func (m *maker) lookAt(ctx context.Context, id AttemptID) (err error) {
 	}
 	switch a.State {
 	case Planned:
-		if !wanted {
+		switch {
+		case !wanted:
 			err = m.record(ctx, a, Observation{})
-		} else {
+		case m.s.forbid(a.Root):
+			err = m.withdraw(ctx, a, m.forbidden())
+		default:
 			err = m.propose(ctx, a)
 		}
 	case Proposing:

@@ -164,6 +164,9 @@ func (m *maker) commit(ctx context.Context, a Attempt) (Attempt, error) {
 			return a, m.postpone(ctx, a, err)
 		}
 	}
+	if m.s.forbid(a.Root) { // since it was asked for the first time
+		return a, m.orWithdraw(ctx, a, m.forbidden())
+	}
 	stored, err := m.s.store.commit(ctx, offer{attempt: a, funds: have, caps: m.s.cfg.Caps})
 	if poor := (*fundsError)(nil); errors.As(err, &poor) {
 		m.s.keeper.want(a.Slot, amount(poor.short))
@@ -185,6 +188,11 @@ var errEnded = errors.New("the attempt goes no further now")
 
 func (m *maker) orWithdraw(ctx context.Context, a Attempt, w withdrawal) error {
 	return errors.Join(errEnded, m.withdraw(ctx, a, w))
+}
+
+// forbidden is how an attempt ends whose bytes must not be given to anybody. The slot waits until the DAG is no longer held.
+func (m *maker) forbidden() withdrawal {
+	return withdrawal{state: Cancelled, reason: "the operator of this service has blocked this content", wait: m.s.cfg.Policy.Poll}
 }
 
 // withdraw ends an attempt of which nothing was sent.

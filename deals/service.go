@@ -114,8 +114,8 @@ func (s *Service) Follow(f Follower) { s.store.follow = f.Archived }
 // carries, that would plan it; while the answer is no, no deal is begun. It is called before Run.
 func (s *Service) Charge(paid func(ctx context.Context, w Wish) (bool, error)) { s.store.paid = paid }
 
-// Forbid names who knows which DAGs must not be given to anybody: no piece of them is served, and no proposal sent again.
-// It is asked often and must answer at once. That no deal is begun for them follows from their not being held. It is called
+// Forbid names who knows which DAGs must not be given to anybody: no piece of them is served, and no proposal sent. It is
+// asked often and must answer at once. That no deal is planned for them follows from their not being held. It is called
 // before Run.
 func (s *Service) Forbid(forbidden func(root cid.Cid) bool) { s.forbid = forbidden }
 
