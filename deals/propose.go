@@ -248,6 +248,7 @@ func (m *maker) send(ctx context.Context, a Attempt, c Contact, first bool) erro
 
 // record stores what was observed, and says it.
 func (m *maker) record(ctx context.Context, a Attempt, o Observation) error {
+	o.Forbidden = m.s.forbid(a.Root)
 	after, err := m.s.store.observe(ctx, a, o)
 	if err != nil {
 		return fmt.Errorf("recording what was seen of deal %s: %w", a.UUID, err)

@@ -160,3 +160,25 @@ func TestForbiddenPieceIsServedNoMore(t *testing.T) {
 		}
 	})
 }
+
+func TestForbiddenContentSaysNothingAboutItsProvider(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		waits := honest()
+		waits.NeverPublish = true
+		w.net.Add(1000, waits)
+		var forbidden atomic.Bool
+		w.Forbid(func(cid.Cid) bool { return forbidden.Load() })
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is accepted", time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+		forbidden.Store(true)
+		w.until("it has ended", 30*24*time.Hour, func() bool { return w.attempts(wish)[0].State.Final() })
+		list, err := deals.NewRegistry(w.db, time.Now).Providers(t.Context())
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		if p := list[0]; p.Failures != 0 || p.Score != 0.5 || p.LastError != "" {
+			t.Errorf("after %v: %d failures, score %v, %q", w.states(wish), p.Failures, p.Score, p.LastError)
+		}
+	})
+}

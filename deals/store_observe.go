@@ -69,7 +69,8 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 		}
 	}
 	if before.State != a.State {
-		if outcome, says := OutcomeOf(*a); says {
+		excused := o.Forbidden && (a.State == Failed || a.State == Missed)
+		if outcome, says := OutcomeOf(*a); says && !excused {
 			if err := s.outcome(tx, a.Provider, outcome, s.now()); err != nil {
 				return *a, err
 			}

@@ -15,6 +15,10 @@ type Observation struct {
 	Heads  Heads // zero: the chain did not answer, and Pending, Deal and Gone mean nothing
 	Wanted bool  // somebody still wants the copy
 
+	// Forbidden says that our own endpoint does not give the bytes away: that a deal does not come about is not the
+	// provider's fault.
+	Forbidden bool
+
 	Unreachable bool            // the provider could not be reached
 	Unsent      bool            // so the proposal has certainly never left this process
 	Silent      bool            // the proposal was sent, and there was no answer
