@@ -319,3 +319,29 @@ func TestCopiesAreLetGoAlthoughTheNodeFailsWithOneOfThem(t *testing.T) {
 		}
 	})
 }
+
+// A block may be taken back between the giving up of the root and the end of its copy.
+func TestCopyIsLetGoThatABlockLeftWhichWasTakenBack(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("brief", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		pin := w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+		w.tier.SetDown(true)
+		w.block(d.Root)
+		w.untilStatus(pin, spec.Failed)
+		w.stop()
+		w.unblock(d.Root)
+		w.tier.SetDown(false)
+		w = newWorld(t, w.db, w.tier, config())
+		w.start()
+		if err := pins.Compare(t.Context(), w.Service); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the hot copy is let go", func() bool { return !w.held(d.Root) })
+		if err := w.Retry(t.Context(), alice, pins.ReasonBlocked); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(pin, spec.Pinned)
+		w.until("it is held again", func() bool { return w.held(d.Root) })
+	})
+}

@@ -266,9 +266,10 @@ func (s *store) expireRetained(ctx context.Context) (orphans []int64, err error)
 
 // A rootRef names a root without its history.
 type rootRef struct {
-	id  int64
-	cid string
-	hot Hot
+	id       int64
+	cid      string
+	hot      Hot
+	unwanted bool // see DAG.unwanted
 }
 
 // walkRoots yields all roots in pages, each page from its own snapshot.
@@ -280,10 +281,12 @@ func (s *store) walkRoots(ctx context.Context, yield func(rootRef) error) error 
 			refs = refs[:0]
 			return query(tx, func(r row) error {
 				var ref rootRef
-				err := r.Scan(&ref.id, &ref.cid, &ref.hot)
+				var dag DAG
+				err := r.Scan(&ref.id, &ref.cid, &dag.Hot, &dag.Reason)
+				ref.hot, ref.unwanted = dag.Hot, dag.unwanted()
 				refs = append(refs, ref)
 				return err
-			}, `SELECT id, cid, hot FROM roots WHERE id > ? ORDER BY id LIMIT ?`, last, page)
+			}, `SELECT id, cid, hot, reason FROM roots WHERE id > ? ORDER BY id LIMIT ?`, last, page)
 		})
 		if err != nil {
 			return err

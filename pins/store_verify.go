@@ -36,12 +36,12 @@ func (s *store) damaged(ctx context.Context, id int64) (yes bool, err error) {
 	return yes, err
 }
 
-// claimOffloaded claims a root if it is offloaded and nobody works on it.
-func (s *store) claimOffloaded(ctx context.Context, c cid.Cid) (r Root, claimed bool, err error) {
+// claimUnwanted claims a root if it is wanted but not on the hot tier, and nobody works on it.
+func (s *store) claimUnwanted(ctx context.Context, c cid.Cid) (r Root, claimed bool, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		claimed = false
 		root, holder, err := lockRoot(tx, `r.cid = ?`, c.String())
-		if errors.Is(err, errStale) || err == nil && (root.Hot != HotOffloaded || holder != "") {
+		if errors.Is(err, errStale) || err == nil && (!root.unwanted() || holder != "") {
 			return nil
 		}
 		if err != nil {

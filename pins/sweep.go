@@ -82,7 +82,7 @@ func (d *scheduler) compare(ctx context.Context) error {
 	var missing []rootRef
 	err = d.s.store.walkRoots(ctx, func(ref rootRef) error {
 		h := maphash.String(seed, ref.cid)
-		if ref.hot != HotOffloaded {
+		if !ref.unwanted {
 			known = append(known, h) // what was let go and is still there is released like what nobody names
 		}
 		if _, found := slices.BinarySearch(onTier, h); !found && ref.hot == HotHeld {
@@ -207,13 +207,13 @@ func (d *scheduler) collect(ctx context.Context) error {
 }
 
 // releaseStray has a DAG let go that the tier holds and that is not wanted there: one that no pin names, or one whose
-// offloading a crash has cut short.
+// offloading a crash has cut short, or taking back its block.
 func (d *scheduler) releaseStray(ctx context.Context, c cid.Cid) error {
-	r, offloaded, err := d.s.store.claimOffloaded(ctx, c)
+	r, claimed, err := d.s.store.claimUnwanted(ctx, c)
 	if err != nil {
 		return err
 	}
-	if offloaded {
+	if claimed {
 		return d.dropHot(ctx, r)
 	}
 	d.log.Info("releasing a dag that no pin names", "cid", c)
@@ -221,7 +221,7 @@ func (d *scheduler) releaseStray(ctx context.Context, c cid.Cid) error {
 	return d.s.store.adopt(ctx, c)
 }
 
-// dropHot lets the hot copy of a claimed root go that is offloaded, and gives the claim back. Who asks for the DAG
+// dropHot lets the hot copy of a claimed root go that is not wanted, and gives the claim back. Who asks for the DAG
 // meanwhile finds it claimed, and has it held again after this.
 func (d *scheduler) dropHot(ctx context.Context, r Root) error {
 	err := d.releaseHot(ctx, r)
