@@ -309,7 +309,7 @@ func TestCopiesAreLetGoAlthoughTheNodeFailsWithOneOfThem(t *testing.T) {
 		if err := pins.Enter(t.Context(), service); err != nil {
 			t.Fatal(err)
 		}
-		if done, err := pins.ObeyBlocks(t.Context(), service); done || err == nil {
+		if done, err := pins.ObeyBlocks(t.Context(), service, 1); done || err == nil {
 			t.Errorf("done: %t, %v", done, err)
 		}
 		for _, d := range dags[1:] {
@@ -343,5 +343,34 @@ func TestCopyIsLetGoThatABlockLeftWhichWasTakenBack(t *testing.T) {
 		}
 		w.untilStatus(pin, spec.Pinned)
 		w.until("it is held again", func() bool { return w.held(d.Root) })
+	})
+}
+
+func TestNodeIsAskedOnceAboutBlockedContentThatIsGone(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		gone, late := pinstest.Tree("gone", 3), pinstest.Tree("late", 3)
+		for _, d := range []pinstest.DAG{gone, late} {
+			w.tier.AddNetwork(d.Blocks...)
+			w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+		}
+		w.stop()
+		asked := map[cid.Cid]int{}
+		service := pins.New(config(), w.db, heeded{w.tier, func(_ context.Context, c cid.Cid) error {
+			if asked[c]++; c.Equals(late.Root) && asked[c] < 3 {
+				return errors.New("it cannot be told yet")
+			}
+			return nil
+		}}, discard(), time.Now)
+		if err := pins.Enter(t.Context(), service); err != nil {
+			t.Fatal(err)
+		}
+		w.block(gone.Root)
+		w.block(late.Root)
+		if done, err := pins.ObeyBlocks(t.Context(), service, 5); !done || err != nil {
+			t.Errorf("done: %t, %v", done, err)
+		}
+		if w.held(gone.Root) || w.held(late.Root) || asked[gone.Root] != 1 || asked[late.Root] != 3 {
+			t.Errorf("held: %t, %t; asked: %v", w.held(gone.Root), w.held(late.Root), asked)
+		}
 	})
 }

@@ -42,7 +42,8 @@ func (d *scheduler) blocks(ctx context.Context) {
 // obeys has this process act on what is blocked.
 func (d *scheduler) obeys(ctx context.Context) {
 	var obeyed *blockSet
-	var settled, due time.Time
+	var settled, due, swept time.Time
+	gone := map[int64]bool{}
 	every(ctx, blocksEvery, func(ctx context.Context) {
 		set, now := d.s.blocked.Load(), d.s.now()
 		if set != obeyed {
@@ -52,7 +53,11 @@ func (d *scheduler) obeys(ctx context.Context) {
 			return
 		}
 		due = now.Add(sweepEvery)
-		done, err := d.obeyBlocks(ctx, set)
+		if now.Sub(swept) >= sweepEvery {
+			swept = now
+			clear(gone) // an upload that began before the block may have brought one back
+		}
+		done, err := d.obeyBlocks(ctx, set, gone)
 		if !done {
 			due = now
 		}
@@ -64,16 +69,21 @@ func (d *scheduler) obeys(ctx context.Context) {
 
 // obeyBlocks gives up the roots whose content is blocked, and then lets their hot copies go, which may take long. It
 // tells whether that is done; it is not where somebody works on a root, or when more has been blocked meanwhile. Every
-// server does it, because each knows its own work.
-func (d *scheduler) obeyBlocks(ctx context.Context, set *blockSet) (done bool, err error) {
-	copies, done, err := d.giveUpBlocked(ctx, set)
+// server does it, because each knows its own work. The node is not asked about roots of which nothing was left: gone
+// remembers them.
+func (d *scheduler) obeyBlocks(ctx context.Context, set *blockSet, gone map[int64]bool) (done bool, err error) {
+	copies, done, err := d.giveUpBlocked(ctx, set, gone)
 	if err != nil {
 		return false, err
 	}
 	for _, r := range copies {
-		gone, dropErr := d.dropBlocked(ctx, r)
+		dropped, dropErr := d.dropBlocked(ctx, r)
 		err = errors.Join(err, dropErr)
-		done = done && gone
+		if dropped {
+			gone[r.id] = true
+		} else {
+			done = false
+		}
 		if errors.Is(dropErr, ErrUnavailable) || d.s.blocked.Load() != set {
 			return false, err
 		}
@@ -82,14 +92,14 @@ func (d *scheduler) obeyBlocks(ctx context.Context, set *blockSet) (done bool, e
 }
 
 // giveUpBlocked returns the roots that may still have a hot copy and on which nobody works, and whether those are all.
-func (d *scheduler) giveUpBlocked(ctx context.Context, set *blockSet) (copies []Root, all bool, err error) {
+func (d *scheduler) giveUpBlocked(ctx context.Context, set *blockSet, gone map[int64]bool) (copies []Root, all bool, err error) {
 	all = true
 	for some := range slices.Chunk(slices.Collect(maps.Keys(set.hashes)), blocksAtOnce) {
-		roots, err := d.s.store.blockedRoots(ctx, rootsWith(some))
+		list, err := d.s.store.blockedRoots(ctx, rootsWith(some))
 		if err != nil {
 			return nil, false, err
 		}
-		for _, r := range roots {
+		for _, r := range list {
 			if r.Hot != HotGaveUp || r.Reason != blockedReason {
 				given, err := d.s.store.block(ctx, r.id)
 				if err != nil {
@@ -98,20 +108,24 @@ func (d *scheduler) giveUpBlocked(ctx context.Context, set *blockSet) (copies []
 				if given {
 					d.log.Info("content was blocked", "cid", r.CID)
 				}
+				delete(gone, r.id)
 			}
 			d.cancel([]int64{r.id})
 			if r.claimed {
-				all = false // who works on it may still have it held
+				delete(gone, r.id) // who works on it may still have it held
+				all = false
 				continue
 			}
-			copies = append(copies, r.Root)
+			if !gone[r.id] {
+				copies = append(copies, r.Root)
+			}
 		}
 	}
 	return copies, all, nil
 }
 
 // dropBlocked tells whether nothing is left of a root that was given up.
-func (d *scheduler) dropBlocked(ctx context.Context, r Root) (gone bool, err error) {
+func (d *scheduler) dropBlocked(ctx context.Context, r Root) (dropped bool, err error) {
 	held, err := d.s.hot.Held(ctx, r.CID)
 	if err != nil || !held {
 		return err == nil, err

@@ -56,12 +56,17 @@ func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
 func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
 
-// ObeyBlocks learns what is blocked and acts on it once, as Run does from time to time.
-func ObeyBlocks(ctx context.Context, s *Service) (done bool, err error) {
-	if err := s.loadBlocks(ctx); err != nil {
-		return false, err
+// ObeyBlocks learns what is blocked and acts on it, as Run does from time to time, in so many rounds. It returns what the
+// last one did.
+func ObeyBlocks(ctx context.Context, s *Service, rounds int) (done bool, err error) {
+	gone := map[int64]bool{}
+	for range rounds {
+		if err := s.loadBlocks(ctx); err != nil {
+			return false, err
+		}
+		done, err = s.sched.obeyBlocks(ctx, s.blocked.Load(), gone)
 	}
-	return s.sched.obeyBlocks(ctx, s.blocked.Load())
+	return done, err
 }
 
 // Dump returns all roots, for the message of a test that fails.
