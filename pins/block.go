@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multicodec"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/frostpin/frostpin/spec"
 )
 
 // ReasonBlocked is the first word of why a pin of blocked content has failed.
@@ -42,8 +46,23 @@ type Blocks struct {
 // NewBlocks returns the blocks of a database that has Migrations applied.
 func NewBlocks(db DB, now func() time.Time) *Blocks { return &Blocks{db: db, now: now} }
 
-// Add blocks content and returns the block. What is blocked already stays as it is: added is false then.
+// Bounds of a block. No longer hash can be pinned or read.
+const (
+	maxBlockReason = 1000 // characters
+	maxBlockHash   = 192  // bytes of a multihash; an identity hash may have more, and fits into no index then
+)
+
+// Add blocks content and returns the block. What is blocked already stays as it is: added is false then. What cannot be
+// a block is a *spec.InvalidError.
 func (b *Blocks) Add(ctx context.Context, c cid.Cid, reason, by string) (block Block, added bool, err error) {
+	switch n := utf8.RuneCountInString(reason); {
+	case len(c.Hash()) > maxBlockHash:
+		return Block{}, false, &spec.InvalidError{Field: "cid", Problem: "has a hash that is too long: no such content can be pinned or read here"}
+	case n < 1 || n > maxBlockReason:
+		return Block{}, false, &spec.InvalidError{Field: "reason", Problem: fmt.Sprintf("must have 1 to %d characters", maxBlockReason)}
+	case !utf8.ValidString(reason) || strings.ContainsRune(reason, 0):
+		return Block{}, false, &spec.InvalidError{Field: "reason", Problem: "must be text in UTF-8 without NUL characters"}
+	}
 	block, added, err = b.add(ctx, Block{CID: c, Reason: reason, By: by, At: fromMS(b.now().UnixMilli())})
 	if err != nil {
 		return Block{}, false, fmt.Errorf("blocking %s: %w", c, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
@@ -19,7 +18,8 @@ import (
 
 // A Blocklist is what the operator has blocked. What it says reaches readers and pins through Config.Denylist and Pins.
 type Blocklist interface {
-	// Block blocks content. What is blocked already stays as it is: added is false then.
+	// Block blocks content. What is blocked already stays as it is: added is false then. What cannot be a block is a
+	// *spec.InvalidError.
 	Block(ctx context.Context, by auth.Actor, c cid.Cid, reason string) (b pins.Block, added bool, err error)
 	// Unblock takes a block back, or returns pins.ErrNotBlocked.
 	Unblock(ctx context.Context, by auth.Actor, c cid.Cid) error
@@ -29,11 +29,10 @@ type Blocklist interface {
 
 var errNoBlocklist = errors.New("nothing is blocked here")
 
-// Bounds of one page of blocks, and of what is said about one, in characters.
+// Bounds of one page of blocks.
 const (
-	defaultBlocks  = 100
-	maxBlocks      = 1000
-	maxBlockReason = 1000
+	defaultBlocks = 100
+	maxBlocks     = 1000
 )
 
 // ListBlocks lists what is blocked.
@@ -77,11 +76,7 @@ func (s ownAPI) AddBlock(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	reason := strings.TrimSpace(req.Reason)
-	if n := utf8.RuneCountInString(reason); n < 1 || n > maxBlockReason {
-		return &spec.InvalidError{Field: "reason", Problem: fmt.Sprintf("must have 1 to %d characters", maxBlockReason)}
-	}
-	b, added, err := s.cfg.Blocklist.Block(c.Request().Context(), caller(c).Actor(), content, reason)
+	b, added, err := s.cfg.Blocklist.Block(c.Request().Context(), caller(c).Actor(), content, strings.TrimSpace(req.Reason))
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
@@ -53,6 +54,11 @@ func TestAdminBlocksContent(t *testing.T) {
 		t.Errorf("after that: %+v", page)
 	}
 
+	carries, err := multihash.Sum(make([]byte, 1400), multihash.IDENTITY, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := cid.NewCidV1(cid.Raw, carries)
 	for _, c := range []struct {
 		method, path, body string
 		status             int
@@ -61,6 +67,8 @@ func TestAdminBlocksContent(t *testing.T) {
 		{"POST", "", `{"cid":"nonsense","reason":"x"}`, 400, "BAD_REQUEST", "cid is not a CID"},
 		{"POST", "", `{"cid":"` + cidV0 + `","reason":" "}`, 400, "BAD_REQUEST", "reason must have 1 to 1000"},
 		{"POST", "", `{"cid":"` + cidV0 + `","reason":"` + strings.Repeat("é", 1001) + `"}`, 400, "BAD_REQUEST", "reason must have 1 to 1000"},
+		{"POST", "", `{"cid":"` + cidV0 + `","reason":"a\u0000b"}`, 400, "BAD_REQUEST", "reason must be text"},
+		{"POST", "", `{"cid":"` + large.String() + `","reason":"x"}`, 400, "BAD_REQUEST", "cid has a hash that is too long"},
 		{"GET", "?limit=0", "", 400, "BAD_REQUEST", "limit"},
 		{"DELETE", "/nonsense", "", 400, "BAD_REQUEST", "cid is not a CID"},
 		{"DELETE", "/" + cidV0, "", 404, "NOT_FOUND", "this content is not blocked"},
