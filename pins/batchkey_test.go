@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/pins"
@@ -179,5 +181,85 @@ func TestKeysOfListsAreForgottenAfterADay(t *testing.T) {
 			t.Fatalf("after the day: %v, %d pins", err, len(b.Made))
 		}
 		w.EndBatch(t.Context(), b)
+	})
+}
+
+// What is recorded for a list that is older than a day is remembered with it: the sweep takes it whole or not at all.
+func TestListIsNotForgottenWhileItIsRecorded(t *testing.T) {
+	eachPair(t, func(t *testing.T, a, b *world) {
+		later := time.Now().Add(25 * time.Hour)
+		list, err := a.BeginBatch(t.Context(), alice, "k", []byte("list"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := a.AddAll(t.Context(), alice, rest(list)[:100])
+		if err := pins.ForgetBatches(t.Context(), b.Service, later); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range a.AddAll(t.Context(), alice, rest(list)[100:]) {
+			if r.Err != nil {
+				t.Fatalf("place %d after the sweep: %v", 100+i, r.Err)
+			}
+		}
+		a.EndBatch(t.Context(), list)
+		if ids := b.record("k"); ids[0] != half[0].Pin.ID {
+			t.Errorf("the repeated list has made %s at place 0 again, which is %s", ids[0], half[0].Pin.ID)
+		}
+		if page := b.list(alice, all()); page.Count != listSize {
+			t.Errorf("there are %d pins, want %d", page.Count, listSize)
+		}
+
+		dead, err := a.BeginBatch(t.Context(), alice, "k", []byte("list"))
+		if err != nil || len(dead.Made) != listSize {
+			t.Fatalf("%v, %d pins", err, len(dead.Made))
+		}
+		a.stop() // and never ends the list
+		if err := pins.ForgetBatches(t.Context(), b.Service, later); err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := b.BeginBatch(t.Context(), alice, "k", []byte("another"))
+		if err != nil || len(fresh.Made) != 0 {
+			t.Fatalf("after its server has died: %v, %d pins", err, len(fresh.Made))
+		}
+		b.EndBatch(t.Context(), fresh)
+	})
+}
+
+// The pins of a list are committed while the sweep looks at it: none may be left behind without its list.
+func TestSweepPassesOverAListThatIsLocked(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		if db.Dialect() == "sqlite" {
+			t.Skip("has one writer at a time")
+		}
+		w := newWorld(t, db, pinstest.NewTier(), config())
+		w.start()
+		defer w.stop()
+		for _, key := range []string{"k", "other"} {
+			w.record(key)
+		}
+		err := db.Write(t.Context(), func(tx *gorm.DB) error {
+			err := tx.Exec(`UPDATE pin_batches SET claim = claim WHERE batch_key = 'k'`).Error
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := pins.ForgetBatches(ctx, w.Service, time.Now().Add(25*time.Hour)); err != nil {
+				return err
+			}
+			return tx.Exec(`INSERT INTO pin_batch_pins (account, batch_key, place, pin) VALUES (?, 'k', ?, 'late')`, alice, listSize).Error
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func(of string) (n int64) {
+			if err := db.Read(t.Context(), func(tx *gorm.DB) error { return tx.Raw(`SELECT count(*) FROM ` + of).Scan(&n).Error }); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if lists, made := count("pin_batches"), count("pin_batch_pins"); lists != 1 || made != listSize+1 {
+			t.Errorf("%d lists with %d pins are left, want that which was locked, with %d", lists, made, listSize+1)
+		}
 	})
 }

@@ -202,10 +202,55 @@ func (s *store) forgetBatches(ctx context.Context, now time.Time) error {
 		}
 	}
 	before := now.Add(-uploadsKept).UnixMilli()
-	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return firstError(
-			tx.Exec(`DELETE FROM pin_batch_pins WHERE (account, batch_key) IN (SELECT account, batch_key FROM pin_batches WHERE made_ms <= ?)`, before),
-			tx.Exec(`DELETE FROM pin_batches WHERE made_ms <= ?`, before),
-		)
+	for {
+		forgotten, err := s.forgetSomeBatches(ctx, before)
+		if err != nil || forgotten < forgetAtOnce {
+			return err
+		}
+	}
+}
+
+// forgetAtOnce is how many lists are forgotten in one transaction. Each may have made many pins.
+const forgetAtOnce = 16
+
+// unclaimedBatch selects the lists on which nobody works who lives.
+const unclaimedBatch = `(claim = '' OR claimed_by NOT IN (SELECT id FROM workers))`
+
+// forgetSomeBatches removes some of the lists that were made until then, except those that are being recorded. A list is
+// locked first, looked at again after that, and goes before what it has made: so nobody claims it or adds to it in between.
+func (s *store) forgetSomeBatches(ctx context.Context, until int64) (forgotten int, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		forgotten = 0
+		old, err := lockOldBatches(tx, until)
+		if err != nil {
+			return err
+		}
+		for _, k := range old {
+			gone := tx.Exec(`DELETE FROM pin_batches WHERE account = ? AND batch_key = ? AND `+unclaimedBatch, k.account, k.key)
+			if gone.Error == nil && gone.RowsAffected > 0 {
+				forgotten++
+				gone = tx.Exec(`DELETE FROM pin_batch_pins WHERE account = ? AND batch_key = ?`, k.account, k.key)
+			}
+			if gone.Error != nil {
+				return gone.Error
+			}
+		}
+		return nil
 	})
+	return forgotten, err
+}
+
+// lockOldBatches passes over what others have locked, who may be recording it or forgetting it: it waits for nobody.
+func lockOldBatches(tx *gorm.DB, until int64) (keys []claimedKey, err error) {
+	q := `SELECT account, batch_key FROM pin_batches WHERE made_ms <= ? AND ` + unclaimedBatch + ` ORDER BY made_ms LIMIT ?`
+	if tx.Name() == "postgres" {
+		q += ` FOR UPDATE SKIP LOCKED`
+	}
+	err = query(tx, func(r row) error {
+		var k claimedKey
+		err := r.Scan(&k.account, &k.key)
+		keys = append(keys, k)
+		return err
+	}, q, until, forgetAtOnce)
+	return keys, err
 }
