@@ -18,7 +18,7 @@ import (
 type need struct {
 	scope  auth.Scopes
 	kind   auth.Kind // whose rate it counts for
-	adds   bool      // it makes or changes something, which suspended accounts may not
+	adds   bool      // it makes or changes something, which suspended accounts may not; they may remove what is theirs
 	stores bool      // it needs room for bytes
 	open   bool      // to everyone, without a token
 	others bool      // it reads, and administrators may read another account with it
@@ -70,7 +70,7 @@ var needs = map[string]need{
 	"closeAccount":   {scope: auth.Admin, kind: auth.KindAccount, adds: true},
 	"listBlocks":     {scope: auth.Admin, kind: auth.KindAccount},
 	"addBlock":       {scope: auth.Admin, kind: auth.KindAccount, adds: true},
-	"removeBlock":    {scope: auth.Admin, kind: auth.KindAccount},
+	"removeBlock":    {scope: auth.Admin, kind: auth.KindAccount, adds: true}, // the content can be pinned again
 }
 
 // readNeed is what reading at /ipfs asks, where it asks for a token at all.
@@ -109,8 +109,8 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	switch {
 	case !caller.Scopes.Has(n.scope):
 		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
-	case n.adds && caller.State != auth.Active:
-		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and nothing can be added"}
+	case (n.adds || other != "") && caller.State != auth.Active:
+		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and no more"}
 	}
 	if err := g.buckets.spend(&caller, n.kind, 1); err != nil || other == "" {
 		return caller, err

@@ -98,7 +98,7 @@ func TestSuspendedAccountsReadAndRemoveOnly(t *testing.T) {
 			continue
 		}
 		w := f.call(alice, op.method, strings.Replace(op.target, "requestid", id, 1))
-		if op.method == http.MethodPost {
+		if op.method == http.MethodPost || op.id == "removeBlock" {
 			wantFailure(t, w, http.StatusForbidden, "ACCOUNT_SUSPENDED", "suspended")
 		} else if w.Code == http.StatusForbidden {
 			t.Errorf("%s: %d %s", op.id, w.Code, w.Body)
@@ -106,6 +106,22 @@ func TestSuspendedAccountsReadAndRemoveOnly(t *testing.T) {
 	}
 	if len(f.pins.rows) != 0 {
 		t.Errorf("the pin was not removed")
+	}
+}
+
+func TestSuspendedAdministratorsReadNoOtherAccount(t *testing.T) {
+	f := newFixture(t)
+	id := f.mustAdd(t, bob, `{"cid":"`+cidV0+`"}`)
+	f.tokens.caller.State, f.tokens.caller.Scopes = auth.Suspended, auth.Admin
+	for _, op := range operations(t) {
+		if server.Needs()[op.id] == 0 {
+			continue
+		}
+		w := f.do(alice, op.method, strings.Replace(op.target, "requestid", id, 1), "{", "X-Frostpin-Account", "bob")
+		wantFailure(t, w, http.StatusForbidden, "ACCOUNT_SUSPENDED", "suspended")
+	}
+	if len(f.tokens.read) != 0 || len(f.pins.rows) != 1 {
+		t.Errorf("%v were read, and %d pins are left", f.tokens.read, len(f.pins.rows))
 	}
 }
 

@@ -543,4 +543,6 @@ func TestAdministratorsReadTheContentOfOthersAndAnswerForIt(t *testing.T) {
 	if !slices.Equal(paid, []pins.Account{1}) {
 		t.Errorf("accounts %v answer for what was sent, want the administrator's", paid)
 	}
+	r.tokens.caller.State = auth.Suspended
+	wantFailure(t, read(alice, theirs, "bob"), http.StatusForbidden, "ACCOUNT_SUSPENDED", "suspended")
 }
