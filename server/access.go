@@ -102,21 +102,24 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	if err != nil {
 		return auth.Caller{}, err
 	}
-	other := r.Header.Get(otherHeader)
-	if other != "" {
+	other, named := r.Header.Get(otherHeader), len(r.Header.Values(otherHeader)) > 0
+	if named {
 		n.scope = auth.Admin
 	}
 	switch {
 	case !caller.Scopes.Has(n.scope):
 		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
-	case (n.adds || other != "") && caller.State != auth.Active:
+	case (n.adds || named) && caller.State != auth.Active:
 		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and no more"}
 	}
-	if err := g.buckets.spend(&caller, n.kind, 1); err != nil || other == "" {
+	if err := g.buckets.spend(&caller, n.kind, 1); err != nil || !named {
 		return caller, err
 	}
-	if !n.others { // it would be done to the caller's own account
+	switch { // otherwise it would be done to the caller's own account
+	case !n.others:
 		return caller, &spec.InvalidError{Field: otherHeader, Problem: "is for lists of pins, pins, their deals and receipts, and content only"}
+	case other == "":
+		return caller, &spec.InvalidError{Field: otherHeader, Problem: "names no account"}
 	}
 	caller.Other, err = g.tokens.ReadAccount(r.Context(), caller.Actor(), other)
 	return caller, unless(err, errNoAccount)

@@ -150,6 +150,7 @@ func TestAdministratorsReadOtherAccountsAndChangeNothingThere(t *testing.T) {
 			t.Errorf("%s was not recorded", op.id)
 		}
 		wantFailure(t, f.do(alice, op.method, target, "", header, "nobody"), http.StatusNotFound, "NOT_FOUND", "account")
+		wantFailure(t, f.do(alice, op.method, target, "", header, ""), http.StatusBadRequest, "BAD_REQUEST", header)
 	}
 	if len(f.pins.rows) != 1 {
 		t.Errorf("%d pins, want the one of before", len(f.pins.rows))

@@ -539,6 +539,7 @@ func TestAdministratorsReadTheContentOfOthersAndAnswerForIt(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	wantFailure(t, read(alice, mine, "bob"), http.StatusNotFound, "NOT_FOUND", "no such content")
+	wantFailure(t, read(alice, mine, ""), http.StatusBadRequest, "BAD_REQUEST", "X-Frostpin-Account names no account")
 	wantFailure(t, read(bob, mine, "alice"), http.StatusForbidden, "INSUFFICIENT_SCOPE", "admin")
 	if !slices.Equal(paid, []pins.Account{1}) {
 		t.Errorf("accounts %v answer for what was sent, want the administrator's", paid)

@@ -71,6 +71,9 @@ A token with the scope admin exports any account by its name, also a closed one 
 (closed-retention). The audit has it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("account") && account == "" { // most likely a variable that is not set
+				return errors.New("--account is empty: name an account, or leave the flag out for the token's own")
+			}
 			var err error
 			if e.statuses, err = parseStatuses(statuses); err != nil {
 				return err

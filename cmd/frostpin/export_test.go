@@ -54,6 +54,19 @@ func importOf(t *testing.T, m *model, path string) *importer {
 	return &importer{api: testAPI(t, m), archive: a, dags: digests{}, summary: summary{verb: "imported"}}
 }
 
+func TestExportOfAnAccountWithoutANameIsRefused(t *testing.T) {
+	m, _ := filled(t)
+	path := filepath.Join(t.TempDir(), "ann.tar")
+	environ := []string{"HOME=" + t.TempDir(), "FROSTPIN_SERVER=" + m.URL, "FROSTPIN_TOKEN=" + modelToken}
+	code, stdout, stderr := command(t, environ, "export", path, "--account", "")
+	if code == 0 || !strings.Contains(stderr, "--account is empty") {
+		t.Errorf("%d %s %s", code, stdout, stderr)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file was written: %v", err)
+	}
+}
+
 func TestWhatIsExportedIsImportedElsewhere(t *testing.T) {
 	for _, target := range []string{"dir", "file.tar"} {
 		t.Run(target, func(t *testing.T) {
