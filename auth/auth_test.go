@@ -403,6 +403,27 @@ func TestCallerComesWithPolicies(t *testing.T) {
 	})
 }
 
+func TestNamesThatNoAccountCanHaveAreUnknown(t *testing.T) {
+	databasetest.Each(t, auth.Migrations(), func(t *testing.T, db *database.DB) {
+		s := auth.New(db, func() time.Time { return moment })
+		reader := auth.Actor{Account: createAccount(t, s, "boss").ID, Token: "abc", Scopes: auth.Admin}
+		for _, name := range []string{"a\x00b", "\xff", "a\xc3", "a\nb", strings.Repeat("a", 100_000)} {
+			_, readErr := s.ReadAccount(t.Context(), reader, name)
+			_, byNameErr := s.AccountByName(t.Context(), name)
+			_, tokensErr := s.Tokens(t.Context(), name)
+			for what, err := range map[string]error{
+				"ReadAccount": readErr, "AccountByName": byNameErr, "Tokens": tokensErr,
+				"SetAccountPlan":  s.SetAccountPlan(t.Context(), auth.Operator(), name, auth.Trusted),
+				"SetAccountState": s.SetAccountState(t.Context(), auth.Operator(), name, auth.Suspended),
+			} {
+				if !errors.Is(err, auth.ErrNotFound) {
+					t.Errorf("%s of %.20q: %v, want ErrNotFound", what, name, err)
+				}
+			}
+		}
+	})
+}
+
 func TestReadingAnAccountIsInTheAuditBeforeItBegins(t *testing.T) {
 	databasetest.Each(t, auth.Migrations(), func(t *testing.T, db *database.DB) {
 		now := moment

@@ -145,7 +145,11 @@ func (s *Service) selectAccountByID(ctx context.Context, id int64) (Account, err
 	return row.account(), named(err)
 }
 
+// accountNamed asks the database only for names that an account can have: PostgreSQL takes no others as text.
 func accountNamed(tx *gorm.DB, name string) (row accountRow, err error) {
+	if !accountName.MatchString(name) {
+		return row, gorm.ErrRecordNotFound
+	}
 	err = tx.Where("name = ?", name).Take(&row).Error
 	return row, err
 }
