@@ -11,7 +11,7 @@ import (
 const (
 	exposedHeaders = "Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
 	allowedMethods = "GET, POST, DELETE, OPTIONS"
-	allowedHeaders = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+	allowedHeaders = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, " + otherHeader
 )
 
 // preflight answers OPTIONS, also a bare one. Preflights carry no token.

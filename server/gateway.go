@@ -255,7 +255,7 @@ func newGateway(cfg Gateway, denied Denylist, gate *gate, log *slog.Logger, metr
 func gatewayHeaders() map[string][]string {
 	h := http.Header{}
 	gateway.NewHeaders(map[string][]string{
-		"Access-Control-Allow-Headers": {"Authorization", "Cache-Control", "If-None-Match"},
+		"Access-Control-Allow-Headers": {"Authorization", "Cache-Control", "If-None-Match", otherHeader},
 		"Access-Control-Expose-Headers": {
 			"Accept-Ranges", "Etag", "Retry-After", "X-Frostpin-Provider", "X-Frostpin-Tier", "X-Request-Id",
 		},

@@ -140,7 +140,7 @@ func TestPrivateContentNeedsATokenOfWhoPinsIt(t *testing.T) {
 	wantFailure(t, r.do(bob, "GET", "/ipfs/"+some("x").String(), ""), 404, "NOT_FOUND", "no such content")
 	for _, query := range []string{"", "?format=car", "?format=raw", "?format=tar"} {
 		w := r.do(alice, "GET", target+query, "")
-		if w.Code != 200 || w.Header().Get("Cache-Control") != "private, max-age=29030400, immutable" || w.Header().Get("Vary") != "Authorization" {
+		if w.Code != 200 || w.Header().Get("Cache-Control") != "private, max-age=29030400, immutable" || w.Header().Get("Vary") != "Authorization, X-Frostpin-Account" {
 			t.Errorf("%s: %d %v", query, w.Code, w.Header())
 		}
 	}

@@ -127,7 +127,7 @@ func (o *guard) keep(h http.Header) {
 	} else {
 		h.Set("Cache-Control", "private")
 	}
-	h.Add("Vary", "Authorization")
+	h.Add("Vary", "Authorization, "+otherHeader) // an administrator reads several accounts with one token
 }
 
 // tell names the tier and the providers, as far as they are known now.

@@ -738,7 +738,7 @@ func TestBrowsersMayRead(t *testing.T) { // H23
 	for name, words := range map[string][]string{
 		"Access-Control-Allow-Origin":   {"*"},
 		"Access-Control-Allow-Methods":  {"GET", "HEAD", "OPTIONS"},
-		"Access-Control-Allow-Headers":  {"Range", "Authorization"},
+		"Access-Control-Allow-Headers":  {"Range", "Authorization", "X-Frostpin-Account"},
 		"Access-Control-Expose-Headers": {"Content-Range", "X-Ipfs-Roots", "X-Frostpin-Tier", "X-Frostpin-Provider", "Etag"},
 	} {
 		for _, word := range words {

@@ -266,7 +266,7 @@ func TestCORS(t *testing.T) {
 			for name, want := range map[string]string{
 				"Access-Control-Allow-Origin":  "*",
 				"Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
-				"Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+				"Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Frostpin-Account",
 				"Access-Control-Max-Age":       "7200",
 			} {
 				if got := w.Header().Get(name); got != want {
