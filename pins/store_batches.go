@@ -60,7 +60,8 @@ type Batch struct {
 }
 
 // BeginBatch claims the key of a list, and waits while somebody else records it, here or on another server. The caller
-// ends it with EndBatch. Keys are remembered for a day; without one every list is new. Errors: ErrOtherBatch when the key was used with another body.
+// ends it with EndBatch. Keys are remembered for a day; without one every list is new. Errors: ErrOtherBatch when the key
+// was used with another body.
 func (s *Service) BeginBatch(ctx context.Context, account Account, key string, body []byte) (*Batch, error) {
 	if key == "" {
 		return &Batch{}, nil
@@ -70,7 +71,7 @@ func (s *Service) BeginBatch(ctx context.Context, account Account, key string, b
 	for {
 		claimed, err := s.store.claimBatch(ctx, b, hex.EncodeToString(sum[:]))
 		if err == nil && claimed {
-			b.Made, err = s.store.madeBy(ctx, b.key)
+			b.Made, err = s.store.madeBy(ctx, account, key)
 		}
 		switch {
 		case err != nil:
@@ -103,6 +104,14 @@ func (s *Service) EndBatch(ctx context.Context, b *Batch) {
 }
 
 func (s *store) claimBatch(ctx context.Context, b *Batch, body string) (claimed bool, err error) {
+	busy := false
+	err = s.db.Read(ctx, func(tx *gorm.DB) error { // who waits keeps no writer waiting
+		_, busy, err = batchClaim(tx, b.key, body)
+		return err
+	})
+	if err != nil || busy {
+		return false, err
+	}
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		claimed, err = s.takeBatch(tx, b, body)
 		return err
@@ -116,24 +125,31 @@ func (s *store) takeBatch(tx *gorm.DB, b *Batch, body string) (taken bool, err e
 	if fresh.Error != nil || fresh.RowsAffected > 0 {
 		return fresh.Error == nil, fresh.Error
 	}
-	// Who has it is read first and whether he lives after that, so that nobody is missed who has come in between.
-	var held struct{ Body, Claim, ClaimedBy string }
-	err = tx.Raw(`SELECT body, claim, claimed_by FROM pin_batches WHERE account = ? AND batch_key = ?`, b.key.account, b.key.key).Scan(&held).Error
-	switch {
-	case err != nil || held.Body == "": // it was forgotten just now
+	claim, busy, err := batchClaim(tx, b.key, body)
+	if err != nil || busy {
 		return false, err
-	case held.Body != body:
-		return false, ErrOtherBatch
-	case held.Claim != "":
-		alive := int64(0)
-		err = tx.Raw(`SELECT COUNT(*) FROM workers WHERE id = ?`, held.ClaimedBy).Scan(&alive).Error
-		if err != nil || alive > 0 {
-			return false, err
-		}
 	}
 	mine := tx.Exec(`UPDATE pin_batches SET claim = ?, claimed_by = ? WHERE account = ? AND batch_key = ? AND claim = ?`,
-		b.claim, s.me, b.key.account, b.key.key, held.Claim)
+		b.claim, s.me, b.key.account, b.key.key, claim)
 	return mine.RowsAffected > 0, mine.Error
+}
+
+// batchClaim returns the claim on a list that is there, and whether who has it lives. Errors: ErrOtherBatch.
+func batchClaim(tx *gorm.DB, k claimedKey, body string) (claim string, busy bool, err error) {
+	// Who has it is read first and whether he lives after that, so that nobody is missed who has come in between.
+	var held struct{ Body, Claim, ClaimedBy string }
+	err = tx.Raw(`SELECT body, claim, claimed_by FROM pin_batches WHERE account = ? AND batch_key = ?`, k.account, k.key).Scan(&held).Error
+	switch {
+	case err != nil || held.Body == "": // it is new, or was forgotten just now
+		return "", false, err
+	case held.Body != body:
+		return "", false, ErrOtherBatch
+	case held.Claim == "":
+		return "", false, nil
+	}
+	alive := int64(0)
+	err = tx.Raw(`SELECT COUNT(*) FROM workers WHERE id = ?`, held.ClaimedBy).Scan(&alive).Error
+	return held.Claim, alive > 0, err
 }
 
 func (s *store) unclaimBatch(ctx context.Context, b *Batch) error {
@@ -143,28 +159,36 @@ func (s *store) unclaimBatch(ctx context.Context, b *Batch) error {
 	})
 }
 
-// madeBy returns what a list has made, by place.
-func (s *store) madeBy(ctx context.Context, k claimedKey) (map[int]Result, error) {
-	var rows []struct {
-		Place int
-		Pin   ID
-	}
-	err := s.db.Read(ctx, func(tx *gorm.DB) error {
-		rows = nil
-		return tx.Raw(`SELECT place, pin FROM pin_batch_pins WHERE account = ? AND batch_key = ?`, k.account, k.key).Scan(&rows).Error
-	})
-	if err != nil {
-		return nil, err
-	}
-	made := make(map[int]Result, len(rows))
-	for _, row := range rows {
-		p, err := s.get(ctx, k.account, row.Pin)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, err
+// madeBy returns what a list has made, by place, from one snapshot.
+func (s *store) madeBy(ctx context.Context, account Account, key string) (made map[int]Result, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		var there Page
+		err := appendPins(tx, account, &there, `SELECT `+pinColumns+` FROM pin_batch_pins b JOIN pins p ON p.id = b.pin JOIN roots r ON r.id = p.root_id
+			WHERE b.account = ? AND b.batch_key = ?`, account, key)
+		if err == nil {
+			err = s.addStandings(tx, there.Pins)
 		}
-		made[row.Place] = Result{p, err}
-	}
-	return made, nil
+		if err != nil {
+			return err
+		}
+		byID := make(map[ID]Pin, len(there.Pins))
+		for _, p := range there.Pins {
+			byID[p.ID] = p
+		}
+		made = map[int]Result{}
+		return query(tx, func(r row) error {
+			var place int
+			var id ID
+			err := r.Scan(&place, &id)
+			if p, ok := byID[id]; ok {
+				made[place] = Result{Pin: p}
+			} else {
+				made[place] = Result{Err: ErrNotFound}
+			}
+			return err
+		}, `SELECT place, pin FROM pin_batch_pins WHERE account = ? AND batch_key = ?`, account, key)
+	})
+	return made, err
 }
 
 // rememberBatches writes which places of lists these pins are. It locks the claims until the transaction ends, so that
