@@ -67,3 +67,12 @@ func (s *Service) Stock(ctx context.Context, account Account) (Stock, error) {
 	}
 	return stock, nil
 }
+
+// Kept returns what those pins of an account occupy that were not let go. It reads all its holdings.
+func (s *Service) Kept(ctx context.Context, account Account) (Stock, error) {
+	stock, err := s.store.kept(ctx, account)
+	if err != nil {
+		return Stock{}, fmt.Errorf("adding up what account %d has that was not let go: %w", account, err)
+	}
+	return stock, nil
+}

@@ -92,6 +92,14 @@ func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []lapsi
 	return list, err
 }
 
+func (s *store) kept(ctx context.Context, account Account) (stock Stock, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		stock, err = keptStock(tx, `p.account = ?`, account)
+		return err
+	})
+	return stock, err
+}
+
 // keptStock adds up what pins under a condition occupy that were not let go.
 func keptStock(tx *gorm.DB, where string, args ...any) (stock Stock, err error) {
 	err = query(tx, func(r row) error { return r.Scan(&stock.Hot, &stock.Cold) },

@@ -65,7 +65,7 @@ func eachDebtor(t *testing.T, test func(t *testing.T, d *debtor)) {
 			}
 			d.book(*of, 100*ledger.Credit)
 		}
-		d.hers, d.his = d.add(d.ann), d.add(d.bob)
+		d.hers, d.his = d.add(d.ann, d.dag), d.add(d.bob, d.dag)
 		d.book(d.ann, -100*ledger.Credit)
 		d.until("it is known what is stored", func() bool {
 			stock, err := d.pins.Stock(t.Context(), pins.Account(d.ann.ID))
@@ -96,9 +96,9 @@ func (d *debtor) book(a auth.Account, amount ledger.Amount) {
 	}
 }
 
-func (d *debtor) add(a auth.Account) pins.Pin {
+func (d *debtor) add(a auth.Account, dag pinstest.DAG) pins.Pin {
 	d.t.Helper()
-	p, err := d.pins.Add(d.t.Context(), pins.Account(a.ID), spec.Request{CID: d.dag.Root.String(), Root: d.dag.Root}, pins.Decision{})
+	p, err := d.pins.Add(d.t.Context(), pins.Account(a.ID), spec.Request{CID: dag.Root.String(), Root: dag.Root}, pins.Decision{})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -195,6 +195,57 @@ func TestPinsAreLetGoAfterThreeNoticesAndAPaymentBringsThemBack(t *testing.T) {
 			t.Errorf("she was told %q", got)
 		}
 	})
+}
+
+// occupies sets what a pin occupies besides its bytes.
+func (d *debtor) occupies(p pins.Pin, hot, copies int) {
+	d.t.Helper()
+	err := d.db.Write(d.t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE holdings SET hot = ?, copies = ? WHERE pin = ?`, hot, copies, p.ID).Error
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// TestWhatBeginsToCostAfterALettingGoHasAWholeGracePeriod leaves a pin behind whose deals run on, which costs something still.
+func TestWhatBeginsToCostAfterALettingGoHasAWholeGracePeriod(t *testing.T) {
+	for name, looks := range map[string]int{"before the next look": 0, "after many": 3} {
+		t.Run(name, func(t *testing.T) {
+			eachDebtor(t, func(t *testing.T, d *debtor) {
+				d.plan(30, map[string]string{"hot_gib_month": "1024", "cold_gib_month": "1024"})
+				d.book(d.ann, 100*ledger.Credit)
+				dag := pinstest.Tree("later", 1100)
+				d.tier.AddLocal(dag.Blocks...)
+				later := d.add(d.ann, dag)
+				d.book(d.ann, -100*ledger.Credit)
+				d.occupies(later, 0, 0)
+				d.occupies(d.hers, 1, 1)
+				d.look(0)
+				d.look(27)
+				d.goOn(30)
+				if err := d.tell(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				d.are("after the last day", spec.Failed)
+				for i := range looks {
+					d.look(30 + float64(i)/24)
+				}
+				d.occupies(later, 1, 0)
+				for _, day := range []float64{31, 32, 58, 60.9} {
+					if d.look(day); d.status(later) != spec.Pinned {
+						t.Fatalf("on day %v it was let go, told %q", day, d.notes())
+					}
+				}
+				if d.look(61); d.status(later) != spec.Failed {
+					t.Error("it is never let go")
+				}
+				if got, want := d.notes(), []string{"empty 12-31", "empty 12-31", "empty 01-31", "empty 01-31"}; !slices.Equal(got, want) {
+					t.Errorf("she was told %q, want %q", got, want)
+				}
+			})
+		})
+	}
 }
 
 func TestHotCopyGoesWithTheLastWhoPaysForItAndIsFetchedAgain(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -68,16 +69,18 @@ func (n notices) look(ctx context.Context, account int64) error {
 	if err != nil {
 		return err
 	}
-	cost, err := n.books.Costs(ctx, account, ledger.Stock{}, ledger.Stock(stock))
-	if err != nil {
-		return err
+	pays := !limits.Bills() || o.Balance.Balance > o.Balance.Floor
+	unpaid := false
+	if !pays {
+		if unpaid, err = n.owes(ctx, account); err != nil {
+			return err
+		}
 	}
 	lapsed, err := n.pins.HasLapsed(ctx, pins.Account(account))
 	if err != nil {
 		return err
 	}
-	pays := !limits.Bills() || o.Balance.Balance > o.Balance.Floor
-	st := ledger.Standing{Mood: o.Mood(), Unpaid: !pays && cost > 0, Grace: limits.Grace()}
+	st := ledger.Standing{Mood: o.Mood(), Unpaid: unpaid, Grace: limits.Grace()}
 	if lapsed && !pays && st.Mood == ledger.Fine {
 		st.Mood = ledger.Empty // it costs nothing any more because it is gone
 	}
@@ -90,10 +93,39 @@ func (n notices) look(ctx context.Context, account int64) error {
 		// Whoever took the payment has done so, unless it was killed.
 		return n.pins.Retry(ctx, pins.Account(account), spec.ReasonInsufficientFunds)
 	case !end.IsZero() && !n.now().Before(end):
-		return n.letGo(ctx, account)
+		if err := n.letGo(ctx, account); err != nil {
+			return err
+		}
+		return n.settle(ctx, account, st, o)
 	}
 	return nil
 }
+
+// settle ends the grace period of an account when all was let go that costs something: what begins to cost something later
+// has a whole one, even before the next look.
+func (n notices) settle(ctx context.Context, account int64, st ledger.Standing, o ledger.Outlook) error {
+	var err error
+	if st.Unpaid, err = n.owes(ctx, account); err != nil || st.Unpaid {
+		return err
+	}
+	st.Mood = ledger.Empty
+	_, err = n.tellOne(ctx, account, st, o)
+	return err
+}
+
+// owes tells whether the pins of an account cost anything that were not let go. The deals of others run to their end, and are
+// no reason to let more go.
+func (n notices) owes(ctx context.Context, account int64) (bool, error) {
+	kept, err := n.pins.Kept(ctx, pins.Account(account))
+	if err != nil {
+		return false, err
+	}
+	cost, err := n.books.Costs(ctx, account, ledger.Stock{}, ledger.Stock(kept))
+	return cost > 0, err
+}
+
+// errSettled: what an account was about to be told is not so any more.
+var errSettled = errors.New("another server has let go what was not paid for")
 
 func (n notices) tellOne(ctx context.Context, account int64, st ledger.Standing, o ledger.Outlook) (grace ledger.Grace, err error) {
 	err = n.db.Write(ctx, func(tx *gorm.DB) error {
@@ -101,6 +133,11 @@ func (n notices) tellOne(ctx context.Context, account int64, st ledger.Standing,
 		grace, news, err = n.books.Noticed(tx.Statement.Context, account, st)
 		if err != nil || !news {
 			return err
+		}
+		if st.Unpaid {
+			if still, err := n.owes(tx.Statement.Context, account); err != nil || !still {
+				return cmp.Or(err, errSettled)
+			}
 		}
 		data := map[string]any{"state": st.Mood, "balance": o.Balance.Balance.String(), "available": o.Balance.Available().String()}
 		if o.RunwayDays >= 0 {
@@ -111,6 +148,9 @@ func (n notices) tellOne(ctx context.Context, account int64, st ledger.Standing,
 		}
 		return n.told.Record(tx.Statement.Context, events.Change{Account: account, Kind: kindBalance, Data: data})
 	})
+	if errors.Is(err, errSettled) {
+		return ledger.Grace{}, nil
+	}
 	return grace, err
 }
 
