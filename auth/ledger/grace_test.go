@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -105,6 +106,53 @@ func TestAPaymentEndsAGracePeriodAndTheNextOneIsWhole(t *testing.T) {
 			t.Errorf("the next one is %+v, told %t", g, news)
 		}
 	})
+}
+
+// TestAPaymentThatIsUsedUpBeforeTheNextLookEndsAGracePeriod has nobody look while there is something left.
+func TestAPaymentThatIsUsedUpBeforeTheNextLookEndsAGracePeriod(t *testing.T) {
+	for name, c := range map[string]struct {
+		pay, use func(t *testing.T, s *ledger.Service) error
+		ends     bool
+	}{
+		"a payment": {
+			func(t *testing.T, s *ledger.Service) error { credit(t, s, 1, 5, "in"); return nil },
+			func(t *testing.T, s *ledger.Service) error {
+				_, _, err := s.Adjust(t.Context(), 1, -5, "out", "")
+				return err
+			}, true,
+		},
+		"a credit line": {
+			func(t *testing.T, s *ledger.Service) error { return s.SetFloor(t.Context(), 1, -5) },
+			func(t *testing.T, s *ledger.Service) error { return s.SetFloor(t.Context(), 1, 0) }, true,
+		},
+		"nothing": {
+			func(t *testing.T, s *ledger.Service) error { return s.SetFloor(t.Context(), 1, 0) },
+			func(*testing.T, *ledger.Service) error { return nil }, false,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, perByte, func(t *testing.T, s *ledger.Service, clk *clock, _ *database.DB) {
+				note := func(d int) ledger.Grace {
+					t.Helper()
+					clk.set(moment.Add(time.Duration(d) * day))
+					g, _, err := s.Noticed(t.Context(), 1, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: 30 * day})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return g
+				}
+				note(0)
+				note(27)
+				if err := errors.Join(c.pay(t, s), c.use(t, s)); err != nil {
+					t.Fatal(err)
+				}
+				want := map[bool]time.Time{true: moment.Add(61 * day), false: moment.Add(30 * day)}[c.ends]
+				if g := note(31); !g.End(30*day, clk.now()).Equal(want) {
+					t.Errorf("it ends on %s, want %s: %+v", g.End(30*day, clk.now()), want, g)
+				}
+			})
+		})
+	}
 }
 
 func TestServersTellEachNoticeOnceBetweenThem(t *testing.T) {

@@ -189,7 +189,7 @@ func (s *Service) updateFloor(ctx context.Context, account int64, floor Amount) 
 		}
 		b.Floor = floor
 		b.mark(s.now())
-		return b.save(tx)
+		return errors.Join(b.endGrace(tx), b.save(tx))
 	})
 }
 
@@ -272,7 +272,7 @@ func (s *Service) insertTransfer(ctx context.Context, e Entry) (booked Entry, fr
 		if err := insertEntries(tx, []Entry{next}); err != nil {
 			return err
 		}
-		if err := b.save(tx); err != nil {
+		if err := errors.Join(b.endGrace(tx), b.save(tx)); err != nil {
 			return err
 		}
 		fresh = true

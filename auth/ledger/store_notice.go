@@ -52,6 +52,15 @@ func (s *Service) saveNotice(ctx context.Context, account int64, st Standing) (g
 	return grace, news && err == nil, err
 }
 
+// endGrace ends the grace period of an account that has something left. That is not left to the next look, before which all may
+// be used up again.
+func (b *book) endGrace(tx *gorm.DB) error {
+	if b.Balance.Balance <= b.Floor {
+		return nil
+	}
+	return tx.Exec(`UPDATE notices SET unpaid_ms = 0, stage = 0, due_ms = 0 WHERE account = ? AND unpaid_ms <> 0`, b.Account).Error
+}
+
 func (s *Service) selectGrace(ctx context.Context, account int64) (grace Grace, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		n, err := selectNotice(tx, account)
