@@ -331,3 +331,33 @@ func TestOnlyTheAccountIsToldWhatItHasLost(t *testing.T) {
 		}
 	})
 }
+
+func TestAPaymentDoesNotBringBlockedContentBack(t *testing.T) {
+	for name, releasing := range map[string]bool{"its copy is gone": false, "its copy is about to go": true} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, w *world) {
+				d := pinstest.Tree("bad", 3)
+				p := w.hold(alice, d)
+				w.tier.AddNetwork(d.Blocks...)
+				if releasing {
+					w.tier.FailRelease(pins.ErrUnavailable)
+				}
+				w.lapse(alice, everything, 1)
+				if !releasing {
+					w.until("its root is given up", func() bool { return strings.Contains(pins.Dump(w.Service), "Hot:gave_up") })
+				}
+				w.block(d.Root)
+				w.paid(alice)
+				hot, err := pins.HotOf(t.Context(), w.Service, d.Root)
+				if lapsed, lapsedErr := w.HasLapsed(t.Context(), alice); hot != pins.HotGaveUp || lapsed || err != nil || lapsedErr != nil {
+					t.Errorf("it is %s, let go %t: %v, %v", hot, lapsed, err, lapsedErr)
+				}
+				if got := w.get(p); got.Status() != spec.Failed || !strings.Contains(got.Info()["status_details"], pins.ReasonBlocked) {
+					t.Errorf("it is %s: %v", got.Status(), got.Info())
+				}
+				w.tier.FailRelease(nil)
+				w.until("nothing is held", func() bool { return !w.held(d.Root) })
+			})
+		})
+	}
+}

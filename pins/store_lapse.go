@@ -184,16 +184,30 @@ func (s *store) unlapseRoot(tx *gorm.DB, account Account, root int64) error {
 	if done.Error != nil || done.RowsAffected == 0 {
 		return done.Error
 	}
-	if before.Hot == HotGaveUp || before.Hot == HotReleasing {
-		if before.Cold, err = s.hasCold(tx, before); err != nil {
-			return err
-		}
+	after, err := s.wantedUnlessBlocked(tx, before, account)
+	if err != nil {
+		return err
 	}
-	after := Wanted(before, account, s.now())
 	if err := s.saveRoot(tx, before, after, holder); err != nil {
 		return err
 	}
 	return s.rejoin(tx, account, before, after)
+}
+
+func (s *store) wantedUnlessBlocked(tx *gorm.DB, r Root, account Account) (Root, error) {
+	if r.Hot == HotGaveUp || r.Hot == HotReleasing {
+		blocked, err := isBlocked(tx, r.CID)
+		if err != nil {
+			return r, err
+		}
+		if blocked {
+			return GivenUp(r, blockedReason), nil
+		}
+		if r.Cold, err = s.hasCold(tx, r); err != nil {
+			return r, err
+		}
+	}
+	return Wanted(r, account, s.now()), nil
 }
 
 // rejoin gives pins the status and the holdings that the others of their root have already.
@@ -220,7 +234,11 @@ func (s *store) rejoin(tx *gorm.DB, account Account, before, after Root) error {
 	if after.Hot == HotHeld && !s.rule.hotOnly() {
 		kind = KindHeld
 	}
-	return s.tellLapse(tx.Statement.Context, account, after, kind, "")
+	reason := ""
+	if after.Hot == HotGaveUp {
+		reason = after.Reason
+	}
+	return s.tellLapse(tx.Statement.Context, account, after, kind, reason)
 }
 
 func (s *store) hasLapsed(ctx context.Context, account Account) (found bool, err error) {
