@@ -361,3 +361,24 @@ func TestAPaymentDoesNotBringBlockedContentBack(t *testing.T) {
 		})
 	}
 }
+
+// TestALetGoPinIsReplacedWhileItsCopyGoes replaces it when the hot tier is too slow to have let it go.
+func TestALetGoPinIsReplacedWhileItsCopyGoes(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("slow", 3)
+		p := w.hold(alice, d)
+		w.tier.FailRelease(pins.ErrUnavailable)
+		w.lapse(alice, everything, 1)
+		if _, err := w.Replace(t.Context(), alice, p.ID, request(pinstest.Tree("nobody has it", 3).Root), pins.Decision{}); err != nil {
+			t.Fatal(err)
+		}
+		w.tier.FailRelease(nil)
+		w.until("it is given up", func() bool {
+			hot, err := pins.HotOf(t.Context(), w.Service, d.Root)
+			return hot == pins.HotGaveUp && err == nil
+		})
+		if w.held(d.Root) {
+			t.Error("it is still held")
+		}
+	})
+}

@@ -184,8 +184,8 @@ func (s *store) lost(ctx context.Context, id int64, damaged bool) error {
 	return err
 }
 
-// released deletes a root after the hot tier has let it go, or gives it up while pins name it that were let go. If it was
-// asked for meanwhile, it stays and is fetched again.
+// released deletes a root after the hot tier has let it go, or gives it up while pins name it that were let go, or one of
+// them is being replaced. If it was asked for meanwhile, it stays and is fetched again.
 func (s *store) released(ctx context.Context, id int64) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		before, holder, err := lockRoot(tx, `r.id = ?`, id)
@@ -199,7 +199,8 @@ func (s *store) released(ctx context.Context, id int64) error {
 			return s.saveRoot(tx, before, before, "")
 		}
 		var named bool
-		if err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ?)`, id).Row().Scan(&named); err != nil {
+		if err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ?) OR EXISTS (SELECT 1 FROM retained WHERE root_id = ?)`,
+			id, id).Row().Scan(&named); err != nil {
 			return err
 		}
 		if named {
