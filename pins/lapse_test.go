@@ -236,6 +236,36 @@ func TestTheNewestPinsAreLetGoUntilTheRestCostsNothing(t *testing.T) {
 	})
 }
 
+// TestAPinThatIsRemovedMeanwhileCostsNoOtherOne removes the newest pin between the sum of what is kept and its own turn.
+func TestAPinThatIsRemovedMeanwhileCostsNoOtherOne(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		list := make([]pins.Pin, 3)
+		for i := range list {
+			list[i] = w.hold(alice, pinstest.Tree(string(rune('a'+i)), 3))
+		}
+		size, asked := list[0].DAG.Bytes, 0
+		_, err := w.Lapse(t.Context(), alice, func(context.Context) (*pins.Dues, error) {
+			return &pins.Dues{Hot: true, Owes: func(s pins.Stock) bool {
+				if asked++; asked == 1 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second) // in which it may succeed, or wait for its turn
+					defer cancel()
+					_ = w.Delete(ctx, alice, list[2].ID)
+				}
+				return s.Hot > size+size/2
+			}}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.get(list[0]); got.Status() != spec.Pinned {
+			t.Error("the oldest pin went, which costs nothing alone")
+		}
+		if got := w.get(list[1]); got.Status() != spec.Failed {
+			t.Errorf("the second pin is %s", got.Status())
+		}
+	})
+}
+
 func TestManyPinsAreLetGoInBatchesAndEachAsksFirst(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		const many = 450

@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"errors"
 	"math"
 	"strings"
 
@@ -20,8 +21,8 @@ type lapseBatch struct {
 	next    int64   // created of the pin to go on before; 0: that was all
 }
 
-// A lapsing is a pin that costs something.
-type lapsing struct{ createdMS, root int64 }
+// A costlyPin costs something.
+type costlyPin struct{ createdMS, root int64 }
 
 // lapse lets the next pins before a place go.
 func (s *store) lapse(ctx context.Context, account Account, before int64, may func(context.Context) (*Dues, error)) (batch lapseBatch, err error) {
@@ -31,15 +32,22 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 		if err != nil || dues == nil {
 			return err
 		}
-		var left Stock
+		list, err := costly(tx, account, before, *dues)
+		if err != nil {
+			return err
+		}
+		roots := make([]int64, len(list))
+		for i, p := range list {
+			roots[i] = p.root
+		}
+		if _, err := lockRoots(tx, roots); err != nil {
+			return err
+		}
+		var left Stock // added up when none of these pins can go in another way any more, which would count as still there
 		if dues.Owes != nil {
 			if left, err = keptStock(tx, `p.account = ?`, account); err != nil {
 				return err
 			}
-		}
-		list, err := costly(tx, account, before, *dues)
-		if err != nil {
-			return err
 		}
 		gone := map[int64]bool{}
 		for _, p := range list {
@@ -70,7 +78,7 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 }
 
 // costly returns the newest pins before a place that cost something.
-func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []lapsing, err error) {
+func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []costlyPin, err error) {
 	var costs []string
 	if dues.Hot {
 		costs = append(costs, `h.hot = 1`)
@@ -82,7 +90,7 @@ func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []lapsi
 		return nil, nil
 	}
 	err = query(tx, func(r row) error {
-		var p lapsing
+		var p costlyPin
 		err := r.Scan(&p.createdMS, &p.root)
 		list = append(list, p)
 		return err
@@ -111,6 +119,9 @@ func keptStock(tx *gorm.DB, where string, args ...any) (stock Stock, err error) 
 // lapseRoot lets all pins go by which an account names a root: one of two alone would spare nothing.
 func (s *store) lapseRoot(tx *gorm.DB, account Account, root int64, batch *lapseBatch) error {
 	r, _, err := lockRoot(tx, `r.id = ?`, root)
+	if errors.Is(err, errStale) {
+		return nil // its last pin has gone
+	}
 	if err != nil {
 		return err
 	}
