@@ -25,8 +25,8 @@ type Ledger interface {
 	// Afford returns a *ledger.FundsError when an account cannot pay for more.
 	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
-	// Grace tells since when what an account stores is not paid.
-	Grace(ctx context.Context, account int64) (ledger.Grace, error)
+	// LetGoAfter is when pins of an account are let go in a grace period of such a length; zero: never.
+	LetGoAfter(ctx context.Context, account int64, length time.Duration) (time.Time, error)
 	Usage(ctx context.Context, account int64, from, to time.Time) ([]ledger.UsageDay, error)
 	Entries(ctx context.Context, f ledger.Filter) ([]ledger.Entry, error)
 	// CostOf is what was charged for a pin.
@@ -175,11 +175,11 @@ func (s ownAPI) money(ctx context.Context, account int64, stock pins.Stock, leng
 	if outlook.Mood() != ledger.Empty {
 		return shown, nil
 	}
-	grace, err := s.cfg.Ledger.Grace(ctx, account)
+	end, err := s.cfg.Ledger.LetGoAfter(ctx, account, length)
 	if err != nil {
 		return nil, err
 	}
-	shown.LetGoAfter = moment(grace.End(length, time.Now()))
+	shown.LetGoAfter = moment(end)
 	return shown, nil
 }
 

@@ -148,7 +148,7 @@ func TestUsageTellsWhenPinsAreLetGo(t *testing.T) {
 		t.Errorf("with money, pins are let go after %s", m.LetGoAfter)
 	}
 	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"out","correction":true}`)
-	g, _, err := k.books.Noticed(t.Context(), a.ID, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: limits.Grace()})
+	g, _, err := k.books.Noticed(t.Context(), a.ID, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Length: limits.Grace()})
 	if err != nil {
 		t.Fatal(err)
 	}

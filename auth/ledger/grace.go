@@ -82,13 +82,13 @@ func (g Grace) told(before Grace) bool {
 type Standing struct {
 	Mood   Mood
 	Unpaid bool          // the balance is empty, and what is stored costs something
-	Grace  time.Duration // after which its pins are let go; 0: never
+	Length time.Duration // of its grace period, after which pins are let go; 0: never
 }
 
 func (n notice) next(st Standing, now time.Time) notice {
 	after := notice{mood: st.Mood}
 	if st.Unpaid {
-		after.grace = n.grace.next(st.Grace, now)
+		after.grace = n.grace.next(st.Length, now)
 	}
 	return after
 }
@@ -103,16 +103,16 @@ func (s *Service) Noticed(ctx context.Context, account int64, st Standing) (g Gr
 	return g, news, nil
 }
 
-// Grace returns how the grace period of an account stood when that was noticed last.
-func (s *Service) Grace(ctx context.Context, account int64) (Grace, error) {
+// LetGoAfter is when pins of an account are let go in a grace period of such a length, by what was noticed last; zero: never.
+func (s *Service) LetGoAfter(ctx context.Context, account int64, length time.Duration) (time.Time, error) {
 	g, err := s.selectGrace(ctx, account)
 	if err != nil {
-		return Grace{}, fmt.Errorf("reading the grace period of account %d: %w", account, err)
+		return time.Time{}, fmt.Errorf("reading the grace period of account %d: %w", account, err)
 	}
-	return g, nil
+	return g.End(length, s.now()), nil
 }
 
-// Unpaid is Grace for whoever is about to let pins go: nothing is booked for the account before the transaction of ctx ends,
+// Unpaid is the grace period of an account for whoever is about to let its pins go: nothing is booked for the account before the transaction of ctx ends,
 // and the zero Grace says that money has come.
 func (s *Service) Unpaid(ctx context.Context, account int64) (Grace, error) {
 	g, err := s.lockGrace(ctx, account)

@@ -49,7 +49,7 @@ func TestEveryNoticeOfAGracePeriodComesOnceAndTheLastOneBinds(t *testing.T) {
 				for i, l := range looks {
 					c.set(at(l.day))
 					s := ledger.New(db, perByte, c.now, slog.New(slog.DiscardHandler)) // as after a restart
-					st := ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: time.Duration(l.grace) * day}
+					st := ledger.Standing{Mood: ledger.Empty, Unpaid: true, Length: time.Duration(l.grace) * day}
 					g, news, err := s.Noticed(t.Context(), 1, st)
 					if err != nil {
 						t.Fatal(err)
@@ -58,13 +58,13 @@ func TestEveryNoticeOfAGracePeriodComesOnceAndTheLastOneBinds(t *testing.T) {
 					if l.end >= 0 {
 						end = at(l.end)
 					}
-					if got := g.End(st.Grace, c.now()); news != l.news || !got.Equal(end) {
+					if got := g.End(st.Length, c.now()); news != l.news || !got.Equal(end) {
 						t.Errorf("look %d, day %v: news %t, let go at %s; want %t, %s", i, l.day, news, got, l.news, end)
 					}
-					kept, err := s.Grace(t.Context(), 1)
+					kept, err := s.LetGoAfter(t.Context(), 1, st.Length)
 					locked, lockErr := s.Unpaid(t.Context(), 1)
-					if kept != g || locked != g || err != nil || lockErr != nil {
-						t.Errorf("look %d: %+v is kept and %+v locked of %+v: %v, %v", i, kept, locked, g, err, lockErr)
+					if !kept.Equal(end) || locked != g || err != nil || lockErr != nil {
+						t.Errorf("look %d: let go after %s and %+v locked of %+v: %v, %v", i, kept, locked, g, err, lockErr)
 					}
 				}
 			})
@@ -74,7 +74,7 @@ func TestEveryNoticeOfAGracePeriodComesOnceAndTheLastOneBinds(t *testing.T) {
 
 func TestAPaymentEndsAGracePeriodAndTheNextOneIsWhole(t *testing.T) {
 	each(t, perByte, func(t *testing.T, s *ledger.Service, c *clock, _ *database.DB) {
-		empty := ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: 30 * day}
+		empty := ledger.Standing{Mood: ledger.Empty, Unpaid: true, Length: 30 * day}
 		note := func(st ledger.Standing) (ledger.Grace, bool) {
 			t.Helper()
 			g, news, err := s.Noticed(t.Context(), 1, st)
@@ -95,7 +95,7 @@ func TestAPaymentEndsAGracePeriodAndTheNextOneIsWhole(t *testing.T) {
 		if g, news := note(empty); news || g != (ledger.Grace{}) {
 			t.Errorf("it is told that it is empty: %+v", g)
 		}
-		if _, news := note(ledger.Standing{Mood: ledger.Fine, Grace: 30 * day}); !news {
+		if _, news := note(ledger.Standing{Mood: ledger.Fine, Length: 30 * day}); !news {
 			t.Error("it is not told that all is well")
 		}
 		if _, _, err := s.Adjust(t.Context(), 1, -5, "out", ""); err != nil {
@@ -135,7 +135,7 @@ func TestAPaymentThatIsUsedUpBeforeTheNextLookEndsAGracePeriod(t *testing.T) {
 				note := func(d int) ledger.Grace {
 					t.Helper()
 					clk.set(moment.Add(time.Duration(d) * day))
-					g, _, err := s.Noticed(t.Context(), 1, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: 30 * day})
+					g, _, err := s.Noticed(t.Context(), 1, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Length: 30 * day})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -165,7 +165,7 @@ func TestServersTellEachNoticeOnceBetweenThem(t *testing.T) {
 			for range 8 {
 				servers.Go(func() {
 					s := ledger.New(db, perByte, c.now, slog.New(slog.DiscardHandler))
-					_, news, err := s.Noticed(t.Context(), 1, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Grace: 30 * day})
+					_, news, err := s.Noticed(t.Context(), 1, ledger.Standing{Mood: ledger.Empty, Unpaid: true, Length: 30 * day})
 					mu.Lock()
 					defer mu.Unlock()
 					if err != nil {

@@ -80,7 +80,7 @@ func (n notices) look(ctx context.Context, account int64) error {
 	if err != nil {
 		return err
 	}
-	st := ledger.Standing{Mood: o.Mood(), Unpaid: unpaid, Grace: limits.Grace()}
+	st := ledger.Standing{Mood: o.Mood(), Unpaid: unpaid, Length: limits.Grace()}
 	if lapsed && !pays && st.Mood == ledger.Fine {
 		st.Mood = ledger.Empty // it costs nothing any more because it is gone
 	}
@@ -88,7 +88,7 @@ func (n notices) look(ctx context.Context, account int64) error {
 	if err != nil {
 		return err
 	}
-	switch end := grace.End(st.Grace, n.now()); {
+	switch end := grace.End(st.Length, n.now()); {
 	case lapsed && pays:
 		// Whoever took the payment has done so, unless it was killed.
 		return n.pins.Retry(ctx, pins.Account(account), spec.ReasonInsufficientFunds)
@@ -143,7 +143,7 @@ func (n notices) tellOne(ctx context.Context, account int64, st ledger.Standing,
 		if o.RunwayDays >= 0 {
 			data["runway_days"] = o.RunwayDays
 		}
-		if end := grace.End(st.Grace, n.now()); !end.IsZero() {
+		if end := grace.End(st.Length, n.now()); !end.IsZero() {
 			data["empty_since"], data["let_go_after"] = grace.Since, end.Truncate(time.Second)
 		}
 		return n.told.Record(tx.Statement.Context, events.Change{Account: account, Kind: kindBalance, Data: data})
