@@ -10,9 +10,12 @@ import (
 
 const (
 	lapsedReason = spec.ReasonInsufficientFunds + ": the balance stayed empty for longer than the grace period"
-	lapseAtOnce  = 200             // pins of which one transaction lets the DAGs go
-	lapseSkew    = 2 * time.Minute // for how long a pin that was let go is told what happens to its DAG
+	lapseAtOnce  = 200 // pins of which one transaction lets the DAGs go
 )
+
+// lapseSkew is for how long after a pin was let go events of its DAG are still its own. Those that came before it, and the one
+// that tells it, may carry a later time when another server has recorded them, whose clock is ahead.
+const lapseSkew = 2 * time.Minute
 
 // lapsedDAG is what a pin that was let go knows of its DAG.
 func lapsedDAG(since time.Time) DAG {

@@ -253,8 +253,9 @@ func (s *store) restated(tx *gorm.DB, root int64, hot Hot, terms deals.TermsID, 
 }
 
 // archived gives pins their status after the standing of their cold copies has changed, and brings a DAG back that was
-// let go when a deal needs its bytes or its last proven copy has gone, or that was given up when a copy was proven. The root is locked as it is by whoever adds a pin or moves the root: of two that
-// change a status at once, the second sees what the first has written.
+// let go when a deal needs its bytes or its last proven copy has gone, or that was given up when a copy was proven. The
+// root is locked as it is by whoever adds a pin or moves the root: of two that change a status at once, the second sees
+// what the first has written.
 func (s *store) archived(ctx context.Context, w deals.Wish, cold deals.Standing) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		r, holder, err := lockRoot(tx, `r.cid = ?`, w.Root.String())
