@@ -366,8 +366,9 @@ func TestAPaymentThatRacesWithLettingGoWins(t *testing.T) {
 				t.Fatalf("round %d: she has paid, and her pin is let go: %v", round, err)
 			}
 			d.are("paid", spec.Pinned)
-			d.look(start + 34) // the grace period is over
-			d.book(d.ann, -50*ledger.Credit)
+			d.book(d.ann, -50*ledger.Credit) // before anybody looks
+			d.look(start + 34)
+			d.are("after the payment was used up", spec.Pinned)
 		}
 	})
 }
