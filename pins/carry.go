@@ -36,9 +36,9 @@ const (
 )
 
 // carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused with the
-// reason of the pin that came last.
+// reason of the pin that came last. What was held before is not asked about: it is there for what was paid already.
 func (d *scheduler) carried(j *job) error {
-	if d.s.cfg.Sponsor == nil {
+	if d.s.cfg.Sponsor == nil || j.root.Lost {
 		return d.hold(j.ctx, j)
 	}
 	ctx, cancel := context.WithCancelCause(j.ctx)

@@ -103,6 +103,35 @@ func TestPinsThatNobodyCanPayFailWithTheReasonAndAreTriedAgain(t *testing.T) {
 	})
 }
 
+// What was paid for as it went must not need a month in advance because a copy of it broke.
+func TestWhatWasHeldIsFetchedAgainWhateverIsLeftInThePurse(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("held", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(alice, d.Size())
+		pin := w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+		p.give(alice, 0)
+		bad := d.Blocks[2].Cid()
+		w.tier.Corrupt(bad)
+		w.Doubt(d.Root)
+		w.until("the block is right again", func() bool {
+			_, err := w.tier.Block(t.Context(), bad)
+			return err == nil
+		})
+		w.untilStatus(pin, spec.Pinned)
+		if !w.held(d.Root) {
+			t.Error("it is not held")
+		}
+		if err := w.Delete(t.Context(), alice, pin.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.until("it is let go", func() bool { return !w.held(d.Root) })
+		if p := w.untilStatus(w.add(alice, request(d.Root)), spec.Failed); p.DAG.Hot != pins.HotGaveUp {
+			t.Errorf("asked for anew it is %s", p.DAG.Hot)
+		}
+	})
+}
+
 func TestDAGIsFetchedForWhoCanPay(t *testing.T) {
 	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
 		d := pinstest.Tree("shared", 3)

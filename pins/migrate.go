@@ -22,6 +22,7 @@ func Migrations() []*gormigrate.Migration {
 		batchesMigration(),
 		departuresMigration(),
 		lapsedMigration(),
+		lostMigration(),
 	}
 }
 

@@ -22,7 +22,7 @@ func Wanted(r Root, account Account, now time.Time) Root {
 	case HotHeld:
 		return r
 	case HotGaveUp, HotReleasing:
-		r.Hot, r.Attempts, r.Reason, r.Blocks, r.Bytes = HotQueued, 0, "", 0, 0
+		r.Hot, r.Attempts, r.Reason, r.Blocks, r.Bytes, r.Lost = HotQueued, 0, "", 0, 0, false
 		r.WantedAt = now
 		if r.Cold {
 			r.Hot = HotRestoring
@@ -51,6 +51,7 @@ func Lapsed(r Root, now time.Time) Root {
 
 // Lost is a root whose hot copy was found missing or damaged. With cold copies it is restored from them.
 func Lost(r Root, now time.Time) Root {
+	r.Lost = true
 	if r.Cold {
 		return BroughtBack(r, "the hot copy was lost and is being restored from Filecoin", now)
 	}
@@ -104,7 +105,7 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 		r.WantedAt = r.NextAt
 		return r
 	case err == nil:
-		r.Hot, r.Attempts, r.Reason = HotHeld, 0, ""
+		r.Hot, r.Attempts, r.Reason, r.Lost = HotHeld, 0, "", false
 		r.Blocks, r.Bytes = blocks, bytes
 		return r
 	case errors.As(err, &refused):

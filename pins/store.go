@@ -68,7 +68,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
-	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, ` + dagColumns
+	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, r.lost, ` + dagColumns
 	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, p.lapsed_ms, r.verified_ms, ` + dagColumns
 )
 
@@ -84,15 +84,15 @@ func fromMS(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 // scanRoot reads rootColumns, and further columns into more.
 func scanRoot(from row, more ...any) (r Root, err error) {
 	var text string
-	var wantedMS, nextMS int64
-	dest := append([]any{&r.id, &text, &r.Account, &wantedMS}, r.targets(&nextMS)...)
+	var wantedMS, nextMS, lost int64
+	dest := append([]any{&r.id, &text, &r.Account, &wantedMS, &lost}, r.targets(&nextMS)...)
 	if err := from.Scan(append(dest, more...)...); err != nil {
 		return Root{}, err
 	}
 	if r.CID, err = cid.Decode(text); err != nil {
 		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", r.id, err)
 	}
-	r.WantedAt, r.NextAt = fromMS(wantedMS), fromMS(nextMS)
+	r.WantedAt, r.NextAt, r.Lost = fromMS(wantedMS), fromMS(nextMS), lost == 1
 	return r, nil
 }
 
@@ -162,10 +162,14 @@ func lockRoot(tx *gorm.DB, where string, args ...any) (root Root, claimedBy stri
 // saveRoot writes a root that lockRoot has read, with the status of its pins, and tells the archive when it became held
 // or no longer is.
 func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
+	lost := 0
+	if after.Lost {
+		lost = 1
+	}
 	err := tx.Exec(`UPDATE roots SET hot = ?, account = ?, attempts = ?, wanted_ms = ?, next_ms = ?, claimed_by = ?,
-		blocks = ?, bytes = ?, reason = ? WHERE id = ?`,
+		blocks = ?, bytes = ?, reason = ?, lost = ? WHERE id = ?`,
 		after.Hot, after.Account, after.Attempts, after.WantedAt.UnixMilli(), after.NextAt.UnixMilli(), claimedBy,
-		after.Blocks, after.Bytes, after.Reason, after.id).Error
+		after.Blocks, after.Bytes, after.Reason, lost, after.id).Error
 	if err != nil {
 		return err
 	}
