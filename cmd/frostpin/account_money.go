@@ -44,7 +44,7 @@ What the account could not pay for before is tried again.`,
 						return err
 					}
 				}
-				service, err := s.pins(p)
+				service, err := s.tierless(ctx, p)
 				if err != nil {
 					return err
 				}

@@ -393,3 +393,39 @@ func TestServersLetGoTogetherAndTellOnce(t *testing.T) {
 		}
 	})
 }
+
+// `frostpin account credit` has no server to leave it to.
+func TestWhatAPaymentByCommandBringsBackIsTold(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		for _, day := range []float64{0, 15, 27, 30} {
+			d.look(day)
+		}
+		d.are("let go", spec.Failed)
+		d.book(d.ann, 50*ledger.Credit)
+		told := d.changes()
+		command := &store{db: d.db, tokens: d.accounts, config: &Config{PinnedWhen: "hot"}}
+		service, err := command.tierless(t.Context(), &program{now: d.now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := service.Retry(t.Context(), pins.Account(d.ann.ID), spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		d.are("paid", spec.Pinned)
+		if n := d.changes() - told; n != 1 {
+			t.Errorf("%d events tell that it is back, want 1", n)
+		}
+	})
+}
+
+// changes is how many events of pins there are.
+func (d *debtor) changes() (n int) {
+	d.t.Helper()
+	err := d.db.Read(d.t.Context(), func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT count(*) FROM events WHERE kind LIKE 'pin.%'`).Row().Scan(&n)
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return n
+}

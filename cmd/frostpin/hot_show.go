@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
 
+	"github.com/frostpin/frostpin/auth/events"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/heat"
 	"github.com/frostpin/frostpin/retrieval"
@@ -58,7 +59,7 @@ are read least for the room they take. They are read from Filecoin then, and tho
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.withStore(c, false, func(ctx context.Context, s *store) error {
-				service, err := s.residents(ctx, p)
+				service, err := s.tierless(ctx, p)
 				if err != nil {
 					return err
 				}
@@ -81,19 +82,26 @@ are read least for the room they take. They are read from Filecoin then, and tho
 	return c
 }
 
-// residents is the service over this database, which also knows when cold copies were read back.
-func (s *store) residents(ctx context.Context, p *program) (*pins.Service, error) {
+// tierless is the service over this database with everything that a server gives it but the hot tier: it knows when cold
+// copies were read back, and what it changes is what a server would have changed.
+func (s *store) tierless(ctx context.Context, p *program) (*pins.Service, error) {
 	log := slog.New(slog.DiscardHandler)
 	config, err := pinsConfig(s.config, "")
-	if err != nil || !s.config.coldOffered() {
-		return pins.New(config, s.db, nil, log, p.now), err
-	}
-	if config.Archive, err = s.dealer(p); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	reading := retrieval.New(retrieval.Config{}, retrieval.Parts{DB: s.db}, log, p.now)
-	config.ColdSource = coldReader{reading}
-	return pins.New(config, s.db, nil, log, p.now), reading.Recall(ctx)
+	named := new(pinNames)
+	config.Journal = journal{events.New(s.db, named, log, p.now)}
+	if s.config.coldOffered() {
+		if config.Archive, err = s.dealer(p); err != nil {
+			return nil, err
+		}
+		reading := retrieval.New(retrieval.Config{}, retrieval.Parts{DB: s.db}, log, p.now)
+		config.ColdSource = coldReader{reading}
+		err = reading.Recall(ctx)
+	}
+	named.service = pins.New(config, s.db, nil, log, p.now)
+	return named.service, err
 }
 
 func (p *program) showResident(ctx context.Context, c *cobra.Command, service *pins.Service, text string) error {
