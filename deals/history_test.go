@@ -53,9 +53,6 @@ func fewChecks(t *testing.T, dialect string) {
 	flag.Visit(func(f *flag.Flag) { given = given || f == checks })
 	before := checks.Value.String()
 	n := 8
-	if testing.Short() {
-		n = 2
-	}
 	if given {
 		var err error
 		if n, err = strconv.Atoi(before); err != nil {
@@ -64,6 +61,9 @@ func fewChecks(t *testing.T, dialect string) {
 	}
 	if dialect == database.Postgres {
 		n = max(1, n/10)
+	}
+	if testing.Short() && !given {
+		n = 5 // rapid divides it by five
 	}
 	if err := checks.Value.Set(strconv.Itoa(n)); err != nil { // not flag.Set, after which it would seem given
 		t.Fatal(err)
