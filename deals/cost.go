@@ -21,8 +21,9 @@ type Cost struct {
 	From, To time.Time       // when the epochs began and ended, to within a few epochs
 }
 
-// Bill names who takes what deals cost: each day's part once it is final, and the last part when a deal is over. It is called in the transaction, which ctx carries,
-// that records it as taken; its error undoes that, and the same is reported again later. It is called before Run.
+// Bill names who takes what deals cost: each day's part once it is final, and the last part when a deal is over. take is
+// called in the transaction, which ctx carries, that records it as taken; its error undoes that, and the same is reported
+// again later. Bill is called before Run.
 func (s *Service) Bill(take func(ctx context.Context, costs []Cost) error) { s.store.bill = take }
 
 // Unbilled is since when deals have costs that were not taken, or a time to come; known is false where this process does not
@@ -42,25 +43,28 @@ func (s *Service) Unbilled(ctx context.Context) (since time.Time, known bool, er
 	return s.store.calendar(height).at(oldest), true, nil
 }
 
-// costBatch is how many deals' costs one transaction takes.
-const costBatch = 100
+const (
+	costBatch = 100              // deals whose costs one transaction takes
+	costTime  = 10 * time.Second // for handing over costs, before the chain is looked at again
+)
 
-// billAll hands over what deals have cost up to the last midnight, and up to their end where they are over.
-func (s *Service) billAll(ctx context.Context, heads Heads) error {
+// billSome hands over what deals have cost up to the last midnight, and up to their end where they are over. It tells
+// whether there is more. compared is the final tipset with which all deals were compared last.
+func (s *Service) billSome(ctx context.Context, heads Heads, compared Epoch) (more bool, err error) {
 	if s.store.bill == nil {
-		return nil
+		return false, nil
 	}
 	calendar := s.store.calendar(heads.Head)
-	for ctx.Err() == nil {
-		n, err := s.store.billSome(ctx, calendar, costBatch)
+	for began := s.now(); s.now().Sub(began) < costTime; {
+		n, err := s.store.billSome(ctx, calendar, compared, costBatch)
 		if err != nil {
-			return fmt.Errorf("handing over what deals cost: %w", err)
+			return true, fmt.Errorf("handing over what deals cost: %w", err)
 		}
 		if n == 0 {
-			return nil
+			return false, nil
 		}
 	}
-	return ctx.Err()
+	return true, nil
 }
 
 // A calendar tells when epochs are: head is the one that is now.
@@ -110,15 +114,15 @@ type bill struct {
 	price   abi.TokenAmount
 	charged Epoch // the cost up to it was handed over
 	ends    Epoch
-	over    bool // nothing is to come after ends
+	over    bool  // nothing is to come after ends
+	proven  Epoch // up to when it was active for certain
 }
 
-// next is the epoch up to which a bill is handed over now, at most to the end of a day; proven is up to when deals that are
-// not over were active.
-func (b bill) next(c calendar, proven Epoch) Epoch {
+// next is the epoch up to which a bill is handed over now, at most to the end of a day.
+func (b bill) next(c calendar) Epoch {
 	last := b.ends
 	if !b.over {
-		last = min(last, c.morning(proven))
+		last = min(last, c.morning(b.proven))
 	}
 	return min(last, c.midnight(b.charged))
 }

@@ -155,6 +155,25 @@ func TestADroppedDealCostsNoMoreThanTheChainTook(t *testing.T) {
 	}
 }
 
+// A node that does not show the state of the chain names deals one by one, and there is no snapshot to be in.
+func TestDealsAreBilledByTheDayWhereTheStateCannotBeRead(t *testing.T) {
+	forLong(t, 3, func(t *testing.T, w *world) {
+		k := w.till(0)
+		c := w.watched()
+		c.become(0, true)
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 2)
+		pass(2 * time.Hour)
+		for _, a := range w.attempts(wish) {
+			got, parts := k.of(a.UUID)
+			cost := big.Mul(a.Price, big.NewInt(int64(w.net.Height()-a.Start)))
+			if a.State != deals.Active || parts < 5 || got.GreaterThan(cost) {
+				t.Errorf("deal %s is %s: %s attoFIL in %d parts, and it has cost %s", a.UUID, a.State, got, parts, cost)
+			}
+		}
+	})
+}
+
 func TestFreeDealsAreNotBilled(t *testing.T) {
 	forLong(t, 2, func(t *testing.T, w *world) {
 		k := w.till(0)

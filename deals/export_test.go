@@ -94,7 +94,7 @@ func LoopQueries(ctx context.Context, db DB) ([]string, error) {
 		func() error { _, err := st.oldestDue(ctx); return err },
 		func() error { _, _, err := st.oldestCost(ctx); return err },
 		func() error {
-			return r.Read(ctx, func(tx *gorm.DB) error { _, _, err := bills(tx, st.calendar(1000), 10); return err })
+			return r.Read(ctx, func(tx *gorm.DB) error { _, err := bills(tx, st.calendar(1000), 1000, 10); return err })
 		},
 		func() error { _, err := st.pieceOf(ctx, aRoot()); return err },
 		func() error { _, err := st.standings(ctx, []Wish{{Root: aRoot(), Terms: 1}}); return err },

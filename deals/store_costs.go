@@ -59,13 +59,15 @@ func proveCosts(tx *gorm.DB, ids []AttemptID, at Epoch) error {
 const billQuery = `SELECT c.attempt_id, a.uuid, a.root, ar.terms_id, a.piece_id, a.price, c.charged, c.ends, c.over
 	FROM deal_costs c JOIN attempts a ON a.id = c.attempt_id JOIN archives ar ON ar.id = a.archive_id `
 
-// bills returns deals with costs to hand over: those that are over, and those that were active in the snapshot, which is of
-// the height proven, and have cost something up to the morning of its day.
-func bills(tx *gorm.DB, c calendar, limit int) (all []bill, proven Epoch, err error) {
+// bills returns deals with costs to hand over: those that are over, and those that have cost something up to the morning of
+// the day on which they were last active for certain: in the snapshot or, where there is none, in the last comparison.
+func bills(tx *gorm.DB, c calendar, compared Epoch, limit int) (all []bill, err error) {
+	var proven Epoch
 	scan := func(r row) error {
 		var b bill
 		var id string
 		err := r.Scan(&b.attempt, &id, intoCID{&b.wish.Root}, &b.wish.Terms, &b.piece, intoAmount{&b.price}, &b.charged, &b.ends, &b.over)
+		b.proven = proven
 		if err == nil {
 			b.deal, err = uuid.Parse(id)
 		}
@@ -74,15 +76,21 @@ func bills(tx *gorm.DB, c calendar, limit int) (all []bill, proven Epoch, err er
 	}
 	err = query(tx, scan, billQuery+`WHERE c.over = 1 AND c.charged < c.ends ORDER BY c.charged LIMIT ?`, limit)
 	if err != nil || len(all) == limit {
-		return all, 0, err
+		return all, err
 	}
 	last, err := snapshotOf(tx)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	err = query(tx, scan, billQuery+`WHERE c.over = 0 AND c.charged < ? AND c.charged < c.ends AND a.state = 'active' AND a.in_snapshot = 1
-		ORDER BY c.charged LIMIT ?`, int64(c.morning(last.Height)-jitter), limit-len(all))
-	return all, last.Height, err
+	active := billQuery + `WHERE c.over = 0 AND c.charged < ? AND c.charged < c.ends AND a.state = 'active' AND a.in_snapshot = `
+	proven = last.Height
+	err = query(tx, scan, active+`1 ORDER BY c.charged LIMIT ?`, int64(c.morning(proven)-jitter), limit-len(all))
+	if err != nil || len(all) == limit {
+		return all, err
+	}
+	proven = c.morning(compared)
+	err = query(tx, scan, active+`0 AND c.doubt = 0 AND c.seen >= ? ORDER BY c.charged LIMIT ?`, int64(proven-jitter), int64(proven), limit-len(all))
+	return all, err
 }
 
 // partsOf are the roots in the piece of a bill, wanted under the terms of its deal.
@@ -100,26 +108,32 @@ func partsOf(tx *gorm.DB, b bill) (all []part, err error) {
 }
 
 // billSome hands over costs of at most so many deals, up to a day of each, and returns of how many there were some.
-func (s *store) billSome(ctx context.Context, c calendar, limit int) (n int, err error) {
+func (s *store) billSome(ctx context.Context, c calendar, compared Epoch, limit int) (n int, err error) {
 	err = s.work(ctx, func(tx *gorm.DB) error {
-		due, proven, err := bills(tx, c, limit)
+		due, err := bills(tx, c, compared, limit)
 		n = len(due)
 		if err != nil || n == 0 {
 			return err
 		}
 		var costs []Cost
-		for _, b := range due {
-			to := b.next(c, proven)
+		until := make([]Epoch, n)
+		for i, b := range due {
+			until[i] = b.next(c)
 			parts, err := partsOf(tx, b)
 			if err != nil {
 				return fmt.Errorf("adding up the cost of deal %s: %w", b.deal, err)
 			}
-			costs = append(costs, b.costs(to, parts, c)...)
-			if err := tx.Exec(`UPDATE deal_costs SET charged = ? WHERE attempt_id = ?`, int64(to), int64(b.attempt)).Error; err != nil {
+			costs = append(costs, b.costs(until[i], parts, c)...)
+		}
+		if err := s.bill(tx.Statement.Context, costs); err != nil { // first: it locks balances before others do
+			return err
+		}
+		for i, b := range due {
+			if err := tx.Exec(`UPDATE deal_costs SET charged = ? WHERE attempt_id = ?`, int64(until[i]), int64(b.attempt)).Error; err != nil {
 				return err
 			}
 		}
-		return s.bill(tx.Statement.Context, costs)
+		return nil
 	})
 	return n, err
 }

@@ -36,6 +36,7 @@ type watcher struct {
 	round, doubt, event time.Time               // when that was done last
 	from                Epoch                   // events from here on were not read yet
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
+	owing               bool                    // deals may have costs to hand over
 
 	mu         sync.Mutex
 	signatures map[AttemptID]crypto.Signature
@@ -80,8 +81,8 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		began := w.s.now()
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
-		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final), w.s.billAll(ctx, heads))
-		w.round = now
+		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final))
+		w.round, w.owing = now, true
 	}
 	if now.Sub(w.doubt) >= p.Poll {
 		failed = errors.Join(failed, w.examineDoubtful(ctx, heads))
@@ -94,6 +95,11 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		}
 		failed = errors.Join(failed, err)
 		w.event = now
+	}
+	if w.owing {
+		var err error
+		w.owing, err = w.s.billSome(ctx, heads, w.compared)
+		failed = errors.Join(failed, err)
 	}
 	return time.Time{}, failed
 }
