@@ -10,12 +10,7 @@ func coldMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261122_40_cold",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range cold {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			return execute(tx, cold)
 		},
 	}
 }

@@ -1,8 +1,6 @@
 package pins
 
 import (
-	"strings"
-
 	"github.com/go-gormigrate/gormigrate/v2"
 	"gorm.io/gorm"
 )
@@ -12,16 +10,7 @@ func departuresMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261129_30_departures",
 		Migrate: func(tx *gorm.DB) error {
-			words := strings.NewReplacer("CTEXT", "TEXT")
-			if tx.Name() == "postgres" {
-				words = strings.NewReplacer("CTEXT", `TEXT COLLATE "C"`)
-			}
-			for _, s := range departuresTable {
-				if err := tx.Exec(words.Replace(s)).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			return execute(tx, departuresTable)
 		},
 	}
 }

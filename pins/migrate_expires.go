@@ -10,15 +10,10 @@ func expiresMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261128_72_expires",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range []string{
+			return execute(tx, []string{
 				`ALTER TABLE pins ADD COLUMN expires_ms BIGINT`,
 				`CREATE INDEX pins_expires ON pins (expires_ms) WHERE expires_ms IS NOT NULL`,
-			} {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			})
 		},
 	}
 }

@@ -10,12 +10,7 @@ func heatMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261128_70_heat",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range heatTables {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			return execute(tx, heatTables)
 		},
 	}
 }

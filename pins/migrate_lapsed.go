@@ -10,15 +10,10 @@ func lapsedMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261129_40_grace_pins",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range []string{
+			return execute(tx, []string{
 				`ALTER TABLE pins ADD COLUMN lapsed_ms BIGINT`,
 				`CREATE INDEX pins_lapsed ON pins (account, root_id) WHERE lapsed_ms IS NOT NULL`,
-			} {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			})
 		},
 	}
 }

@@ -18,17 +18,12 @@ func namesMigration() *gormigrate.Migration {
 			if tx.Name() == "postgres" {
 				column = `TEXT COLLATE "C"`
 			}
-			for _, s := range []string{
+			return execute(tx, []string{
 				`ALTER TABLE pins ADD COLUMN name_odd ` + column,
 				`UPDATE pins SET name_odd = name_folded WHERE name_folded <> lower(name)`,
 				`DROP INDEX pins_status`,
 				`CREATE INDEX pins_status ON pins (account, status, created_ms, name, name_odd)`,
-			} {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			})
 		},
 	}
 }

@@ -16,12 +16,7 @@ func residenceMigration() *gormigrate.Migration {
 			if tx.Name() == "sqlite" {
 				statements = sqliteResidence
 			}
-			for _, s := range append(slices.Clip(statements), residence...) {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			return execute(tx, append(slices.Clip(statements), residence...))
 		},
 	}
 }

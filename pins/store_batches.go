@@ -22,7 +22,7 @@ func batchesMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261129_20_batch_claims",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range []string{
+			return execute(tx, []string{
 				`CREATE TABLE pin_batches (
 					account    BIGINT NOT NULL,
 					batch_key  TEXT   NOT NULL,
@@ -40,12 +40,7 @@ func batchesMigration() *gormigrate.Migration {
 					pin       TEXT   NOT NULL,
 					PRIMARY KEY (account, batch_key, place)
 				)`,
-			} {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			})
 		},
 	}
 }

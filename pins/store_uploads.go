@@ -23,7 +23,7 @@ func uploadsMigration() *gormigrate.Migration {
 	return &gormigrate.Migration{
 		ID: "20261128_20_uploads",
 		Migrate: func(tx *gorm.DB) error {
-			for _, s := range []string{
+			return execute(tx, []string{
 				`CREATE TABLE pin_uploads (
 					account    BIGINT NOT NULL,
 					upload_key TEXT   NOT NULL,
@@ -33,12 +33,7 @@ func uploadsMigration() *gormigrate.Migration {
 					PRIMARY KEY (account, upload_key, pin)
 				)`,
 				`CREATE INDEX pin_uploads_made ON pin_uploads (made_ms)`,
-			} {
-				if err := tx.Exec(s).Error; err != nil {
-					return err
-				}
-			}
-			return nil
+			})
 		},
 	}
 }
