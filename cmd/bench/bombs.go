@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -36,22 +35,11 @@ type kind struct {
 
 // bombs measures what an account notices of another that pins, uploads and reads hostile DAGs without a pause.
 func (b *bench) bombs(ctx context.Context) error {
-	provider, err := b.fresh(ctx, "bomber")
-	if err != nil {
-		return err
-	}
-	if err := provider.stop(); err != nil {
-		return err
-	}
-	nd, api, err := b.node(ctx, filepath.Join(provider.dir, "ipfs"), true)
+	nd, origins, err := b.provider(ctx, "bomber")
 	if err != nil {
 		return err
 	}
 	defer nd.Close()
-	origins, err := addresses(ctx, api)
-	if err != nil {
-		return err
-	}
 	s, err := b.fresh(ctx, "bombs")
 	if err != nil {
 		return err

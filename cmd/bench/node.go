@@ -101,24 +101,33 @@ func (b *bench) local(ctx context.Context) error {
 	return s.stop()
 }
 
+// provider is a node that others can fetch from, and where it is.
+func (b *bench) provider(ctx context.Context, name string) (*core.IpfsNode, []string, error) {
+	maker, err := b.fresh(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := maker.stop(); err != nil {
+		return nil, nil, err
+	}
+	nd, api, err := b.node(ctx, filepath.Join(maker.dir, "ipfs"), true)
+	if err != nil {
+		return nil, nil, err
+	}
+	origins, err := addresses(ctx, api)
+	if err != nil {
+		return nil, nil, errors.Join(err, nd.Close())
+	}
+	return nd, origins, nil
+}
+
 // unfindable measures what ten thousand pins of CIDs that nobody has do to memory and to another account.
 func (b *bench) unfindable(ctx context.Context) error {
-	provider, err := b.fresh(ctx, "provider")
-	if err != nil {
-		return err
-	}
-	if err := provider.stop(); err != nil {
-		return err
-	}
-	nd, api, err := b.node(ctx, filepath.Join(provider.dir, "ipfs"), true)
+	nd, origins, err := b.provider(ctx, "provider")
 	if err != nil {
 		return err
 	}
 	defer nd.Close()
-	origins, err := addresses(ctx, api)
-	if err != nil {
-		return err
-	}
 	s, err := b.fresh(ctx, "unfindable")
 	if err != nil {
 		return err
