@@ -3,7 +3,9 @@ package database
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
@@ -18,6 +20,7 @@ const maxStatements = 256
 type conn struct {
 	raw   *sql.Conn
 	stmts map[string]*sql.Stmt
+	own   map[string]driver.StmtExecContext // those that exec runs
 }
 
 func newConn(ctx context.Context, pool *sql.DB) (*conn, error) {
@@ -25,7 +28,7 @@ func newConn(ctx context.Context, pool *sql.DB) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{raw: raw, stmts: make(map[string]*sql.Stmt)}, nil
+	return &conn{raw: raw, stmts: make(map[string]*sql.Stmt), own: make(map[string]driver.StmtExecContext)}, nil
 }
 
 // prepared returns the statement for query, or nil for one that must not be prepared: the driver would run only the
@@ -57,17 +60,31 @@ func (c *conn) trim() {
 	}
 }
 
-// exec runs a statement of our own, without arguments and beyond cancellation.
+// exec runs a statement of our own, without arguments and beyond cancellation. Transactions begin and end with these few,
+// so that they go to the driver directly: database/sql takes longer to pass them on than SQLite to run them.
 func (c *conn) exec(query string) error {
-	_, err := c.ExecContext(context.Background(), query)
-	return err
+	return c.raw.Raw(func(raw any) error {
+		stmt, ok := c.own[query]
+		if !ok {
+			prepared, err := raw.(driver.Conn).Prepare(query)
+			if err != nil {
+				return err
+			}
+			if stmt, ok = prepared.(driver.StmtExecContext); !ok {
+				return fmt.Errorf("%T cannot run a statement under a context", prepared)
+			}
+			c.own[query] = stmt
+		}
+		_, err := stmt.ExecContext(context.Background(), nil)
+		return err
+	})
 }
 
 // inTransaction returns an error unless a transaction is open: SQLite ends one by itself after some failures, also when
 // whoever met the failure says nothing of it.
 func (c *conn) inTransaction() error {
-	return c.raw.Raw(func(driver any) error {
-		if sqlite, ok := driver.(*sqlite3.SQLiteConn); ok && !sqlite.AutoCommit() {
+	return c.raw.Raw(func(raw any) error {
+		if sqlite, ok := raw.(*sqlite3.SQLiteConn); ok && !sqlite.AutoCommit() {
 			return nil
 		}
 		return errors.New("the database has ended the transaction")
@@ -79,6 +96,12 @@ func (c *conn) close() error {
 	for _, stmt := range c.stmts {
 		_ = stmt.Close() // closing the connection reports what matters
 	}
+	_ = c.raw.Raw(func(any) error { // likewise
+		for _, stmt := range c.own {
+			_ = stmt.(driver.Stmt).Close()
+		}
+		return nil
+	})
 	return c.raw.Close()
 }
 

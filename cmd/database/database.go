@@ -16,8 +16,8 @@ const (
 	Postgres = "postgres"
 )
 
-// An engine runs transactions on one kind of database. The transaction it passes to fn carries the context that
-// statements shall run under.
+// An engine runs transactions on one kind of database. The transaction it passes to fn is a session made for it, which
+// carries the context that statements shall run under.
 type engine interface {
 	read(ctx context.Context, fn func(tx *gorm.DB) error) error
 	write(ctx context.Context, fn func(tx *gorm.DB) error) error
@@ -121,8 +121,9 @@ func (db *DB) transact(writable bool, fn func(tx *gorm.DB) error) func(tx *gorm.
 	return func(tx *gorm.DB) error {
 		t := &transaction{writable: writable}
 		defer t.over.Store(true)
-		ctx := context.WithValue(tx.Statement.Context, transactionKey{db}, t)
-		t.tx = tx.Session(&gorm.Session{NewDB: true, Context: ctx})
+		// The session is this transaction's own.
+		tx.Statement.Context = context.WithValue(tx.Statement.Context, transactionKey{db}, t)
+		t.tx = tx
 		if err := fn(t.tx); err != nil {
 			return err
 		}

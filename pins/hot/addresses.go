@@ -18,14 +18,14 @@ const maxDelegates = 20
 
 // Delegates implements pins.HotTier.
 func (e *Embedded) Delegates(ctx context.Context) ([]string, error) {
+	if known, fresh := e.delegates.fresh(time.Second); fresh {
+		return known, nil // they are part of every answer of the API
+	}
 	_, done, err := e.life.begin(ctx)
 	if err != nil {
 		return e.delegates.last()
 	}
 	defer done()
-	if known, fresh := e.delegates.fresh(time.Second); fresh {
-		return known, nil // they are part of every answer of the API
-	}
 	addrs := e.node.PeerHost.Addrs()
 	if len(delegates(nil, addrs, e.node.Identity)) == 0 {
 		// Behind a router the node announces no address until others have told it one. A private one is better
