@@ -15,6 +15,7 @@ import (
 // The server is killed at random moments while it makes deals. In the end every copy that was promised is there, once:
 // the chain has exactly as many deals as were asked for.
 func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
+	t.Parallel() // it waits for restarts most of the time
 	eachDatabase(t, func(t *testing.T, settings ...string) {
 		cycles := count(t, "FROSTPIN_DEAL_KILL_CYCLES", 8)
 		d := startDevnet(t, "--providers", "4")

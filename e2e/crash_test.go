@@ -15,6 +15,7 @@ const readyWithin = 5 * time.Second
 // was acknowledged to it, and after every restart the API must show exactly that: nothing lost, nothing back, and of
 // the one request that was under way either all or nothing.
 func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel() // it waits for restarts most of the time
 	eachDatabase(t, func(t *testing.T, settings ...string) {
 		cycles := count(t, "FROSTPIN_KILL_CYCLES", 10)
 		author := startIPFS(t)

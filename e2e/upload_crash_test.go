@@ -138,6 +138,7 @@ func byName(s *server) map[string][]pinStatus {
 // Uploads are sent as fast as they are answered while the server is killed at random moments. What was acknowledged is
 // a pin that is pinned and read back byte for byte; what was not can be repeated, and then it is one pin too.
 func TestKilledServerKeepsEveryAcknowledgedUpload(t *testing.T) {
+	t.Parallel() // it waits for restarts most of the time
 	cycles := count(t, "FROSTPIN_KILL_CYCLES", 6)
 	s := startServer(t)
 	seed := rand.Uint64()
