@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -67,14 +66,10 @@ func endWithin(ctx context.Context, limit time.Duration, log *slog.Logger, work 
 	}
 }
 
-// gcPercent lets garbage grow to twice what is in use: that is little here, and collecting it less often answers more
-// requests. GOGC in the environment decides otherwise.
-const gcPercent = 200
-
 // serve is the architecture, from the ground up; what is deferred takes it down in reverse.
 func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err error) {
 	if _, decided := lookup(p.environ, "GOGC"); !decided {
-		debug.SetGCPercent(gcPercent)
+		defer tuneHeap().stop()
 	}
 	if err := makeDataDir(c.DataDir); err != nil {
 		return err
