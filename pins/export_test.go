@@ -170,3 +170,18 @@ func HeldBytes(ask func(context.Context, Account) (int64, error)) func(context.C
 func ForgetBatches(ctx context.Context, s *Service, now time.Time) error {
 	return s.store.forgetBatches(ctx, now)
 }
+
+// SetSpans sets the sizes of spans of names, and MakeSpans makes those that an account lacks, as Run does once a search
+// has wanted them.
+func SetSpans(s *Service, pins int, outside int64) { s.store.spans = spanSizes{pins, outside} }
+func MakeSpans(ctx context.Context, s *Service, account Account) error {
+	return s.sched.makeSpans(ctx, account)
+}
+
+// SpansOf is how many spans an account has.
+func SpansOf(ctx context.Context, s *Service, account Account) (n int, err error) {
+	err = s.store.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT count(*) FROM name_spans WHERE account = ? AND form = 'created'`, account).Row().Scan(&n)
+	})
+	return n, err
+}

@@ -122,6 +122,10 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 			start := time.UnixMilli(1_700_000_000_000 + int64(account))
 			clock := start
 			s := pins.New(config(), db, pinstest.NewTier(), discard(), func() time.Time { return clock })
+			spans := db.Dialect() == database.SQLite && rapid.Bool().Draw(t, "spans")
+			if spans {
+				pins.SetSpans(s, rapid.IntRange(1, 4).Draw(t, "of pins"), rapid.Int64Range(0, 20).Draw(t, "outside"))
+			}
 			var model naive
 			for range rapid.IntRange(0, 40).Draw(t, "pins") {
 				// Steps of the clock cross the spans of the counters, stand still and go back.
@@ -143,6 +147,11 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 						t.Fatal(err)
 					}
 					model = slices.Delete(model, i, i+1)
+				}
+				if spans && rapid.IntRange(0, 4).Draw(t, "makes spans") == 0 {
+					if err := pins.MakeSpans(ctx, s, account); err != nil {
+						t.Fatal(err)
+					}
 				}
 				if rapid.IntRange(0, 2).Draw(t, "moves") == 0 {
 					p := rapid.SampledFrom(append(model[:0:0], p)).Draw(t, "moved")
@@ -193,21 +202,82 @@ func TestEveryNameIsFoundByWhatIsInIt(t *testing.T) {
 			}
 			model = append(model, p)
 		}
-		for _, part := range slices.Concat(names, parts) {
-			for _, match := range []spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial} {
-				q := all()
-				q.Name, q.Match = &part, match
-				count, ids := model.list(q)
-				got, err := s.List(t.Context(), alice, q)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got.Count != count || len(got.Pins) != len(ids) {
-					t.Errorf("%s %q: %d pins, want %d", match, part, got.Count, count)
+		look := func(t *testing.T) {
+			for _, part := range slices.Concat(names, parts) {
+				for _, match := range []spec.TextMatchingStrategy{spec.Exact, spec.Iexact, spec.Partial, spec.Ipartial} {
+					q := all()
+					q.Name, q.Match = &part, match
+					count, ids := model.list(q)
+					got, err := s.List(t.Context(), alice, q)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got.Count != count || len(got.Pins) != len(ids) {
+						t.Errorf("%s %q: %d pins, want %d", match, part, got.Count, count)
+					}
 				}
 			}
 		}
+		t.Run("by looking at each", look)
+		if db.Dialect() == database.SQLite {
+			spanned(t, s, 7)
+			t.Run("in spans", look)
+		}
 	})
+}
+
+// spanned makes spans of so many pins of alice's, which her searches then use.
+func spanned(t *testing.T, s *pins.Service, size int) {
+	t.Helper()
+	pins.SetSpans(s, size, int64(size))
+	if err := pins.MakeSpans(t.Context(), s, alice); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A search in a large account has its spans made, which then answer, and a removed pin takes no more than its own along.
+func TestSpansFollowTheAccount(t *testing.T) {
+	db := databasetest.Open(t, database.SQLite)
+	if err := db.Migrate(t.Context(), pins.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, db, pinstest.NewTier(), config())
+	pins.SetSpans(w.Service, 5, 5)
+	w.start()
+	part, made := "name", []pins.Pin{}
+	for i := range 23 {
+		made = append(made, w.add(alice, named(leaf(i%7), fmt.Sprint("Name ", i))))
+	}
+	search := func(want int64) {
+		t.Helper()
+		got, err := w.List(t.Context(), alice, spec.Query{Statuses: all().Statuses, Name: &part, Match: spec.Ipartial, Limit: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Count != want || len(got.Pins) != 3 || *got.Pins[0].Name != "Name 22" {
+			t.Fatalf("%d pins are found, want %d; the newest: %+v", got.Count, want, got.Pins)
+		}
+	}
+	search(23)
+	spans := func() int {
+		n, err := pins.SpansOf(t.Context(), w.Service, alice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	w.until("four spans are made", func() bool { return spans() == 4 })
+	search(23)
+	for _, i := range []int{7, 22 - 1} { // in the second span, and in none
+		if err := w.Delete(t.Context(), alice, made[i].ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := spans(); got != 3 {
+		t.Errorf("%d spans are left, want 3", got)
+	}
+	search(21)
+	w.until("the span is made again", func() bool { search(21); return spans() == 4 })
 }
 
 func describe(q spec.Query) string {

@@ -25,6 +25,7 @@ func Migrations() []*gormigrate.Migration {
 		departuresMigration(),
 		lapsedMigration(),
 		lostMigration(),
+		spansMigration(),
 	}
 }
 

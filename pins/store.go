@@ -49,6 +49,9 @@ type store struct {
 
 	counter counter
 
+	spans       spanSizes
+	spansWanted chan Account // those that a search has found without
+
 	owedUploads owedClaims[claimedKey]
 	owedBatches owedClaims[*Batch]
 }
@@ -56,7 +59,7 @@ type store struct {
 func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {
 	s := &store{
 		db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}},
-		room: func() Room { return RoomPlenty },
+		room: func() Room { return RoomPlenty }, spans: usualSpans, spansWanted: make(chan Account, 1),
 	}
 	s.owing.Store(true) // until begin has looked
 	if archive != nil {

@@ -34,6 +34,9 @@ func (s *store) rows(tx *gorm.DB, account Account, q spec.Query, page *Page) err
 		return err
 	}
 	if q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial) {
+		if served, err := s.listBySpans(tx, account, q, page); served || err != nil {
+			return err
+		}
 		return listByScan(tx, f, q, page)
 	}
 	return listByFilter(tx, f, q, page)
@@ -120,11 +123,7 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 		page.Count = int64(len(created))
 		slices.SortFunc(created, func(a, b int64) int { return cmp.Compare(b, a) })
 		created = created[:min(len(created), q.Limit)]
-		if len(created) == 0 {
-			return nil
-		}
-		return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
-			WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, f.account, created)
+		return appendByCreated(tx, f.account, page, created)
 	}
 	f, _, err = filterOf(tx, f.account, q, wide)
 	if err != nil {
@@ -150,6 +149,15 @@ func appendPins(tx *gorm.DB, account Account, page *Page, sql string, args ...an
 		page.Pins = append(page.Pins, p)
 		return err
 	}, sql, args...)
+}
+
+// appendByCreated appends the pins that were created at these times, the newest first.
+func appendByCreated(tx *gorm.DB, account Account, page *Page, created []int64) error {
+	if len(created) == 0 {
+		return nil
+	}
+	return appendPins(tx, account, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
+		WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, account, created)
 }
 
 // A filter is the FROM and WHERE of a query for pins.

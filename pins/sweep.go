@@ -56,6 +56,28 @@ func (d *scheduler) freeStrays(ctx context.Context, before map[int64]bool) (now 
 	return now, d.s.store.unclaim(ctx, free)
 }
 
+// spans makes spans of names for the accounts whose searches want them.
+func (d *scheduler) spans(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case account := <-d.s.store.spansWanted:
+			if err := d.makeSpans(ctx, account); err != nil && ctx.Err() == nil {
+				d.log.Error("making spans of names", "account", account, "err", err)
+			}
+		}
+	}
+}
+
+func (d *scheduler) makeSpans(ctx context.Context, account Account) error {
+	for {
+		if again, err := d.s.store.makeSpan(ctx, account); !again || err != nil {
+			return err
+		}
+	}
+}
+
 // compares holds the database, which is the authority, against the hot tier.
 func (d *scheduler) compares(ctx context.Context) {
 	every(ctx, compareEvery, func(ctx context.Context) {
