@@ -133,6 +133,9 @@ func (s *Service) Account(ctx context.Context, id int64) (Account, error) {
 // SearchAccounts returns accounts whose name contains part, in any case, with ids above after, oldest first, at most
 // limit.
 func (s *Service) SearchAccounts(ctx context.Context, part string, after int64, limit int) ([]Account, error) {
+	if !partOfName.MatchString(part) {
+		return nil, nil // the databases take not every text
+	}
 	accounts, err := s.selectAccountsLike(ctx, part, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("searching accounts: %w", err)
@@ -201,7 +204,10 @@ func (s *Service) PolicyUses(ctx context.Context, policy string) (PolicyUse, err
 }
 
 // accountName is what fits on a command line, in a table and in a file name.
-var accountName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+var (
+	accountName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+	partOfName  = regexp.MustCompile(`^[A-Za-z0-9._@-]{0,64}$`)
+)
 
 func checkName(name string) error {
 	if !accountName.MatchString(name) {

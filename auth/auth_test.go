@@ -420,6 +420,9 @@ func TestNamesThatNoAccountCanHaveAreUnknown(t *testing.T) {
 					t.Errorf("%s of %.20q: %v, want ErrNotFound", what, name, err)
 				}
 			}
+			if found, err := s.SearchAccounts(t.Context(), name, 0, 10); len(found) > 0 || err != nil {
+				t.Errorf("a search for %.20q finds %v, %v", name, found, err)
+			}
 		}
 	})
 }
