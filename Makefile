@@ -19,7 +19,7 @@ test: ## run every test that needs nothing but Go and a C compiler
 
 .PHONY: race
 race: ## run the tests under the race detector
-	$(GO) test -race -short -p 1 -timeout 40m ./...
+	$(GO) test -race -short -timeout 40m ./...
 
 .PHONY: lint
 lint: ## run go vet and golangci-lint

@@ -233,13 +233,9 @@ func TestRulesForbidWhatTheySay(t *testing.T) {
 	}
 }
 
-// .ci/run goes further only with the tests that .ci/long names.
+// .ci/run goes further only with the tests that .ci/long names, and looks at those closely that .ci/raced names.
 func TestEveryTestThatCanBeLongIsRunSo(t *testing.T) {
-	text, err := os.ReadFile("../.ci/long")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
+	var all, long []string
 	files, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)
@@ -254,19 +250,34 @@ func TestEveryTestThatCanBeLongIsRunSo(t *testing.T) {
 			if !ok || !strings.HasPrefix(f.Name.Name, "Test") {
 				continue
 			}
+			all = append(all, f.Name.Name)
 			ast.Inspect(f, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)
-				if ok && fmt.Sprint(call.Fun) == "long" && !slices.Contains(want, f.Name.Name) {
-					want = append(want, f.Name.Name)
+				if ok && fmt.Sprint(call.Fun) == "long" && !slices.Contains(long, f.Name.Name) {
+					long = append(long, f.Name.Name)
 				}
 				return true
 			})
 		}
 	}
-	slices.Sort(want)
-	if got := strings.Fields(string(text)); !slices.Equal(got, want) {
-		t.Errorf(".ci/long names %q, those that ask long() are %q", got, want)
+	slices.Sort(long)
+	if got := namesIn(t, "../.ci/long"); !slices.Equal(got, long) {
+		t.Errorf(".ci/long names %q, those that ask long() are %q", got, long)
 	}
+	for _, name := range namesIn(t, "../.ci/raced") {
+		if !slices.Contains(all, name) {
+			t.Errorf(".ci/raced names %s, which is no test", name)
+		}
+	}
+}
+
+func namesIn(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(text))
 }
 
 // What the linters also say, for machines without them.
