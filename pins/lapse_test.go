@@ -266,6 +266,33 @@ func TestAPinThatIsRemovedMeanwhileCostsNoOtherOne(t *testing.T) {
 	})
 }
 
+func TestOfManyPinsTheOldestStayThatCostNothing(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		const many, free = 450, 30 // more than two batches, and a part of one
+		list := make([]pins.Pin, many)
+		for i := range list {
+			d := pinstest.Tree(strings.Repeat("y", i+1), 1)
+			list[i] = w.add(alice, request(d.Root))
+			if err := pins.SetHeld(t.Context(), w.Service, d.Root, 1, 10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again := w.add(alice, request(list[0].Root)) // the newest pin and the oldest are of one DAG, and go together
+		w.lapse(alice, func(context.Context) (*pins.Dues, error) {
+			return &pins.Dues{Hot: true, Owes: func(s pins.Stock) bool { return s.Hot > 10*free }}, nil
+		}, many-free+1)
+		for i, p := range append(list, again) {
+			want := spec.Failed
+			if 1 <= i && i <= free {
+				want = spec.Pinned
+			}
+			if got := w.get(p).Status(); got != want {
+				t.Errorf("pin %d is %s, want %s", i, got, want)
+			}
+		}
+	})
+}
+
 func TestManyPinsAreLetGoInBatchesAndEachAsksFirst(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		const many = 450

@@ -43,7 +43,17 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 		if _, err := lockRoots(tx, roots); err != nil {
 			return err
 		}
-		var left Stock // added up when none of these pins can go in another way any more, which would count as still there
+		// Both are looked at when none of these pins can go in another way any more, which would count as still there.
+		var left Stock
+		if dues.Owes != nil && len(list) == lapseAtOnce {
+			owed, err := owedForOlder(tx, account, list[len(list)-1].createdMS, roots, dues.Owes)
+			if err != nil {
+				return err
+			}
+			if owed {
+				dues.Owes = nil // whichever of these pins go
+			}
+		}
 		if dues.Owes != nil {
 			if left, err = keptStock(tx, `p.account = ?`, account); err != nil {
 				return err
@@ -98,6 +108,29 @@ func costly(tx *gorm.DB, account Account, before int64, dues Dues) (list []costl
 		WHERE p.account = ? AND p.created_ms < ? AND p.lapsed_ms IS NULL AND (`+strings.Join(costs, ` OR `)+`)
 		ORDER BY p.created_ms DESC LIMIT ?`, account, before, lapseAtOnce)
 	return list, err
+}
+
+// owedForOlder tells whether the pins before a place cost something by themselves, without those of the roots. It begins
+// with the oldest: a few are mostly enough, and adding up all of a large account for each batch takes a second.
+func owedForOlder(tx *gorm.DB, account Account, before int64, roots []int64, owes func(Stock) bool) (bool, error) {
+	var sum Stock
+	for after := int64(-1); ; {
+		n := 0
+		err := query(tx, func(r row) error {
+			var hot, cold int64
+			err := r.Scan(&after, &hot, &cold)
+			sum.Hot, sum.Cold, n = sum.Hot+hot, sum.Cold+cold, n+1
+			return err
+		}, `SELECT p.created_ms, h.bytes * h.hot, h.bytes * h.copies FROM pins p JOIN holdings h ON h.pin = p.id
+			WHERE p.account = ? AND p.created_ms > ? AND p.created_ms < ? AND p.lapsed_ms IS NULL AND p.root_id NOT IN ?
+			ORDER BY p.created_ms LIMIT ?`, account, after, before, roots, lapseAtOnce)
+		if err != nil || owes(sum) {
+			return err == nil, err
+		}
+		if n < lapseAtOnce {
+			return false, nil
+		}
+	}
 }
 
 func (s *store) kept(ctx context.Context, account Account) (stock Stock, err error) {
