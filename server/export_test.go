@@ -49,7 +49,7 @@ func Address(remote, forwarded string) string {
 }
 
 // Working is the effort of a read that has decoded so much that it takes turns.
-func Working(turns *pins.Turns) (work func(context.Context) error, end func()) {
+func Working(turns *pins.Turns) (work func(context.Context) error, giving func(bool), end func()) {
 	e := &effort{turns: turns, who: "reader", nodes: fewNodes}
-	return e.work, e.end
+	return e.work, e.giving, e.end
 }

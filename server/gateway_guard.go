@@ -182,9 +182,10 @@ var guardBuffers = sync.Pool{New: func() any {
 
 func (o *guard) write(b []byte) (int, error) {
 	o.giving.Store(true)
-	o.st.effort.rest()
+	o.st.effort.giving(true)
 	o.deadline()
 	n, err := o.w.Write(b)
+	o.st.effort.giving(false)
 	o.sent += int64(n)
 	o.st.blocks.Store(0)
 	o.patience.Reset(o.g.cfg.RetrievalTimeout)

@@ -21,6 +21,7 @@ type effort struct {
 	nodes   int
 	waiting bool
 	working bool // it has the turn
+	away    bool // a turn would be kept while the reader takes what it is given
 	ended   bool // there will be nobody to give a turn back
 }
 
@@ -38,8 +39,8 @@ func (e *effort) work(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.waiting, e.working = false, err == nil
-	if e.ended {
-		e.giveBack()
+	if e.ended || e.away {
+		e.giveBack() // one node is decoded without it
 	}
 	return err
 }
@@ -49,6 +50,15 @@ func (e *effort) rest() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.giveBack()
+}
+
+// giving keeps turns from being kept until it is called with false: others of boxo's goroutines read ahead meanwhile, and a
+// reader can be as slow as it likes.
+func (e *effort) giving(away bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.giveBack()
+	e.away = away
 }
 
 // end is for a read that was answered: what boxo's goroutines do after it keeps no turn.
