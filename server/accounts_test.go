@@ -48,6 +48,18 @@ type house struct {
 	accounts *auth.Service
 	books    *ledger.Service
 	own, psa contract
+	retries  int // of what was not paid for
+}
+
+// A retried counts the retries of a house.
+type retried struct {
+	*pins.Service
+	h *house
+}
+
+func (r retried) Retry(ctx context.Context, account pins.Account, reason string) error {
+	r.h.retries++
+	return r.Service.Retry(ctx, account, reason)
 }
 
 func newHouse(t *testing.T, change ...func(*server.Config)) *house {
@@ -68,7 +80,7 @@ func newHouse(t *testing.T, change ...func(*server.Config)) *house {
 		fn(&cfg)
 	}
 	var err error
-	if h.Server, err = server.New(cfg, service, h.accounts, log); err != nil {
+	if h.Server, err = server.New(cfg, retried{service, h}, h.accounts, log); err != nil {
 		t.Fatal(err)
 	}
 	return h

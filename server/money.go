@@ -24,6 +24,7 @@ import (
 type Ledger interface {
 	// Afford returns a *ledger.FundsError when an account cannot pay for more.
 	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
+	Balance(ctx context.Context, account int64) (ledger.Balance, error)
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
 	// LetGoAfter is when pins of an account are let go in a grace period of such a length; zero: never.
 	LetGoAfter(ctx context.Context, account int64, length time.Duration) (time.Time, error)
@@ -331,9 +332,14 @@ func (s ownAPI) CreditAccount(c echo.Context, name v1.AccountName) error {
 	return s.respond(c, http.StatusOK, renderEntry(e))
 }
 
-// funded tries again what an account could not pay for. The money is booked whether that works now or not.
+// funded tries again what an account could not pay for, if there is money now: what was booked may be a repetition, and
+// spent since, or a correction. It stays booked whether that works now or not.
 func (s *Server) funded(c echo.Context, account int64) {
-	if err := s.pins.Retry(c.Request().Context(), pins.Account(account), spec.ReasonInsufficientFunds); err != nil {
+	b, err := s.cfg.Ledger.Balance(c.Request().Context(), account)
+	if err == nil && b.Pays() {
+		err = s.pins.Retry(c.Request().Context(), pins.Account(account), spec.ReasonInsufficientFunds)
+	}
+	if err != nil {
 		s.log.Warn("trying pins again that were not paid for", "account", account, "err", err)
 	}
 }

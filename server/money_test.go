@@ -105,10 +105,17 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 		t.Errorf("the same key was booked twice: %+v", again)
 	}
 	wantFailure(t, k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", `{"amount":"2","key":"first"}`), 409, "CONFLICT", "key")
+	paid := k.retries
 	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"back","correction":true}`)
 	wantFailure(t, k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", `{"amount":"-1","key":"more","correction":true}`), 409, "INSUFFICIENT_FUNDS", "floor")
 
-	// At zero nothing can be added, and everything can be seen and removed.
+	// At zero nothing is tried again, whatever is booked twice.
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"first"}`)
+	if paid == 0 || k.retries != paid {
+		t.Errorf("with money what was not paid for was tried again %d times, at zero %d times", paid, k.retries-paid)
+	}
+
+	// And nothing can be added, and everything can be seen and removed.
 	refused("POST", "/psa/pins")
 	refused("POST", "/psa/pins/"+id)
 	for _, path := range []string{"/psa/pins?status=queued,pinning", "/psa/pins/" + id, "/api/v1/usage", "/api/v1/ledger", "/api/v1/ledger/statement"} {

@@ -45,6 +45,9 @@ type Balance struct {
 // Available is what a new pin can be promised. It is negative when usage has taken what was held.
 func (b Balance) Available() Amount { return b.Balance - b.Holds - b.Floor }
 
+// Pays tells whether there is anything to pay with.
+func (b Balance) Pays() bool { return b.Balance > b.Floor }
+
 // Balance returns what an account has; one that nothing was ever booked for has nothing.
 func (s *Service) Balance(ctx context.Context, account int64) (Balance, error) {
 	b, err := s.selectBalance(ctx, account)

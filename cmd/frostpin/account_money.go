@@ -44,11 +44,7 @@ What the account could not pay for before is tried again.`,
 						return err
 					}
 				}
-				service, err := s.tierless(ctx, p)
-				if err != nil {
-					return err
-				}
-				if err := service.Retry(ctx, pins.Account(account.ID), spec.ReasonInsufficientFunds); err != nil {
+				if err := p.funded(ctx, s, account.ID, books); err != nil {
 					return err
 				}
 				said := "booked"
@@ -67,6 +63,20 @@ What the account could not pay for before is tried again.`,
 		panic(err) // only for a flag that does not exist
 	}
 	return c
+}
+
+// funded tries again what an account could not pay for, if there is money now: what was booked may be a repetition, and
+// spent since, or a correction.
+func (p *program) funded(ctx context.Context, s *store, account int64, books *ledger.Service) error {
+	b, err := books.Balance(ctx, account)
+	if err != nil || !b.Pays() {
+		return err
+	}
+	service, err := s.tierless(ctx, p)
+	if err != nil {
+		return err
+	}
+	return service.Retry(ctx, pins.Account(account), spec.ReasonInsufficientFunds)
 }
 
 // withMoney opens the books for a command about one account.

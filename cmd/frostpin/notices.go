@@ -69,7 +69,7 @@ func (n notices) look(ctx context.Context, account int64) error {
 	if err != nil {
 		return err
 	}
-	pays := !limits.Bills() || o.Balance.Balance > o.Balance.Floor
+	pays := !limits.Bills() || o.Balance.Pays()
 	unpaid := false
 	if !pays {
 		if unpaid, err = n.owes(ctx, account); err != nil {
