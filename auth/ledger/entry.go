@@ -3,7 +3,9 @@ package ledger
 import (
 	"errors"
 	"math/big"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // What the functions of this package answer. Everything else is a failure of the database.
@@ -92,9 +94,15 @@ func (c Charge) check() error {
 	return checkTexts(c.Key, c.Ref)
 }
 
+// storable tells whether every database takes a text.
+func storable(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
 func checkTexts(key, ref string) error {
 	if key == "" || len(key) > maxText || len(ref) > maxText {
 		return invalid("a key has 1 to %d bytes, a reference at most as many", maxText)
+	}
+	if !storable(key) || !storable(ref) {
+		return invalid("a key and a reference are text without NUL")
 	}
 	return nil
 }

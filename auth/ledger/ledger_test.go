@@ -402,6 +402,27 @@ func TestEntriesArePagedAndFiltered(t *testing.T) {
 	})
 }
 
+func TestTextsThatADatabaseRefusesAreNotAcceptable(t *testing.T) {
+	each(t, nil, func(t *testing.T, s *ledger.Service, _ *clock, _ *database.DB) {
+		for _, text := range []string{"a\x00", "\xff"} {
+			for what, call := range map[string]func() error{
+				"the key of a credit": func() error { _, _, err := s.Credit(t.Context(), 1, 1, text, ""); return err },
+				"its reference":       func() error { _, _, err := s.Credit(t.Context(), 1, 1, "k", text); return err },
+				"of a correction":     func() error { _, _, err := s.Adjust(t.Context(), 1, 1, "k", text); return err },
+			} {
+				if err := call(); !errors.Is(err, ledger.ErrInvalid) {
+					t.Errorf("%s is %q: %v", what, text, err)
+				}
+			}
+			for _, f := range []ledger.Filter{{Account: 1, Ref: text, Limit: 1}, {Account: 1, Kind: ledger.Kind(text), Limit: 1}} {
+				if got, err := s.Entries(t.Context(), f); len(got) > 0 || err != nil {
+					t.Errorf("entries with %q: %v, %v", text, got, err)
+				}
+			}
+		}
+	})
+}
+
 func TestStatementIsTheDifferenceOfItsBalances(t *testing.T) {
 	each(t, perByte, func(t *testing.T, s *ledger.Service, c *clock, _ *database.DB) {
 		credit(t, s, 1, 100, "nov")

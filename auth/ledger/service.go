@@ -284,6 +284,9 @@ func (s *Service) Entries(ctx context.Context, f Filter) ([]Entry, error) {
 	if f.Limit < 1 || f.Limit > MaxPage {
 		return nil, invalid("a page has 1 to %d entries", MaxPage)
 	}
+	if !storable(f.Ref) || !storable(string(f.Kind)) {
+		return nil, nil // no entry has them
+	}
 	entries, err := s.selectEntries(ctx, f)
 	if err != nil {
 		return nil, fmt.Errorf("reading the ledger of account %d: %w", f.Account, err)
