@@ -158,6 +158,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, body.Error()}
 	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
 		return verdict{status: statusClientGone}
+	case isOneOf(err, s.cfg.Unstorable):
+		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the request has a character in it that no text has, such as NUL"}
 	case errors.Is(err, pins.ErrNoSpace), isOneOf(err, s.cfg.Full):
 		return verdict{
 			http.StatusServiceUnavailable, spec.ReasonNoSpace,

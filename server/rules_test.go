@@ -65,6 +65,7 @@ func TestAuthorizationHeader(t *testing.T) {
 func TestErrorsMeanWhatTheTableSays(t *testing.T) {
 	away := errors.New("database away")
 	full := fmt.Errorf("%w: full", away)
+	odd := errors.New("odd text")
 	for _, c := range []struct {
 		err     error
 		status  int
@@ -77,12 +78,15 @@ func TestErrorsMeanWhatTheTableSays(t *testing.T) {
 		{fmt.Errorf("%w: %w", pins.ErrUnavailable, errSecret), 503, "SERVICE_UNAVAILABLE", "try again"},
 		{fmt.Errorf("%w: %w", away, errSecret), 503, "DATABASE_BUSY", "try again"},
 		{fmt.Errorf("%w: %w", full, errSecret), 503, "INSUFFICIENT_STORAGE", "no room"},
+		{fmt.Errorf("%w: %w", odd, errSecret), 400, "BAD_REQUEST", "no text has"},
 		{fmt.Errorf("storing: %w", pins.ErrNoSpace), 503, "INSUFFICIENT_STORAGE", "no room"},
 		{fmt.Errorf("%w: %w", context.DeadlineExceeded, errSecret), 503, "SERVICE_UNAVAILABLE", "try again"},
 		{errSecret, 500, "INTERNAL_SERVER_ERROR", "in the log under request "},
 		{fmt.Errorf("%w: %w", context.Canceled, errSecret), 500, "INTERNAL_SERVER_ERROR", "in the log under request "},
 	} {
-		f := newFixture(t, func(cfg *server.Config) { cfg.Unavailable, cfg.Full = []error{away}, []error{full} })
+		f := newFixture(t, func(cfg *server.Config) {
+			cfg.Unavailable, cfg.Full, cfg.Unstorable = []error{away}, []error{full}, []error{odd}
+		})
 		f.pins.err = c.err
 		w := f.do(alice, "GET", "/psa/pins/x", "", "X-Request-Id", "complaint-7")
 		wantFailure(t, w, c.status, c.reason, c.details)

@@ -396,3 +396,17 @@ func TestDatabaseThatDoesNotAnswerIsUnavailable(t *testing.T) {
 		t.Errorf("a directory in place of the file: got %v, want %v", err, database.ErrUnavailable)
 	}
 }
+
+func TestTextThatPostgresCannotStoreIsToldApart(t *testing.T) {
+	databasetest.Each(t, schema(), func(t *testing.T, db *database.DB) {
+		for _, text := range []string{"a\x00b", "\xff"} {
+			read := db.Read(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`SELECT 1 WHERE ? = 'a'`, text).Error })
+			write := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`DELETE FROM items WHERE CAST(id AS TEXT) = ?`, text).Error })
+			for what, err := range map[string]error{"reading": read, "writing": write} {
+				if want := db.Dialect() == database.Postgres; errors.Is(err, database.ErrText) != want || !want && err != nil {
+					t.Errorf("%s with %q: %v", what, text, err)
+				}
+			}
+		}
+	})
+}

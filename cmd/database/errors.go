@@ -23,6 +23,9 @@ var (
 	// ErrFull is an ErrUnavailable: there is no room for the database to write. Reads go on.
 	ErrFull = fmt.Errorf("%w: its disk is full", ErrUnavailable)
 
+	// ErrText means that an argument has something in it that PostgreSQL has in no text: NUL, or what is not UTF-8.
+	ErrText = errors.New("a text cannot be stored")
+
 	// ErrClosed is returned by every method after Close.
 	ErrClosed = errors.New("the database is closed")
 
@@ -40,7 +43,7 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("panic in a database transaction: %v\n%s", e.Value, e.Stack)
 }
 
-// translate marks driver errors that mean "not now". It is the only place that knows them.
+// translate marks driver errors that mean "not now" or "not this". It is the only place that knows them.
 func translate(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrClosed) {
 		return err
@@ -50,6 +53,9 @@ func translate(err error) error {
 	}
 	if unavailable(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if onPostgres, ok := errors.AsType[*pgconn.PgError](err); ok && (onPostgres.Code == "22021" || onPostgres.Code == "22P05") {
+		return fmt.Errorf("%w: %w", ErrText, err)
 	}
 	return err
 }
