@@ -13,6 +13,7 @@ import (
 
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
+	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/spec"
@@ -129,6 +130,27 @@ func TestWhatWasHeldIsFetchedAgainWhateverIsLeftInThePurse(t *testing.T) {
 		if p := w.untilStatus(w.add(alice, request(d.Root)), spec.Failed); p.DAG.Hot != pins.HotGaveUp {
 			t.Errorf("asked for anew it is %s", p.DAG.Hot)
 		}
+	})
+}
+
+// Nor because the cold copies that it was let go for cannot be read at the moment.
+func TestWhatWasOffloadedIsLookedForWhateverIsLeftInThePurse(t *testing.T) {
+	src, p := &source{}, &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}}
+	eachCold(t, func(c *pins.Config) { c.ColdSource, c.Sponsor = src, p }, func(t *testing.T, w *world, a *archive) {
+		src.tier = w.tier
+		d := pinstest.Tree("offloaded", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		pin := w.addCold(alice, d.Root, 1)
+		w.setHot(d.Root, pins.HotOffloaded)
+		stored := deals.Standing{Cold: deals.ColdStored, Wanted: 1, Active: 1, Ever: 1, Kept: true, NeedsBytes: true}
+		if err := a.set(t.Context(), deals.Wish{Root: d.Root, Terms: 1}, stored); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.get(pin).DAG.Hot; got != pins.HotRestoring {
+			t.Fatalf("it is %s", got)
+		}
+		w.start()
+		w.until("it is held", func() bool { return w.get(pin).DAG.Hot == pins.HotHeld })
 	})
 }
 

@@ -60,8 +60,10 @@ func Lost(r Root, now time.Time) Root {
 	return r
 }
 
-// BroughtBack is a root that shall be here again and that cold copies hold.
+// BroughtBack is a root that shall be here again and that cold copies hold. Where none of them can be read it is looked for
+// as what was lost.
 func BroughtBack(r Root, reason string, now time.Time) Root {
+	r.Lost = r.Lost || r.Hot == HotOffloaded
 	r.Hot, r.Attempts, r.WantedAt, r.NextAt, r.Reason = HotRestoring, 0, now, now, reason
 	r.Blocks, r.Bytes = 0, 0
 	return r

@@ -221,6 +221,9 @@ func (s *store) unlapse(ctx context.Context, account Account) (some bool, err er
 
 func (s *store) unlapseRoot(tx *gorm.DB, account Account, root int64) error {
 	before, holder, err := lockRoot(tx, `r.id = ?`, root)
+	if errors.Is(err, errStale) {
+		return nil // its last pin has gone
+	}
 	if err != nil {
 		return err
 	}
