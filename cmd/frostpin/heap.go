@@ -4,7 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"sync/atomic"
+	"sync"
 )
 
 // Bounds of how far the heap may grow before garbage is collected.
@@ -17,9 +17,10 @@ const (
 // A heapTuner sets the garbage collector's percentage after each collection: a server with little in use would otherwise
 // collect several times a second under load, and one with much in use must not take five times as much.
 type heapTuner struct {
-	stopped atomic.Bool
+	mu      sync.Mutex
+	stopped bool
 	before  int
-	percent int // of the cleanups' goroutine alone, once started
+	percent int
 }
 
 // tuneHeap begins to tune. The caller stops it.
@@ -33,24 +34,33 @@ func tuneHeap() *heapTuner {
 
 // stop puts back what was set before.
 func (t *heapTuner) stop() {
-	if !t.stopped.Swap(true) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.stopped {
 		debug.SetGCPercent(t.before)
 	}
+	t.stopped = true
 }
 
 // arm lets the next collection find garbage that tells of it.
 func (t *heapTuner) arm() {
 	type sentinel struct{ _ [4]*byte }
 	runtime.AddCleanup(new(sentinel), func(t *heapTuner) {
-		if t.stopped.Load() {
-			return
+		if t.adjust() {
+			t.arm()
 		}
-		if percent := gcPercent(liveHeap()); percent != t.percent {
-			t.percent = percent
-			debug.SetGCPercent(percent)
-		}
-		t.arm()
 	}, t)
+}
+
+// adjust reports whether there is a next time.
+func (t *heapTuner) adjust() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if percent := gcPercent(liveHeap()); percent != t.percent && !t.stopped {
+		t.percent = percent
+		debug.SetGCPercent(percent)
+	}
+	return !t.stopped
 }
 
 // liveHeap is what the last collection left, in bytes.
