@@ -14,7 +14,7 @@ import (
 
 // The server is killed at random moments while it makes deals. In the end every copy that was promised is there, once:
 // the chain has exactly as many deals as were asked for.
-func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) {
+func TestServerKilledWhileDealsAreMadeMakesEachDealOnce(t *testing.T) { //nolint:tparallel // one database after the other
 	t.Parallel() // it waits for restarts most of the time
 	eachDatabase(t, func(t *testing.T, settings ...string) {
 		cycles := count(t, "FROSTPIN_DEAL_KILL_CYCLES", 8)

@@ -14,7 +14,7 @@ const readyWithin = 5 * time.Second
 // Writers use the API as fast as it answers while the server is killed at random moments. Each keeps a model of what
 // was acknowledged to it, and after every restart the API must show exactly that: nothing lost, nothing back, and of
 // the one request that was under way either all or nothing.
-func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
+func TestKilledServerLosesNothingAcknowledged(t *testing.T) { //nolint:tparallel // one database after the other
 	t.Parallel() // it waits for restarts most of the time
 	eachDatabase(t, func(t *testing.T, settings ...string) {
 		cycles := count(t, "FROSTPIN_KILL_CYCLES", 10)
