@@ -124,7 +124,7 @@ func TestEveryFilterFindsWhatANaiveModelFinds(t *testing.T) {
 			s := pins.New(config(), db, pinstest.NewTier(), discard(), func() time.Time { return clock })
 			spans := db.Dialect() == database.SQLite && rapid.Bool().Draw(t, "spans")
 			if spans {
-				pins.SetSpans(s, rapid.IntRange(1, 4).Draw(t, "of pins"), rapid.Int64Range(0, 20).Draw(t, "outside"))
+				pins.SetSpans(s, rapid.IntRange(1, 4).Draw(t, "of pins"), rapid.IntRange(0, 20).Draw(t, "outside"))
 			}
 			var model naive
 			for range rapid.IntRange(0, 40).Draw(t, "pins") {
@@ -229,7 +229,7 @@ func TestEveryNameIsFoundByWhatIsInIt(t *testing.T) {
 // spanned makes spans of so many pins of alice's, which her searches then use.
 func spanned(t *testing.T, s *pins.Service, size int) {
 	t.Helper()
-	pins.SetSpans(s, size, int64(size))
+	pins.SetSpans(s, size, size)
 	if err := pins.MakeSpans(t.Context(), s, alice); err != nil {
 		t.Fatal(err)
 	}
