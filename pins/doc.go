@@ -54,7 +54,7 @@
 //
 //   - Deleting removes the row instead of marking it: indexes and counters hold live pins only. History belongs to a
 //     table of its own.
-//   - Counting is by counters per account, status and span of time (see count.go): a client that walks a million pins
+//   - Counting is by counters per account, status and span of time (see store_list.go): a client that walks a million pins
 //     ten by ten asks for a hundred thousand counts.
 //   - A part of a name is looked for in spans once an account is large (see store_spans.go), on SQLite: walking an index takes
 //     100 ns for each pin whatever is compared, reading texts a third of that. An index of parts would cost every POST.
