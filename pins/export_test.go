@@ -174,6 +174,7 @@ func ForgetBatches(ctx context.Context, s *Service, now time.Time) error {
 // SetSpans sets the sizes of spans of names, and MakeSpans makes those that an account lacks, as Run does once a search
 // has wanted them.
 func SetSpans(s *Service, pins, outside int) { s.store.spans = spanSizes{pins, int64(outside)} }
+
 func MakeSpans(ctx context.Context, s *Service, account Account) error {
 	return s.sched.makeSpans(ctx, account)
 }
