@@ -278,6 +278,13 @@ func TestSpansFollowTheAccount(t *testing.T) {
 		t.Errorf("%d spans are left, want 3", got)
 	}
 	search(21)
+	full := config()
+	full.Room = func() pins.Room { return pins.RoomScarce }
+	w = newWorld(t, db, w.tier, full)
+	pins.SetSpans(w.Service, 5, 5)
+	if err := pins.MakeSpans(t.Context(), w.Service, alice); err != nil || spans() != 3 {
+		t.Errorf("with little room there are %d spans, want 3: %v", spans(), err)
+	}
 	w = newWorld(t, db, w.tier, config())
 	pins.SetSpans(w.Service, 5, 5)
 	w.start()

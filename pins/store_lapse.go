@@ -45,16 +45,17 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 		}
 		// Both are looked at when none of these pins can go in another way any more, which would count as still there.
 		var left Stock
-		if dues.Owes != nil && len(list) == lapseAtOnce {
-			owed, err := owedForOlder(tx, account, list[len(list)-1].createdMS, roots, dues.Owes)
+		owes := dues.Owes
+		if owes != nil && len(list) == lapseAtOnce {
+			owed, err := owedForOlder(tx, account, list[len(list)-1].createdMS, roots, owes)
 			if err != nil {
 				return err
 			}
 			if owed {
-				dues.Owes = nil // whichever of these pins go
+				owes = nil // whichever of these pins go
 			}
 		}
-		if dues.Owes != nil {
+		if owes != nil {
 			if left, err = keptStock(tx, `p.account = ?`, account); err != nil {
 				return err
 			}
@@ -64,8 +65,8 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 			if gone[p.root] {
 				continue
 			}
-			if dues.Owes != nil {
-				if !dues.Owes(left) {
+			if owes != nil {
+				if !owes(left) {
 					return nil
 				}
 				spared, err := keptStock(tx, `p.account = ? AND p.root_id = ?`, account, p.root)

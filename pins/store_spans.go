@@ -197,46 +197,48 @@ func (s *store) wantSpans(account Account) {
 	}
 }
 
-// makeSpan makes one of the spans that an account lacks, and reports whether it may lack another.
-func (s *store) makeSpan(ctx context.Context, account Account) (again bool, err error) {
+// makeSpan makes the first span that an account lacks of the pins after a created time, and returns where to go on; zero:
+// there is none.
+func (s *store) makeSpan(ctx context.Context, account Account, after int64) (next int64, err error) {
 	var sp span
 	err = s.db.Read(ctx, func(tx *gorm.DB) (err error) {
-		sp, err = s.nextSpan(tx, account)
+		sp, err = s.nextSpan(tx, account, after)
 		return err
 	})
 	if err != nil || sp.n == 0 {
-		return false, err
+		return 0, err
 	}
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		// Pins may have gone since, but none can have come.
-		var n int
-		if err := tx.Raw(`SELECT count(*) FROM pins WHERE account = ? AND created_ms >= ? AND created_ms <= ?`, account, sp.firstMS, sp.lastMS).
-			Row().Scan(&n); err != nil || n != sp.n {
+		// Pins may have gone since, but none can have come. Whether another process has made one of them is asked too.
+		var n, others int
+		if err := tx.Raw(`SELECT (SELECT count(*) FROM pins WHERE account = @account AND created_ms >= @first AND created_ms <= @last),
+			(SELECT count(*) FROM name_spans WHERE account = @account AND form = 'created' AND last_ms >= @first AND first_ms <= @last)`,
+			map[string]any{"account": account, "first": sp.firstMS, "last": sp.lastMS}).Row().Scan(&n, &others); err != nil || n != sp.n || others > 0 {
 			return err
 		}
 		for form, content := range map[string][]byte{`created`: sp.created, `exact`: sp.exact, `folded`: sp.folded} {
 			if content == nil {
 				content = []byte{} // no pin has a name
 			}
-			if err := exec(tx, `INSERT INTO name_spans (account, form, last_ms, first_ms, n, content) VALUES (?, ?, ?, ?, ?, ?)
-				ON CONFLICT DO NOTHING`, []any{account, form, sp.lastMS, sp.firstMS, sp.n, content}); err != nil {
+			if err := exec(tx, `INSERT INTO name_spans (account, form, last_ms, first_ms, n, content) VALUES (?, ?, ?, ?, ?, ?)`,
+				[]any{account, form, sp.lastMS, sp.firstMS, sp.n, content}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return err == nil, err
+	return sp.lastMS, err
 }
 
-// nextSpan returns a span of the first pins that are in none and are followed by enough others or by a span, or an empty
-// one.
-func (s *store) nextSpan(tx *gorm.DB, account Account) (sp span, err error) {
-	there, err := (&spanMatches{tx: tx, account: account}).between(bounds(spec.Query{}))
+// nextSpan returns a span of the first pins after a created time that are in none and are followed by enough others or by a
+// span, or an empty one.
+func (s *store) nextSpan(tx *gorm.DB, account Account, after int64) (sp span, err error) {
+	before, _ := bounds(spec.Query{})
+	there, err := (&spanMatches{tx: tx, account: account}).between(before, after)
 	if err != nil {
 		return sp, err
 	}
 	slices.Reverse(there)
-	after := int64(-1)
 	fill := func(before int64) error {
 		sp = span{}
 		return query(tx, func(r row) error {
@@ -254,7 +256,6 @@ func (s *store) nextSpan(tx *gorm.DB, account Account) (sp span, err error) {
 		}
 		after = next.lastMS
 	}
-	before, _ := bounds(spec.Query{})
 	if err := fill(before); err != nil || sp.n == s.spans.pins {
 		return sp, err
 	}

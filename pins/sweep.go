@@ -70,12 +70,15 @@ func (d *scheduler) spans(ctx context.Context) {
 	}
 }
 
+// makeSpans goes once over an account, however many spans it loses meanwhile, and stops when there is little room.
 func (d *scheduler) makeSpans(ctx context.Context, account Account) error {
-	for {
-		if again, err := d.s.store.makeSpan(ctx, account); !again || err != nil {
+	for after := int64(-1); after != 0 && d.s.room() == RoomPlenty; {
+		var err error
+		if after, err = d.s.store.makeSpan(ctx, account, after); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // compares holds the database, which is the authority, against the hot tier.
