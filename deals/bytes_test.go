@@ -121,7 +121,6 @@ func TestAnOffloadedRootStaysStored(t *testing.T) {
 
 // TestALostCopyOfAnOffloadedRootIsRepairedOnceItsBytesAreBack: and not before, since there would be nothing to fetch.
 func TestALostCopyOfAnOffloadedRootIsRepairedOnceItsBytesAreBack(t *testing.T) {
-	takesLong(t)
 	inWorld(t, 3, func(_ *testing.T, w *world) {
 		w.start()
 		wish := w.wish("offloaded and lost", 2)
@@ -153,7 +152,6 @@ func TestALostCopyOfAnOffloadedRootIsRepairedOnceItsBytesAreBack(t *testing.T) {
 
 // TestARenewalOfAnOffloadedRootAsksForItsBytes: in time, while the deal that it renews still runs.
 func TestARenewalOfAnOffloadedRootAsksForItsBytes(t *testing.T) {
-	takesLong(t)
 	forLong(t, 2, func(_ *testing.T, w *world) {
 		w.start()
 		wish := w.wish("offloaded and ending", 1)

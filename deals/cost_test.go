@@ -76,7 +76,6 @@ func (k *till) of(id uuid.UUID) (sum abi.TokenAmount, parts int) {
 // TestDealsCostWhatTheChainTakesForThem follows deals over their whole lives and those that renew them, with a ledger that
 // fails and a service that is restarted.
 func TestDealsCostWhatTheChainTakesForThem(t *testing.T) {
-	takesLong(t)
 	forLong(t, 3, func(t *testing.T, w *world) {
 		k := w.till(3)
 		wish := w.wish("x", 2)
@@ -123,7 +122,6 @@ func TestDealsCostWhatTheChainTakesForThem(t *testing.T) {
 // TestADroppedDealCostsNoMoreThanTheChainTook is about a deal that the chain drops: what it cost up to the last look that
 // has shown it is charged.
 func TestADroppedDealCostsNoMoreThanTheChainTook(t *testing.T) {
-	takesLong(t)
 	for _, step := range []string{"", "compared", "doubts-stored", "snapshot-stored", "lost-seen"} {
 		t.Run("dies at "+step, func(t *testing.T) {
 			inWorld(t, 3, func(t *testing.T, w *world) {

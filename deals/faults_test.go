@@ -132,7 +132,6 @@ func TestADealIsRenewedWithTheSameProviderBeforeItEnds(t *testing.T) {
 }
 
 func TestNothingIsRenewedThatNobodyWants(t *testing.T) {
-	takesLong(t)
 	forLong(t, 2, func(t *testing.T, w *world) {
 		w.start()
 		wish := w.wish("x", 2)
@@ -200,7 +199,6 @@ func TestChangingTheNumberOfCopiesMakesOnlyThoseThatAreMissing(t *testing.T) {
 }
 
 func TestANodeThatIsAwayForADayLosesNothing(t *testing.T) {
-	takesLong(t)
 	forLong(t, 3, func(t *testing.T, w *world) {
 		w.start()
 		active, moving := w.wish("active", 2), w.wish("moving", 2)

@@ -132,15 +132,6 @@ func forLong(t *testing.T, n int, test func(t *testing.T, w *world)) {
 	inWorldOn(t, []string{database.SQLite}, n, test)
 }
 
-// takesLong passes over a test with -short, which is for the race detector: the same code runs in the histories and in the
-// tests that are left, and a test that takes ten seconds without it takes a minute with it.
-func takesLong(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("looked at without -short")
-	}
-}
-
 func inWorldOn(t *testing.T, dialects []string, n int, test func(t *testing.T, w *world)) {
 	t.Helper()
 	for _, dialect := range dialects {

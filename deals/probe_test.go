@@ -280,7 +280,6 @@ func TestAProviderIsAskedSoonWhenItIsAddedAndWhenTheOperatorWants(t *testing.T) 
 
 // TestAProcessThatLeadsAgainProbesAgain: it has lost the lease of the deal maker and got it back.
 func TestAProcessThatLeadsAgainProbesAgain(t *testing.T) {
-	takesLong(t)
 	inWorld(t, 1, func(t *testing.T, w *world) {
 		w.start()
 		w.untilActive(w.wish("before", 1), 1)

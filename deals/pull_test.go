@@ -162,7 +162,6 @@ func TestForbiddenPieceIsServedNoMore(t *testing.T) {
 }
 
 func TestForbiddenContentSaysNothingAboutItsProvider(t *testing.T) {
-	takesLong(t)
 	inWorld(t, 1, func(t *testing.T, w *world) {
 		waits := honest()
 		waits.NeverPublish = true

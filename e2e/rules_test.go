@@ -233,7 +233,8 @@ func TestRulesForbidWhatTheySay(t *testing.T) {
 	}
 }
 
-// .ci/run goes further only with the tests that .ci/long names, and looks at those closely that .ci/raced names.
+// .ci/run goes further only with the tests that .ci/long names. Of those end to end it looks closely at what .ci/raced names,
+// and of the others at all but what .ci/unraced names.
 func TestEveryTestThatCanBeLongIsRunSo(t *testing.T) {
 	var all, long []string
 	files, err := filepath.Glob("*_test.go")
@@ -267,6 +268,23 @@ func TestEveryTestThatCanBeLongIsRunSo(t *testing.T) {
 	for _, name := range namesIn(t, "../.ci/raced") {
 		if !slices.Contains(all, name) {
 			t.Errorf(".ci/raced names %s, which is no test", name)
+		}
+	}
+	var simulations strings.Builder
+	files, err = filepath.Glob("../deals/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		simulations.Write(text)
+	}
+	for _, name := range namesIn(t, "../.ci/unraced") {
+		if !strings.Contains(simulations.String(), "\nfunc "+name+"(t *testing.T) {") {
+			t.Errorf(".ci/unraced names %s, which is no test of deals", name)
 		}
 	}
 }

@@ -75,8 +75,8 @@ type Config struct {
 	Checks        []Check              // what /readyz asks
 	Metrics       *prometheus.Registry // served at /metrics, our own metrics are added to it; a new one when nil
 	Unavailable   []error              // what the database says when it cannot answer now: 503 instead of 500
-	Unstorable    []error              // what it says about a text that it cannot store
 	Full          []error              // what it says when it has no room to write: the same, with a reason of its own
+	Unstorable    []error              // what it says about a text that it cannot store: 400
 	NoSpace       func() bool          // tells whether what would store more is refused; never when nil
 	PublicMetrics bool                 // show /metrics and details of /readyz to everyone
 	StopTimeout   time.Duration        // for running requests when Serve is told to stop; 8 s when zero

@@ -108,7 +108,7 @@ func spanned(ctx context.Context, s *service, n int64) error {
 		err = db.Read(ctx, func(tx *gorm.DB) error {
 			return tx.Raw(`SELECT coalesce(sum(n), 0) FROM name_spans WHERE form = 'created'`).Row().Scan(&done)
 		})
-		<-time.After(100 * time.Millisecond)
+		err = errors.Join(err, pause(ctx, 100*time.Millisecond))
 	}
 	return errors.Join(err, db.Close())
 }

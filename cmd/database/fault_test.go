@@ -163,9 +163,7 @@ func TestFirstOfAGroupFailsOrLosesTheTransactionAndTheOthersAreAnsweredTruly(t *
 // openPostgres opens a migrated database there, or ends the test where there is none.
 func openPostgres(t *testing.T) *database.DB {
 	t.Helper()
-	if !slices.Contains(databasetest.Dialects(t), database.Postgres) {
-		t.Skip("there is no PostgreSQL here; in CI that is a failure")
-	}
+	databasetest.NeedPostgres(t)
 	db := databasetest.Open(t, database.Postgres)
 	if err := db.Migrate(t.Context(), schema()...); err != nil {
 		t.Fatal(err)

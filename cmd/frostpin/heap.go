@@ -23,7 +23,7 @@ type heapTuner struct {
 	percent int
 }
 
-// tuneHeap begins to tune. The caller stops it.
+// tuneHeap begins to tune, where the operator has not decided with GOGC. The caller stops it.
 func tuneHeap() *heapTuner {
 	t := new(heapTuner)
 	t.percent = gcPercent(liveHeap())

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +44,7 @@ func TestScripts(t *testing.T) {
 
 // TestScriptsOnPostgres runs those that do not speak of a database file.
 func TestScriptsOnPostgres(t *testing.T) {
-	if !slices.Contains(databasetest.Dialects(t), database.Postgres) {
-		t.Skip("there is no PostgreSQL here; in CI that is a failure")
-	}
+	databasetest.NeedPostgres(t)
 	for _, name := range []string{"serve", "pins"} {
 		t.Run(name, func(t *testing.T) { // each on a schema of its own
 			params := scripts("FROSTPIN_DATABASE=" + databasetest.DSN(t, database.Postgres))

@@ -171,8 +171,8 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		Metrics:       metrics,
 		PublicMetrics: c.PublicMetrics,
 		Unavailable:   []error{database.ErrUnavailable, database.ErrClosed},
-		Unstorable:    []error{database.ErrText},
 		Full:          []error{database.ErrFull},
+		Unstorable:    []error{database.ErrText},
 		NoSpace:       func() bool { return guard.Level() == disk.Full },
 		StopTimeout:   c.ShutdownTimeout / 2, // the rest is for the hot tier
 		Checks: []server.Check{

@@ -46,20 +46,34 @@ func Each(t *testing.T, migrations []*gormigrate.Migration, fn func(t *testing.T
 // name: what is looked at closely is our own code.
 func Dialects(t testing.TB) []string {
 	t.Helper()
+	both := []string{database.SQLite, database.Postgres}
 	switch {
-	case os.Getenv(dsnVariable) != "":
-		both := []string{database.SQLite, database.Postgres}
-		if testing.Short() {
-			i := crc32.ChecksumIEEE([]byte(t.Name())) % 2
-			return both[i : i+1]
-		}
-		return both
-	case os.Getenv("CI") == "true":
-		t.Fatalf("%s must name a PostgreSQL server in CI", dsnVariable)
-	default:
+	case !hasPostgres(t):
 		t.Logf("%s is not set: testing on SQLite only", dsnVariable)
+		return both[:1]
+	case testing.Short():
+		i := crc32.ChecksumIEEE([]byte(t.Name())) % 2
+		return both[i : i+1]
 	}
-	return []string{database.SQLite}
+	return both
+}
+
+// NeedPostgres skips a test that is about PostgreSQL where there is none.
+func NeedPostgres(t testing.TB) {
+	t.Helper()
+	if !hasPostgres(t) {
+		t.Skipf("%s is not set", dsnVariable)
+	}
+}
+
+// hasPostgres ends a test in CI that would have to do without.
+func hasPostgres(t testing.TB) bool {
+	t.Helper()
+	has := os.Getenv(dsnVariable) != ""
+	if !has && os.Getenv("CI") == "true" {
+		t.Fatalf("%s must name a PostgreSQL server in CI", dsnVariable)
+	}
+	return has
 }
 
 // Open opens an empty database, not migrated, that is closed and removed when the test ends. The dialect is SQLite
