@@ -268,7 +268,7 @@ func TestAPinThatIsRemovedMeanwhileCostsNoOtherOne(t *testing.T) {
 
 func TestOfManyPinsTheOldestStayThatCostNothing(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
-		const many, free = 450, 30 // more than two batches, and a part of one
+		const many, free = 450, 100 // the last of them are in the second batch, which is not the last
 		list := make([]pins.Pin, many)
 		for i := range list {
 			d := pinstest.Tree(strings.Repeat("y", i+1), 1)
