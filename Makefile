@@ -39,8 +39,8 @@ golden: ## rewrite the golden files from what the program does now
 	$(GO) test ./server ./cmd/frostpin -update
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for TIME (10s)
-	.ci/fuzz $(or $(TIME),10s)
+fuzz: ## run every fuzz target on INPUTS (20000x)
+	.ci/fuzz $(or $(INPUTS),20000x)
 
 .PHONY: e2e
 e2e: ## run the end to end tests with long loops

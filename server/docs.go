@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/labstack/echo/v4"
@@ -47,7 +48,7 @@ func (s *Server) docs() (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := s.ownContract()
+	own, err := ownContract()
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +88,15 @@ func (s *Server) contract() ([]byte, error) {
 	return encodeContract(doc, s.base)
 }
 
-// ownContract is the same for our own API.
-func (s *Server) ownContract() ([]byte, error) {
+// ownContract is the same for our own API, which stands at one place always. Encoding it takes longer than all else that
+// a server does to begin.
+var ownContract = sync.OnceValues(func() ([]byte, error) {
 	doc, err := v1.GetSpec()
 	if err != nil {
 		return nil, fmt.Errorf("parsing the embedded contract of our own api: %w", err)
 	}
 	return encodeContract(doc, apiV1)
-}
+})
 
 func encodeContract(doc *openapi3.T, base string) ([]byte, error) {
 	doc.Servers = openapi3.Servers{{URL: ".." + base, Description: "This server."}}
