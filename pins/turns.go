@@ -32,7 +32,7 @@ type Turns struct {
 
 // NewTurns returns Turns for the processors of this process.
 func NewTurns() *Turns {
-	return &Turns{free: max(1, runtime.GOMAXPROCS(0)/2), queues: make(map[any][]chan struct{})}
+	return &Turns{free: max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2), queues: make(map[any][]chan struct{})}
 }
 
 // Do calls f when it is the turn of who, which is comparable. f should be short, wait for nothing but the processor and

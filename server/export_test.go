@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"net/netip"
@@ -10,7 +9,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth"
-	"github.com/frostpin/frostpin/pins"
 )
 
 // Routes is the route table.
@@ -46,10 +44,4 @@ func Address(remote, forwarded string) string {
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
 	}))
 	return t.address(r).String()
-}
-
-// Working is the effort of a read that has decoded so much that it takes turns.
-func Working(turns *pins.Turns) (work func(context.Context) error, giving func(bool), end func()) {
-	e := &effort{turns: turns, who: "reader", nodes: fewNodes}
-	return e.work, e.giving, e.end
 }

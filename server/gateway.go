@@ -317,9 +317,9 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	st := &reading{root: a.root, effort: effort{turns: g.cfg.Turns, who: readerOf(c, a)}}
-	defer st.effort.end()
-	ctx = context.WithValue(ctx, readingKey{}, st)
+	st := &reading{root: a.root, effort: pins.NewEffort(g.cfg.Turns, readerOf(c, a))}
+	defer st.effort.End()
+	ctx = pins.WithEffort(context.WithValue(ctx, readingKey{}, st), st.effort)
 	ctx, st.trail = g.cfg.Blocks.WithTrail(ctx)
 	handler := g.offline
 	onlyCached := onlyIfCached(r.Header)

@@ -21,6 +21,8 @@ import (
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/frostpin/frostpin/pins"
 )
 
 // A Fault is why a block could not be read, as far as a reader is concerned. The text of an error never goes to a
@@ -63,8 +65,8 @@ const (
 type reading struct {
 	root  cid.Cid // of the path; undefined when the path makes no sense
 	trail Trail
-	// effort is what the work on the blocks costs.
-	effort effort
+	// effort is what reading the blocks, and boxo's work on them, costs.
+	effort *pins.Effort
 	// prefetch is called once, when all below top is wanted and something of it turned out not to be hot.
 	prefetch func(top cid.Cid)
 	top      atomic.Pointer[cid.Cid] // all below it is wanted; nil: nothing whole, as far as is known
@@ -176,7 +178,7 @@ type blockReader struct {
 func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, err error) {
 	r := readingOf(ctx)
 	if r != nil {
-		r.effort.rest()
+		r.effort.Rest()
 		if r.blocks.Add(1) > maxFruitless {
 			return nil, fail(ctx, r, c, errFruitless, b.why)
 		}
@@ -206,7 +208,8 @@ func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, e
 	}
 	r.got(block)
 	if c.Type() != cid.Raw {
-		if err := r.effort.work(ctx); err != nil {
+		r.effort.Node(len(block.RawData()))
+		if err := r.effort.Work(ctx); err != nil {
 			return nil, fail(ctx, r, c, err, b.why)
 		}
 	}

@@ -182,10 +182,10 @@ var guardBuffers = sync.Pool{New: func() any {
 
 func (o *guard) write(b []byte) (int, error) {
 	o.giving.Store(true)
-	o.st.effort.giving(true)
+	o.st.effort.Giving(true)
 	o.deadline()
 	n, err := o.w.Write(b)
-	o.st.effort.giving(false)
+	o.st.effort.Giving(false)
 	o.sent += int64(n)
 	o.st.blocks.Store(0)
 	o.patience.Reset(o.g.cfg.RetrievalTimeout)

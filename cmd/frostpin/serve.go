@@ -71,6 +71,9 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 	if _, decided := lookup(p.environ, "GOGC"); !decided {
 		defer tuneHeap().stop()
 	}
+	if _, decided := lookup(p.environ, "GOMAXPROCS"); !decided {
+		spreadThreads()
+	}
 	if err := makeDataDir(c.DataDir); err != nil {
 		return err
 	}

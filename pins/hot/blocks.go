@@ -26,7 +26,14 @@ func (e *Embedded) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
+	effort := pins.EffortOf(ctx)
+	if err := effort.Work(ctx); err != nil {
+		return nil, err
+	}
 	block, err := e.node.Blockstore.Get(ctx, c)
+	if err != nil {
+		effort.Rest() // it is looked for elsewhere now
+	}
 	switch {
 	case ipld.IsNotFound(err):
 		return nil, fmt.Errorf("reading block %s: %w", c, pins.ErrAbsent)

@@ -11,9 +11,11 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -134,4 +136,49 @@ func cborLinks(cids ...cid.Cid) []byte {
 		out = append(out, c.Bytes()...)
 	}
 	return out
+}
+
+// One account's read of a DAG of very many nodes is not to take the disk from everybody.
+func TestAReadOfManyNodesTakesTurnsAtTheDisk(t *testing.T) {
+	turns := pins.NewTurns()
+	tier := openEmbedded(t, hot.Config{Turns: turns})
+	b := pinstest.Raw("wanted")
+	in, err := tier.Import(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := in.Put(t.Context(), []blocks.Block{b}); err != nil {
+		t.Fatal(err)
+	}
+	effort := pins.NewEffort(turns, "reader")
+	read := func() error {
+		ctx, cancel := context.WithTimeout(pins.WithEffort(t.Context(), effort), 100*time.Millisecond)
+		defer cancel()
+		_, err := tier.Block(ctx, b.Cid())
+		return err
+	}
+	taken := 0
+	for ; taken < runtime.NumCPU(); taken++ { // all there are
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := turns.Take(ctx, "another")
+		cancel()
+		if err != nil {
+			break
+		}
+	}
+	if err := read(); err != nil {
+		t.Errorf("a read of few nodes: %v", err)
+	}
+	effort.Node(1 << 20)
+	if err := read(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a read of many nodes when it is not its turn: %v", err)
+	}
+	for range taken {
+		turns.Give()
+	}
+	if err := read(); err != nil {
+		t.Errorf("a read of many nodes when it is its turn: %v", err)
+	}
+	effort.End()
 }

@@ -1,4 +1,4 @@
-package server_test
+package pins_test
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/frostpin/frostpin/pins"
-	"github.com/frostpin/frostpin/server"
 )
 
 // boxo may still wait for a turn when the reader has gone: nobody would ever give it back.
@@ -16,11 +15,11 @@ func TestAReadThatHasEndedKeepsNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := pins.NewTurns()
 		takeTurns(t, turns)
-		work, _, end := server.Working(turns)
+		read := working(turns)
 		late := make(chan error)
-		go func() { late <- work(t.Context()) }()
+		go func() { late <- read.Work(t.Context()) }()
 		synctest.Wait()
-		end()
+		read.End()
 		giveTurns(turns)
 		if err := <-late; err != nil {
 			t.Error(err)
@@ -33,14 +32,14 @@ func TestAReadThatHasEndedKeepsNoTurn(t *testing.T) {
 func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := pins.NewTurns()
-		work, giving, _ := server.Working(turns)
-		if err := work(t.Context()); err != nil {
+		read := working(turns)
+		if err := read.Work(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		giving(true)
+		read.Giving(true)
 		takeTurns(t, turns) // the one from before is given back
 		ahead := make(chan error)
-		go func() { ahead <- work(t.Context()) }()
+		go func() { ahead <- read.Work(t.Context()) }()
 		synctest.Wait()
 		select {
 		case err := <-ahead:
@@ -53,8 +52,8 @@ func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 		}
 		takeTurns(t, turns)
 		giveTurns(turns)
-		giving(false)
-		if err := work(t.Context()); err != nil {
+		read.Giving(false)
+		if err := read.Work(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := turns.Do(withPatience(t), "another", func() error { return nil }); allTurns == 1 && err == nil {
@@ -63,7 +62,14 @@ func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 	})
 }
 
-var allTurns = max(1, runtime.GOMAXPROCS(0)/2)
+// working is the effort of a read that has done so much that it takes turns.
+func working(turns *pins.Turns) *pins.Effort {
+	e := pins.NewEffort(turns, "reader")
+	e.Node(1 << 20)
+	return e
+}
+
+var allTurns = max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2)
 
 func withPatience(t *testing.T) context.Context {
 	t.Helper()
