@@ -19,8 +19,8 @@ const (
 	sweepEvery = time.Hour
 	hooksAtOne = 64               // that are looked up at once
 	atOnce     = 8                // hooks that are called at the same time
-	leaseFor   = 2 * time.Minute  // longer than passFor and one call
-	passFor    = 30 * time.Second // that one hook is worked for, so that others get their turn
+	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
+	passFor    = 30 * time.Second // that one hook is read or called for, so that others get their turn
 	callFor    = 10 * time.Second
 	pageEvents = 200
 	maxAnswer  = 4 << 10 // bytes of an answer that are read
@@ -70,7 +70,7 @@ func (s *Service) pass(ctx context.Context) error {
 		places <- struct{}{}
 		working.Go(func() {
 			defer func() { <-places }()
-			if err := s.serve(ctx, id); err != nil && ctx.Err() == nil {
+			if err := s.serve(ctx, id, last); err != nil && ctx.Err() == nil {
 				s.log.Warn("calling a webhook; it is tried again", "webhook", id, "err", err)
 			}
 		})
@@ -79,29 +79,42 @@ func (s *Service) pass(ctx context.Context) error {
 	return nil
 }
 
-// serve makes deliveries of what has happened, and sends what is due.
-func (s *Service) serve(ctx context.Context, id string) error {
-	h, secret, taken, err := s.lease(ctx, id, s.now().Add(leaseFor))
+// serve makes deliveries of what has happened, and sends what is due. Last is up to where something had happened before.
+func (s *Service) serve(ctx context.Context, id string, last events.Position) error {
+	until := s.now().Add(leaseFor)
+	h, secret, taken, err := s.lease(ctx, id, until)
 	if err != nil || !taken {
 		return err
 	}
+	if closed, err := s.cfg.Closed(ctx, h.Account); err != nil || closed {
+		if err != nil {
+			return err
+		}
+		return s.remove(ctx, h.Account, h.ID) // nobody is left who could
+	}
 	rest := time.UnixMilli(0)
-	err = s.catchUp(ctx, &h)
+	err = s.catchUp(ctx, &h, last)
 	if err == nil {
 		rest, err = s.send(ctx, &h, secret)
 	}
 	// Also when the server stops: others need not wait for the lease to run out.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callFor)
 	defer cancel()
-	return errors.Join(err, s.release(end, h, rest))
+	return errors.Join(err, s.release(end, h, until, rest))
 }
 
-// catchUp makes deliveries of events until there are no more.
-func (s *Service) catchUp(ctx context.Context, h *Hook) error {
-	for {
+// catchUp makes deliveries of events until there are no more, or others should have their turn.
+func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) error {
+	for end := s.now().Add(passFor); s.now().Before(end); {
 		page, err := s.events.Page(ctx, h.Account, h.At, pageEvents)
-		if err != nil || page.Next == h.At {
+		if err != nil {
 			return err
+		}
+		if !page.More && page.Next.Seq < last.Seq {
+			page.Next = last // up to there everything else happened to others: the hook need not look for it again
+		}
+		if page.Next == h.At {
+			return nil
 		}
 		bodies := map[string][]byte{}
 		for _, e := range page.Events {
@@ -121,6 +134,7 @@ func (s *Service) catchUp(ctx context.Context, h *Hook) error {
 			return nil
 		}
 	}
+	return nil
 }
 
 // send sends what is due, and returns until when the hook rests.

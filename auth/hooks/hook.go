@@ -83,6 +83,8 @@ type Config struct {
 	Client *http.Client // refuses addresses that must not be called, and redirects
 	Plain  bool         // http is allowed beside https
 	Agent  string       // what the service calls itself
+	// Closed tells whether an account is closed for good: its hooks are removed.
+	Closed func(ctx context.Context, account int64) (bool, error)
 	// Sign returns the signature of a body: "t=<Unix seconds>,v1=<HMAC-SHA256 in hex>".
 	Sign func(key, body []byte, at time.Time) string
 }

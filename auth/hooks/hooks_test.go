@@ -37,8 +37,10 @@ const ann, ben = 1, 2
 
 // A feed is what has happened to accounts.
 type feed struct {
-	mu   sync.Mutex
-	list []happened
+	mu    sync.Mutex
+	list  []happened
+	gone  int         // of the list
+	hides atomic.Bool // pages end at the account's last event
 }
 
 type happened struct {
@@ -56,6 +58,13 @@ func (f *feed) happens(account int64, kind string) {
 	}})
 }
 
+// forget has the pins of all that has happened gone.
+func (f *feed) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = len(f.list)
+}
+
 func (f *feed) Changed() <-chan struct{} { return nil }
 
 func (f *feed) Last(context.Context) (events.Position, error) {
@@ -68,8 +77,8 @@ func (f *feed) Page(_ context.Context, account int64, after events.Position, lim
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	page := events.Page{Next: after}
-	for _, h := range f.list {
-		if h.event.At.Seq <= after.Seq {
+	for i, h := range f.list {
+		if h.event.At.Seq <= after.Seq || h.account != account && f.hides.Load() || i < f.gone {
 			continue
 		}
 		if len(page.Events) == limit {
@@ -89,11 +98,12 @@ type receiver struct {
 	*httptest.Server
 	t *testing.T
 
-	mu      sync.Mutex
-	secret  string
-	answer  int
-	got     []string // ids that were answered with 2xx
-	refused int
+	mu        sync.Mutex
+	secret    string
+	answer    int
+	meanwhile func()   // is called during the next call
+	got       []string // ids that were answered with 2xx
+	refused   int
 }
 
 func newReceiver(t *testing.T) *receiver {
@@ -103,6 +113,10 @@ func newReceiver(t *testing.T) *receiver {
 		body, err := io.ReadAll(req.Body)
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if r.meanwhile != nil {
+			r.meanwhile()
+			r.meanwhile = nil
+		}
 		if err == nil {
 			err = ledger.VerifySignature(req.Header.Get("Frostpin-Signature"), body, [][]byte{[]byte(r.secret)}, time.Now())
 		}
@@ -130,6 +144,12 @@ func (r *receiver) answers(code int) {
 	r.answer = code
 }
 
+func (r *receiver) during(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.meanwhile = f
+}
+
 func (r *receiver) wants(ids ...string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -146,6 +166,7 @@ type world struct {
 	t       *testing.T
 	db      hooks.DB
 	client  *http.Client
+	closed  atomic.Int64 // the account that is
 	elapsed atomic.Int64 // beside the real time, because signatures are checked against it
 }
 
@@ -162,9 +183,11 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 
 // server is another process on the same database.
 func (w *world) server() *hooks.Service {
-	return hooks.New(hooks.Config{Client: w.client, Plain: true, Agent: "test", Sign: func(key, body []byte, _ time.Time) string {
-		return ledger.Sign(key, body, time.Now())
-	}}, w.db, w.feed, slog.New(slog.DiscardHandler), func() time.Time { return time.Now().Add(time.Duration(w.elapsed.Load())) })
+	return hooks.New(hooks.Config{
+		Client: w.client, Plain: true, Agent: "test",
+		Sign:   func(key, body []byte, _ time.Time) string { return ledger.Sign(key, body, time.Now()) },
+		Closed: func(_ context.Context, account int64) (bool, error) { return account == w.closed.Load(), nil },
+	}, w.db, w.feed, slog.New(slog.DiscardHandler), func() time.Time { return time.Now().Add(time.Duration(w.elapsed.Load())) })
 }
 
 func (w *world) goOn(d time.Duration) { w.elapsed.Add(int64(d)) }
@@ -279,6 +302,115 @@ func TestGoneEndsAWebhookUntilItIsReplayed(t *testing.T) {
 		}
 		w.pass()
 		r.wants("2-pin2 pin.failed")
+	})
+}
+
+// A hook that fails is only tried now and then: what waits behind the first of its events never has its turn.
+func TestWhatNeverHadItsTurnIsGivenUpToo(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		for range 10 {
+			w.happens(ann, "pin.pinned")
+		}
+		for range 50 {
+			w.pass()
+			w.goOn(2 * time.Hour)
+		}
+		if err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		list := w.deliveries(h)
+		for _, d := range list {
+			if d.State != hooks.Dead || d.Problem == "" {
+				t.Errorf("after four days a delivery is %+v", d)
+			}
+		}
+		if len(list) != 10 {
+			t.Errorf("there are %d deliveries", len(list))
+		}
+		r.answers(200)
+		w.goOn(7 * time.Hour) // it rests
+		w.pass()
+		r.wants() // what is as old as this is of no use
+	})
+}
+
+func TestReplayLosesNothingThatWaits(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.happens(ann, "pin.failed")
+		w.pass()   // both have been tried
+		w.forget() // and their pins are gone
+		r.answers(200)
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{Seq: 1, Pin: "pin1"}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		r.wants("1-pin1 pin.pinned", "2-pin2 pin.failed")
+	})
+}
+
+func TestReplayDuringAFailingCallCounts(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		for range 8 {
+			w.pass()
+			w.goOn(7 * time.Hour)
+		}
+		r.during(func() { // the user has mended the address and has it called, while it is called still
+			if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+				t.Error(err)
+			}
+		})
+		w.pass()
+		r.answers(200)
+		w.goOn(time.Minute) // not the hours that it would rest
+		w.pass()
+		r.wants("1-pin1 pin.pinned")
+	})
+}
+
+func TestWebhooksOfClosedAccountsAreRemoved(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.closed.Store(ann)
+		w.pass()
+		r.wants()
+		w.closed.Store(0)
+		if list, err := w.Hooks(t.Context(), ann); err != nil || len(list) > 0 {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
+
+// What happens to others must not keep a server busy for a hook, a commit or two each second.
+func TestAHookRestsWhileOnlyOthersAreConcerned(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.happens(ben, "pin.pinned")
+		w.hides.Store(true) // as the real ones do: a page ends at the account's last event
+		w.pass()
+		r.wants("1-pin1 pin.pinned")
+		var writes atomic.Int64
+		w.db = failing{w.db, func() bool { writes.Add(1); return false }}
+		if err := w.server().Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := writes.Load(); n > 0 {
+			t.Errorf("%d writes though nothing has happened", n)
+		}
 	})
 }
 

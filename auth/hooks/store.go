@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,6 +73,7 @@ func (s *Service) selectHooks(ctx context.Context, account int64) (list []Hook, 
 	return list, err
 }
 
+// remove removes a hook with its deliveries.
 func (s *Service) remove(ctx context.Context, account int64, id string) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		return oneRow(tx.Exec(`DELETE FROM webhooks WHERE id = ? AND account = ?`, id, account))
@@ -93,9 +95,17 @@ func (s *Service) rewind(ctx context.Context, account int64, id string, after ev
 		if err != nil {
 			return err
 		}
-		// What has been dealt with is made anew when the hook comes to it.
-		return tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND seq >= ? AND (state <> 'waiting' OR attempts > 0)`,
-			id, after.Seq).Error
+		from := after.Seq + 1
+		if after.Pin != "" {
+			from = after.Seq // other pins of that event are still to come
+		}
+		// What is over is made anew when the hook comes to it. What waits may not be there to be made anew: its pin may be gone.
+		if err := tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND seq >= ? AND state <> 'waiting'`, id, from).Error; err != nil {
+			return err
+		}
+		now := s.now().UnixMilli()
+		return tx.Exec(`UPDATE webhook_deliveries SET attempts = 0, next_ms = ?, made_ms = ? WHERE hook = ? AND state = 'waiting'`,
+			now, now, id).Error
 	})
 }
 
@@ -158,12 +168,12 @@ func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook
 	return h, secret, taken && err == nil, err
 }
 
-// release gives a hook back, which rests until a time. Its lease is over at once, and says when it had its turn: those that
-// wait longest are next.
-func (s *Service) release(ctx context.Context, h Hook, rest time.Time) error {
+// release gives a hook back, which rests until a time, unless the lease is another's by now or the hook was told to replay.
+// Its lease is over at once, and says when it had its turn: those that wait longest are next.
+func (s *Service) release(ctx context.Context, h Hook, until, rest time.Time) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Exec(`UPDATE webhooks SET lease_ms = ?, failures = ?, rest_ms = ? WHERE id = ?`,
-			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID).Error
+		return tx.Exec(`UPDATE webhooks SET lease_ms = ?, failures = ?, rest_ms = ? WHERE id = ? AND lease_ms = ?`,
+			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID, until.UnixMilli()).Error
 	})
 }
 
@@ -216,11 +226,12 @@ func (s *Service) letters(ctx context.Context, hook string, limit int) (list []l
 	return list, err
 }
 
-// record writes down what has become of a delivery; disable ends its hook.
+// record writes down what has become of a delivery, unless it was told to begin anew meanwhile; disable ends its hook.
 func (s *Service) record(ctx context.Context, hook string, l letter, o outcome) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		err := tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ? WHERE id = ?`,
-			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id).Error
+		err := tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ?
+			WHERE id = ? AND attempts = ?`,
+			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id, l.attempts).Error
 		if err != nil || o.disable == "" {
 			return err
 		}
@@ -234,19 +245,32 @@ const (
 	sweepAtOnce   = 1000
 )
 
-// sweep forgets deliveries that are over, in small steps.
+// sweep gives up what has waited too long, and forgets deliveries that are over. A hook that fails is only tried now and
+// then, so that most of what waits for it never has its turn.
 func (s *Service) sweep(ctx context.Context) error {
+	now := s.now()
+	err := s.inSteps(ctx, `UPDATE webhook_deliveries SET state = 'dead',
+		problem = CASE problem WHEN '' THEN 'its turn never came: those before it failed' ELSE problem END WHERE id IN
+		(SELECT id FROM webhook_deliveries WHERE made_ms < ? AND state = 'waiting' ORDER BY made_ms LIMIT ?)`,
+		now.Add(-deadAfter).UnixMilli())
+	if err != nil {
+		return err
+	}
+	return s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+		WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
+		now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli())
+}
+
+// inSteps runs a statement, whose last argument is of how many rows, until it finds no more.
+func (s *Service) inSteps(ctx context.Context, statement string, args ...any) error {
 	for {
-		var removed int64
+		var changed int64
 		err := s.db.Write(ctx, func(tx *gorm.DB) error {
-			now := s.now()
-			done := tx.Exec(`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
-				WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
-				now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli(), sweepAtOnce)
-			removed = done.RowsAffected
+			done := tx.Exec(statement, append(slices.Clone(args), sweepAtOnce)...)
+			changed = done.RowsAffected
 			return done.Error
 		})
-		if err != nil || removed < sweepAtOnce {
+		if err != nil || changed < sweepAtOnce {
 			return err
 		}
 	}

@@ -159,7 +159,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	egress := books.Egress()
-	calling, err := c.webhooks(db, told, log, p.now)
+	calling, err := c.webhooks(db, told, tokens, log, p.now)
 	if err != nil {
 		return err
 	}
