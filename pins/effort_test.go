@@ -17,7 +17,7 @@ func TestAReadThatHasEndedKeepsNoTurn(t *testing.T) {
 		takeTurns(t, turns)
 		read := working(turns)
 		late := make(chan error)
-		go func() { late <- read.Work(t.Context()) }()
+		go func() { late <- read.Step().Work(t.Context()) }()
 		synctest.Wait()
 		read.End()
 		giveTurns(turns)
@@ -33,13 +33,13 @@ func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := pins.NewTurns()
 		read := working(turns)
-		if err := read.Work(t.Context()); err != nil {
+		if err := read.Step().Work(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		read.Giving(true)
 		takeTurns(t, turns) // the one from before is given back
 		ahead := make(chan error)
-		go func() { ahead <- read.Work(t.Context()) }()
+		go func() { ahead <- read.Step().Work(t.Context()) }()
 		synctest.Wait()
 		select {
 		case err := <-ahead:
@@ -53,7 +53,7 @@ func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 		takeTurns(t, turns)
 		giveTurns(turns)
 		read.Giving(false)
-		if err := read.Work(t.Context()); err != nil {
+		if err := read.Step().Work(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := turns.Do(withPatience(t), "another", func() error { return nil }); allTurns == 1 && err == nil {
@@ -62,10 +62,48 @@ func TestAReaderWhoTakesNothingKeepsNoTurn(t *testing.T) {
 	})
 }
 
+// boxo reads several blocks at once. When it waits for one from afar, those that were here have been read: what comes from
+// afar is stored, which takes a turn.
+func TestAReadKeepsNoTurnWhileABlockIsAfar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := pins.NewTurns()
+		read := working(turns)
+		afar, here := read.Step(), read.Step()
+		step := func(s *pins.Step) {
+			t.Helper()
+			if err := s.Work(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		step(here)
+		step(afar) // looks on the disk
+		afar.Afar()
+		takeTurns(t, turns)
+		giveTurns(turns)
+		step(here)
+		here.Done()
+		takeTurns(t, turns) // though nothing else is read
+		giveTurns(turns)
+		step(afar) // has come
+		afar.Done()
+		if err := turns.Do(withPatience(t), "another", func() error { return nil }); allTurns == 1 && err == nil {
+			t.Error("what has come from afar is worked on out of turn")
+		}
+		step(afar) // a step that is done takes none: nobody would give it back
+		read.End()
+		takeTurns(t, turns)
+		giveTurns(turns)
+		step(afar)
+		takeTurns(t, turns)
+	})
+}
+
 // working is the effort of a read that has done so much that it takes turns.
 func working(turns *pins.Turns) *pins.Effort {
 	e := pins.NewEffort(turns, "reader")
-	e.Node(1 << 20)
+	s := e.Step()
+	s.Node(1 << 20)
+	s.Done()
 	return e
 }
 

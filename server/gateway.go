@@ -319,7 +319,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	defer cancel()
 	st := &reading{root: a.root, effort: pins.NewEffort(g.cfg.Turns, readerOf(c, a))}
 	defer st.effort.End()
-	ctx = pins.WithEffort(context.WithValue(ctx, readingKey{}, st), st.effort)
+	ctx = context.WithValue(ctx, readingKey{}, st)
 	ctx, st.trail = g.cfg.Blocks.WithTrail(ctx)
 	handler := g.offline
 	onlyCached := onlyIfCached(r.Header)

@@ -177,8 +177,11 @@ type blockReader struct {
 // get reads one block. Its errors are made for boxo: the status is in them, and their text can be shown.
 func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, err error) {
 	r := readingOf(ctx)
+	var step *pins.Step
 	if r != nil {
-		r.effort.Rest()
+		step = r.effort.Step()
+		defer step.Done()
+		ctx = pins.WithStep(ctx, step)
 		if r.blocks.Add(1) > maxFruitless {
 			return nil, fail(ctx, r, c, errFruitless, b.why)
 		}
@@ -208,8 +211,8 @@ func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, e
 	}
 	r.got(block)
 	if c.Type() != cid.Raw {
-		r.effort.Node(len(block.RawData()))
-		if err := r.effort.Work(ctx); err != nil {
+		step.Node(len(block.RawData()))
+		if err := step.Work(ctx); err != nil {
 			return nil, fail(ctx, r, c, err, b.why)
 		}
 	}

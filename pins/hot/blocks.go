@@ -26,13 +26,13 @@ func (e *Embedded) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
-	effort := pins.EffortOf(ctx)
-	if err := effort.Work(ctx); err != nil {
+	step := pins.StepOf(ctx)
+	if err := step.Work(ctx); err != nil {
 		return nil, err
 	}
 	block, err := e.node.Blockstore.Get(ctx, c)
 	if err != nil {
-		effort.Rest() // it is looked for elsewhere now
+		step.Afar() // it is looked for elsewhere now
 	}
 	switch {
 	case ipld.IsNotFound(err):
@@ -53,6 +53,7 @@ func (r *Remote) Block(ctx context.Context, c cid.Cid) (data []byte, err error) 
 		return nil, err
 	}
 	defer done()
+	pins.StepOf(ctx).Afar() // a daemon that hangs is to keep no turn
 	err = r.reading.do(ctx, func(ctx context.Context) error {
 		return r.daemon.quick(ctx, func(ctx context.Context) error {
 			data, err = blockBytes(ctx, r.local, c)

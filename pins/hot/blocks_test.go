@@ -153,7 +153,9 @@ func TestAReadOfManyNodesTakesTurnsAtTheDisk(t *testing.T) {
 	}
 	effort := pins.NewEffort(turns, "reader")
 	read := func() error {
-		ctx, cancel := context.WithTimeout(pins.WithEffort(t.Context(), effort), 100*time.Millisecond)
+		step := effort.Step()
+		defer step.Done()
+		ctx, cancel := context.WithTimeout(pins.WithStep(t.Context(), step), 100*time.Millisecond)
 		defer cancel()
 		_, err := tier.Block(ctx, b.Cid())
 		return err
@@ -170,7 +172,7 @@ func TestAReadOfManyNodesTakesTurnsAtTheDisk(t *testing.T) {
 	if err := read(); err != nil {
 		t.Errorf("a read of few nodes: %v", err)
 	}
-	effort.Node(1 << 20)
+	effort.Step().Node(1 << 20)
 	if err := read(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a read of many nodes when it is not its turn: %v", err)
 	}
