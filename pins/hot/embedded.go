@@ -197,15 +197,12 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 }
 
 // Pin pins without walking again. It looks first, because pinning what is pinned removes the pin before it is made
-// again (H1), and it lets no cancellation in between.
+// again (H1), and it lets no cancellation in between. What is pinned is flushed too: blocks of it may have been fetched or
+// mended just now, and the flush that its pin waited for may have failed or not be over.
 func (e embeddedNode) Pin(ctx context.Context, root cid.Cid) error {
 	calm := context.WithoutCancel(ctx)
-	pinned, err := e.pin(calm, root)
-	if err != nil {
+	if err := e.pin(calm, root); err != nil {
 		return fmt.Errorf("pinning %s: %w", root, err)
-	}
-	if pinned && !e.flusher.owes() {
-		return nil
 	}
 	if err := e.flusher.wait(ctx); err != nil {
 		return fmt.Errorf("making the pin of %s durable: %w", root, err)
@@ -213,13 +210,13 @@ func (e embeddedNode) Pin(ctx context.Context, root cid.Cid) error {
 	return nil
 }
 
-func (e embeddedNode) pin(ctx context.Context, root cid.Cid) (already bool, err error) {
+func (e embeddedNode) pin(ctx context.Context, root cid.Cid) error {
 	defer e.node.Blockstore.PinLock(ctx).Unlock(ctx)
-	_, already, err = e.node.Pinning.IsPinnedWithType(ctx, root, pinner.Recursive)
+	_, already, err := e.node.Pinning.IsPinnedWithType(ctx, root, pinner.Recursive)
 	if err != nil || already {
-		return already, err
+		return err
 	}
-	return false, e.node.Pinning.PinWithMode(ctx, root, pinner.Recursive, "")
+	return e.node.Pinning.PinWithMode(ctx, root, pinner.Recursive, "")
 }
 
 // Release implements pins.HotTier.

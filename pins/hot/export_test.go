@@ -19,10 +19,20 @@ func (r *Remote) Hasten() {
 // Node is the node inside, for tests that look behind the tier or compare with it.
 func (e *Embedded) Node() *core.IpfsNode { return e.node }
 
-// NewFlusher returns the wait and owes of a flusher.
-func NewFlusher(flush func(context.Context) error) (wait func(context.Context) error, owes func() bool) {
-	f := &flusher{flush: flush}
-	return f.wait, f.owes
+// NewFlusher returns the wait of a flusher.
+func NewFlusher(flush func(context.Context) error) (wait func(context.Context) error) {
+	return (&flusher{flush: flush}).wait
+}
+
+// FailFlush has each flush of pins fail with err from now on, or not when it is nil.
+func (e *Embedded) FailFlush(err error) {
+	whole := e.node.Pinning.Flush
+	e.flusher.flush = func(ctx context.Context) error {
+		if err != nil {
+			return err
+		}
+		return whole(ctx)
+	}
 }
 
 // Allows tells whether an address would be dialled.

@@ -13,7 +13,6 @@ type flusher struct {
 	mu      sync.Mutex
 	next    *flush // who waits for the flush after the running one; nil if no one does
 	running bool
-	owing   bool // the last flush failed
 }
 
 type flush struct {
@@ -54,16 +53,6 @@ func (f *flusher) run(ctx context.Context) {
 		}
 		f.mu.Unlock()
 		batch.err = f.flush(ctx)
-		f.mu.Lock()
-		f.owing = batch.err != nil
-		f.mu.Unlock()
 		close(batch.done)
 	}
-}
-
-// owes tells that a pin may be there that is not durable.
-func (f *flusher) owes() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.owing
 }

@@ -9,13 +9,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/hot"
+	"github.com/frostpin/frostpin/pins/pinstest"
 )
 
 func TestManyWhoWaitShareOneFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var flushes, begun atomic.Int64
-		wait, _ := hot.NewFlusher(func(context.Context) error {
+		wait := hot.NewFlusher(func(context.Context) error {
 			begun.Store(time.Now().UnixNano())
 			<-time.After(10 * time.Millisecond) // a disk
 			flushes.Add(1)
@@ -40,23 +42,40 @@ func TestManyWhoWaitShareOneFlush(t *testing.T) {
 	})
 }
 
-// A pin whose flush failed looks like any other pin, so the next one to hold it must flush before it believes that.
-func TestFailedFlushIsOwed(t *testing.T) {
+// A pin whose flush failed looks like any other pin, and so does one below which blocks have come anew.
+func TestWhatIsPinnedAlreadyIsFlushedToo(t *testing.T) {
+	tier := openEmbedded(t, hot.Config{})
+	d := pinstest.Tree("flushed", 3)
+	in, err := tier.Import(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := in.Put(t.Context(), d.Blocks); err != nil {
+		t.Fatal(err)
+	}
 	full := errors.New("no space left")
-	answer := full
-	wait, owes := hot.NewFlusher(func(context.Context) error { return answer })
-	if err := wait(t.Context()); !errors.Is(err, full) || !owes() {
-		t.Fatalf("a failed flush: %v, owed %v", err, owes())
+	hold := func() error { return tier.Hold(t.Context(), d.Root, pins.Limits{Offline: true}, nil) }
+	tier.FailFlush(full)
+	for range 2 {
+		if err := hold(); !errors.Is(err, full) {
+			t.Errorf("it was held though it is not durable: %v", err)
+		}
 	}
-	answer = nil
-	if err := wait(t.Context()); err != nil || owes() {
-		t.Fatalf("the flush after it: %v, owed %v", err, owes())
+	tier.FailFlush(nil)
+	if err := hold(); err != nil {
+		t.Error(err)
 	}
+	tier.FailFlush(full)
+	if err := hold(); !errors.Is(err, full) {
+		t.Errorf("once it was durable it is not looked at any more: %v", err)
+	}
+	tier.FailFlush(nil)
 }
 
 func TestWaitingForAFlushEndsWithItsContext(t *testing.T) {
 	stuck := make(chan struct{})
-	wait, _ := hot.NewFlusher(func(context.Context) error { <-stuck; return nil })
+	wait := hot.NewFlusher(func(context.Context) error { <-stuck; return nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := wait(ctx); !errors.Is(err, context.Canceled) {
