@@ -92,6 +92,49 @@ func TestDamagedCopyIsRestoredFromColdAndStaysPinned(t *testing.T) {
 	})
 }
 
+// What is known of wrong blocks outlives the reason that a root waits for, which a restart during a walk takes away.
+func TestKnownDamageIsNotForgotten(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		wide := pinstest.Tree("wrong", 200) // more wrong blocks than are looked for at once
+		w.tier.AddNetwork(wide.Blocks...)
+		p := w.add(alice, request(wide.Root))
+		w.untilStatus(p, spec.Pinned)
+		var leaves []cid.Cid
+		for _, b := range wide.Blocks {
+			if b.Cid().Type() == cid.Raw {
+				leaves = append(leaves, b.Cid())
+			}
+		}
+		w.tier.RemoveNetwork(leaves...)
+		for _, c := range leaves {
+			w.tier.Corrupt(c)
+		}
+		w.Doubt(wide.Root)
+		w.until("it is known to be wrong", func() bool { return w.get(p).DAG.Hot != pins.HotHeld })
+		w.stop()
+		if err := w.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`UPDATE roots SET reason = ''`).Error }); err != nil {
+			t.Fatal(err)
+		}
+		again := newWorld(t, w.db, w.tier, config())
+		again.start()
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for range 20 {
+			if got := again.add(bob, request(wide.Root)); got.Status() == spec.Pinned || again.get(p).Status() == spec.Pinned {
+				t.Fatal("it is pinned, and its blocks are wrong")
+			}
+			<-tick.C
+		}
+		w.tier.AddNetwork(wide.Blocks...)
+		again.untilStatus(p, spec.Pinned)
+		for _, c := range leaves {
+			if _, err := w.tier.Block(t.Context(), c); err != nil {
+				t.Fatalf("it is pinned, and %s: %v", c, err)
+			}
+		}
+	})
+}
+
 func TestOffloadedIsBroughtBackWhenAskedForOrNeeded(t *testing.T) {
 	src := &source{dags: map[string]pinstest.DAG{}}
 	eachCold(t, func(c *pins.Config) { c.ColdSource = src }, func(t *testing.T, w *world, a *archive) {

@@ -71,7 +71,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
-	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, r.lost, ` + dagColumns
+	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, r.lost, CASE WHEN r.verified_ms < 0 THEN 1 ELSE 0 END, ` + dagColumns
 	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, p.lapsed_ms, r.verified_ms, ` + dagColumns
 )
 
@@ -87,8 +87,8 @@ func fromMS(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 // scanRoot reads rootColumns, and further columns into more.
 func scanRoot(from row, more ...any) (r Root, err error) {
 	var text string
-	var wantedMS, nextMS, lost int64
-	dest := append([]any{&r.id, &text, &r.Account, &wantedMS, &lost}, r.targets(&nextMS)...)
+	var wantedMS, nextMS, lost, damaged int64
+	dest := append([]any{&r.id, &text, &r.Account, &wantedMS, &lost, &damaged}, r.targets(&nextMS)...)
 	if err := from.Scan(append(dest, more...)...); err != nil {
 		return Root{}, err
 	}
@@ -96,6 +96,7 @@ func scanRoot(from row, more ...any) (r Root, err error) {
 		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", r.id, err)
 	}
 	r.WantedAt, r.NextAt, r.Lost = fromMS(wantedMS), fromMS(nextMS), lost == 1
+	r.Damaged = damaged == 1
 	return r, nil
 }
 
