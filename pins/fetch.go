@@ -210,12 +210,8 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 // hold is HotTier.Hold with a panic made an error.
 func (d *scheduler) hold(ctx context.Context, j *job) (err error) {
 	defer d.guard(j.root, &err)
-	if j.root.Reason != "" { // one that is fetched for the first time has no wrong blocks
-		damaged, err := d.s.store.damaged(ctx, j.root.id)
-		if err == nil && damaged {
-			err = d.mend(ctx, j.root.CID)
-		}
-		if err != nil {
+	if j.root.Damaged {
+		if err := d.mend(ctx, j.root.CID); err != nil {
 			return err
 		}
 	}

@@ -192,11 +192,8 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 	if s.now().UnixNano()-s.nodeAway.Load() < int64(nodePause) {
 		return false
 	}
-	if a.root.Reason != "" {
-		// The tier may still protect a DAG in which blocks were found wrong.
-		if damaged, err := s.store.damaged(ctx, a.root.id); err != nil || damaged {
-			return false
-		}
+	if a.root.Damaged {
+		return false // the tier may still protect it
 	}
 	// The request is recorded: a client that goes away changes nothing about it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)

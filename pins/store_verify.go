@@ -28,14 +28,6 @@ func (s *store) verified(ctx context.Context, id int64) error {
 	})
 }
 
-// damaged tells whether wrong blocks were found in a root and it was not verified since.
-func (s *store) damaged(ctx context.Context, id int64) (yes bool, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		return query(tx, func(r row) error { return r.Scan(&yes) }, `SELECT verified_ms < 0 FROM roots WHERE id = ?`, id)
-	})
-	return yes, err
-}
-
 // claimUnwanted claims a root if it is wanted but not on the hot tier, and nobody works on it.
 func (s *store) claimUnwanted(ctx context.Context, c cid.Cid) (r Root, claimed bool, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {

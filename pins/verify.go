@@ -14,7 +14,7 @@ const (
 	verifyPause = time.Minute        // after everything was verified lately, or the tier did not answer
 	verifyApart = 7 * 24 * time.Hour // between two verifications of one DAG
 	maxDoubts   = 1024               // roots that wait for a verification out of turn
-	mendAtOnce  = 64                 // wrong blocks that one try at mending asks the network for
+	mendAtOnce  = 64                 // wrong blocks that are looked for before they are mended
 	mendTime    = 30 * time.Second   // for each of them
 )
 
@@ -113,25 +113,41 @@ func (d *scheduler) verify(ctx context.Context, r Root, pace func(context.Contex
 // mend gets the wrong blocks of a DAG from the network and stores them over what is here. Blocks that nobody has stay
 // wrong; whoever holds the DAG then finds them.
 func (d *scheduler) mend(ctx context.Context, root cid.Cid) error {
-	var wrong []cid.Cid
-	err := d.s.hot.Verify(ctx, root, unpaced, func(c cid.Cid, cause error) error {
-		if errors.Is(cause, ErrCorrupt) {
-			wrong = append(wrong, c)
+	for {
+		wrong, err := d.wrong(ctx, root)
+		if err != nil || len(wrong) == 0 {
+			return err
 		}
-		if len(wrong) == mendAtOnce {
+		if err := d.mendBlocks(ctx, wrong); err != nil || len(wrong) < mendAtOnce {
+			return err
+		}
+	}
+}
+
+// wrong returns blocks of a DAG whose bytes are wrong, at most mendAtOnce.
+func (d *scheduler) wrong(ctx context.Context, root cid.Cid) (list []cid.Cid, err error) {
+	err = d.s.hot.Verify(ctx, root, unpaced, func(c cid.Cid, cause error) error {
+		if errors.Is(cause, ErrCorrupt) {
+			list = append(list, c)
+		}
+		if len(list) == mendAtOnce {
 			return errDamaged
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errDamaged) || len(wrong) == 0 {
-		return err
+	if errors.Is(err, errDamaged) {
+		err = nil
 	}
+	return list, err
+}
+
+func (d *scheduler) mendBlocks(ctx context.Context, list []cid.Cid) error {
 	in, err := d.s.hot.Import(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	for _, c := range wrong {
+	for _, c := range list {
 		if err := d.mendBlock(ctx, in, c); err != nil {
 			return err
 		}
