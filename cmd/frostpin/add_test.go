@@ -73,8 +73,36 @@ func TestAddMakesOnePinHoweverTheUploadBreaksOff(t *testing.T) {
 	if len(keys) != 4 || keys[0] == "" || len(slices.Compact(keys)) != 1 {
 		t.Errorf("the keys of the tries are %v", keys)
 	}
-	if pauses[0] != 7*time.Second {
+	if pauses[0] < 7*time.Second || pauses[0] > 11*time.Second {
 		t.Errorf("it waits %v although it was told to wait 7s", pauses[0])
+	}
+}
+
+// Where several ask more often than they may, each is told to come back again and again.
+func TestAServiceThatSaysWhenToComeBackIsWaitedFor(t *testing.T) {
+	for _, c := range []struct {
+		refusals int
+		gives    bool
+	}{{20, true}, {1000, false}} {
+		m := newModel(t)
+		tries := 0
+		m.intercept = func(w http.ResponseWriter, _ *http.Request) bool {
+			if tries++; tries > c.refusals {
+				return false
+			}
+			w.Header().Set("Retry-After", "5")
+			refuse(w, http.StatusTooManyRequests, "SLOW_DOWN")
+			return true
+		}
+		a := testAPI(t, m)
+		var waited time.Duration
+		a.pause = func(_ context.Context, d time.Duration) error { waited += d; return nil }
+		if _, err := a.upload(t.Context(), uploadOf(t, adder{path: fileOf(t, "f")})); (err == nil) != c.gives {
+			t.Errorf("after %d refusals and %s: %v", c.refusals, waited, err)
+		}
+		if waited > 17*time.Minute {
+			t.Errorf("it waits %s", waited)
+		}
 	}
 }
 

@@ -190,7 +190,8 @@ const (
 	maxTries    = 6
 	firstPause  = 500 * time.Millisecond
 	longPause   = 30 * time.Second
-	longestWait = 5 * time.Minute // for a Retry-After
+	longestWait = 5 * time.Minute  // for a Retry-After
+	longestTold = 15 * time.Minute // in all, for one call, as the service says
 )
 
 // fetch makes a call and returns the body of the answer, which is 2xx. It tries again what may pass; before it does,
@@ -206,12 +207,20 @@ func (a *api) fetch(ctx context.Context, r call, settled func(context.Context) (
 }
 
 func (a *api) retry(ctx context.Context, try func(context.Context) error, settled func(context.Context) (bool, error)) error {
+	var told time.Duration
 	for n := 1; ; n++ {
 		err := try(ctx)
-		if err == nil || ctx.Err() != nil || !passing(err) || n == maxTries {
+		if err == nil || ctx.Err() != nil || !passing(err) {
 			return err
 		}
-		if err := a.pause(ctx, delay(n, err)); err != nil {
+		wait, said := delay(n, err)
+		if said && told < longestTold { // a service that says when to come back does not fail
+			told += wait
+			n--
+		} else if n == maxTries {
+			return err
+		}
+		if err := a.pause(ctx, wait); err != nil {
 			return err
 		}
 		if settled == nil {
@@ -223,14 +232,16 @@ func (a *api) retry(ctx context.Context, try func(context.Context) error, settle
 	}
 }
 
-// delay is how long to wait after the nth failure: as long as the service says, else longer each time.
-func delay(n int, err error) time.Duration {
+// delay is how long to wait after the nth failure: as long as the service has said and up to half as long again, so that
+// several who were told the same come apart; else longer each time.
+func delay(n int, err error) (d time.Duration, said bool) {
 	var e *answerError
 	if errors.As(err, &e) && e.after > 0 {
-		return min(e.after, longestWait)
+		d = min(e.after, longestWait)
+		return d + rand.N(d/2+1), true
 	}
-	d := min(firstPause<<(n-1), longPause)
-	return d/2 + rand.N(d/2+1)
+	d = min(firstPause<<(n-1), longPause)
+	return d/2 + rand.N(d/2+1), false
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -318,6 +318,9 @@ func (e *export) toTar(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
+	if e.summary.Failed > 0 {
+		return nil // the next try goes on from there
+	}
 	return os.RemoveAll(dir)
 }
 
