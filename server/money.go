@@ -293,7 +293,9 @@ func (s ownAPI) ReceivePayment(c echo.Context, params v1.ReceivePaymentParams) e
 	if err != nil {
 		return err
 	}
-	s.funded(c, e.Account)
+	if err := s.funded(c, e.Account); err != nil {
+		return err
+	}
 	return s.respond(c, http.StatusOK, renderEntry(e))
 }
 
@@ -328,20 +330,21 @@ func (s ownAPI) CreditAccount(c echo.Context, name v1.AccountName) error {
 			return err
 		}
 	}
-	s.funded(c, account.ID)
+	if err := s.funded(c, account.ID); err != nil {
+		return err
+	}
 	return s.respond(c, http.StatusOK, renderEntry(e))
 }
 
 // funded tries again what an account could not pay for, if there is money now: what was booked may be a repetition, and
-// spent since, or a correction. It stays booked whether that works now or not.
-func (s *Server) funded(c echo.Context, account int64) {
+// spent since, or a correction. It stays booked whether that works now or not; whoever is told that it did not repeats the
+// payment, and nobody else would try those pins again before the next one.
+func (s *Server) funded(c echo.Context, account int64) error {
 	b, err := s.cfg.Ledger.Balance(c.Request().Context(), account)
-	if err == nil && b.Pays() {
-		err = s.pins.Retry(c.Request().Context(), pins.Account(account), spec.ReasonInsufficientFunds)
+	if err != nil || !b.Pays() {
+		return err
 	}
-	if err != nil {
-		s.log.Warn("trying pins again that were not paid for", "account", account, "err", err)
-	}
+	return s.pins.Retry(c.Request().Context(), pins.Account(account), spec.ReasonInsufficientFunds)
 }
 
 func renderEntry(e ledger.Entry) v1.LedgerEntry {
