@@ -48,7 +48,8 @@ type house struct {
 	accounts *auth.Service
 	books    *ledger.Service
 	own, psa contract
-	retries  int // of what was not paid for
+	retries  int   // of what was not paid for
+	refuses  error // what these answer
 }
 
 // A retried counts the retries of a house.
@@ -59,6 +60,9 @@ type retried struct {
 
 func (r retried) Retry(ctx context.Context, account pins.Account, reason string) error {
 	r.h.retries++
+	if r.h.refuses != nil {
+		return r.h.refuses
+	}
 	return r.Service.Retry(ctx, account, reason)
 }
 

@@ -246,6 +246,36 @@ func TestSignedPaymentsAreCreditedOnce(t *testing.T) {
 	}
 }
 
+func TestPaymentsThatTriedNoPinsAgainAreToBeRepeated(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1"})
+	ann := k.customer("ann")
+	for name, pay := range map[string]func() int{
+		"reported by a provider": func() int {
+			const event = `{"id":"evt_1","account":"ann","amount":"12.50","currency":"EUR"}`
+			w := k.do("", "POST", "/api/v1/payments", event, "Frostpin-Signature", ledger.Sign([]byte(paymentKey), []byte(event), time.Now()))
+			k.own.check(t, "POST", "/payments", w)
+			return w.Code
+		},
+		"booked by the operator": func() int {
+			w := k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", `{"amount":"12.50","key":"in"}`)
+			k.own.check(t, "POST", "/admin/accounts/{account}/credit", w)
+			return w.Code
+		},
+	} {
+		k.retries, k.refuses = 0, fmt.Errorf("trying again: %w", pins.ErrUnavailable)
+		if got := pay(); got != 503 {
+			t.Errorf("%s: %d", name, got)
+		}
+		k.refuses = nil
+		if got := pay(); got != 200 || k.retries != 2 {
+			t.Errorf("%s: %d for the repetition, and pins were tried again %d times", name, got, k.retries)
+		}
+	}
+	if got := ask[v1.UsageReport](k.house, 200, ann, "GET", "/usage", "").Money; got == nil || got.Balance != "25" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestLedgerIsShownInPagesAndAsCSV(t *testing.T) {
 	k := newTill(t, map[string]string{"egress_hot_gib": "1"})
 	ann, ben := k.customer("ann"), k.customer("ben")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/big"
 	"slices"
 	"time"
@@ -56,6 +55,10 @@ func (s *sponsor) forgetClaims(ctx context.Context, cold *coldTier, log *slog.Lo
 	}
 }
 
+// sharesEach is how many pins of one account carry a cost each: every share is an entry in the ledger, and whoever adds and
+// removes pins all day would have thousands. What others would carry, the first one does.
+const sharesEach = 8
+
 // A costShare is what a pin's account pays of a cost.
 type costShare struct {
 	pin     pins.ID
@@ -66,64 +69,106 @@ type costShare struct {
 // divideCost divides a cost by time, and at each moment equally by the accounts that claim it then; of an account's pins the
 // oldest carries it. Rounding loses nothing: what is no account's is that of the time in which there was none.
 func divideCost(c deals.Cost, claims []pins.Claim) []costShare {
+	spans := spansOf(c, claims)
+	total := weigh(c, spans)
+	var shares []costShare
+	first := 0 // of the account
+	sum, given := new(big.Int), new(big.Int)
+	for i, s := range spans {
+		if i > 0 && s.Account != spans[i-1].Account {
+			first = len(shares)
+		}
+		// Rounding the sum keeps all that an account pays within one attoFIL, however many spans it has.
+		sum.Add(sum, s.raw)
+		if i == len(spans)-1 {
+			sum = total
+		}
+		upTo := new(big.Int).Rsh(sum, fraction)
+		amount := new(big.Int).Sub(upTo, given)
+		given = upTo
+		switch {
+		case amount.Sign() == 0:
+		case len(shares) == first+sharesEach:
+			shares[first].attoFIL.Add(shares[first].attoFIL, amount)
+		default:
+			shares = append(shares, costShare{s.Pin, s.Account, amount})
+		}
+	}
+	return shares
+}
+
+// A span is the part of the time of a cost in which a claim is the oldest of its account. A claim has one at most: it begins
+// when the older ones have ended.
+type span struct {
+	pins.Claim
+	from, to time.Duration // since the beginning of the cost
+	raw      *big.Int      // what it pays, in attoFIL / 2^fraction
+}
+
+// spansOf sorts claims and returns their spans, by account and time.
+func spansOf(c deals.Cost, claims []pins.Claim) []span {
 	slices.SortFunc(claims, func(a, b pins.Claim) int {
 		return cmp.Or(cmp.Compare(a.Account, b.Account), a.Since.Compare(b.Since), cmp.Compare(a.Pin, b.Pin))
 	})
-	shares := make(map[pins.ID]*costShare)
-	var order []*costShare
-	length := int64(c.To.Sub(c.From))
-	done := new(big.Int)
-	moments := momentsOf(c, claims)
-	for i, from := range moments[:len(moments)-1] {
-		until := part(c.Amount.Int, int64(moments[i+1].Sub(c.From)), length)
-		amount := new(big.Int).Sub(until, done)
+	var spans []span
+	var from time.Time // when the older claims of the account have ended
+	for i, claim := range claims {
+		if i == 0 || claim.Account != claims[i-1].Account {
+			from = c.From
+		}
+		if claim.Since.After(from) {
+			from = claim.Since
+		}
+		until := claim.Until
+		if until.IsZero() || until.After(c.To) {
+			until = c.To
+		}
+		if from.Before(until) {
+			spans = append(spans, span{Claim: claim, from: from.Sub(c.From), to: until.Sub(c.From)})
+			from = until
+		}
+	}
+	return spans
+}
+
+// fraction is how many bits of a fraction of an attoFIL are kept until all is added up: each of millions of spans and moments
+// loses less than the last of them.
+const fraction = 64
+
+// weigh sets what each span pays, rounded down, and returns what all of them pay together: the cost of the time in which
+// there are any. It goes once through the moments at which spans begin or end: a span pays what an account that was there all
+// the time would have paid up to the span's end, less that up to its beginning.
+func weigh(c deals.Cost, spans []span) *big.Int {
+	type edge struct {
+		at     time.Duration
+		span   *span
+		begins bool
+	}
+	edges := make([]edge, 0, 2*len(spans))
+	for i := range spans {
+		s := &spans[i]
+		edges = append(edges, edge{s.from, s, true}, edge{s.to, s, false})
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+	amount, length := new(big.Int).Lsh(c.Amount.Int, fraction), big.NewInt(int64(c.To.Sub(c.From)))
+	total, perHead, done := new(big.Int), new(big.Int), new(big.Int)
+	heads := int64(0)
+	for _, e := range edges {
+		until := big.NewInt(int64(e.at))
+		until.Mul(until, amount).Quo(until, length)
+		if heads > 0 {
+			piece := done.Sub(until, done)
+			total.Add(total, piece)
+			perHead.Add(perHead, piece.Quo(piece, big.NewInt(heads)))
+		}
 		done = until
-		payers := claimants(claims, from)
-		for n, claim := range payers {
-			share := shares[claim.Pin]
-			if share == nil {
-				share = &costShare{claim.Pin, claim.Account, new(big.Int)}
-				shares[claim.Pin], order = share, append(order, share)
-			}
-			share.attoFIL.Add(share.attoFIL, part(amount, int64(n+1), int64(len(payers))))
-			share.attoFIL.Sub(share.attoFIL, part(amount, int64(n), int64(len(payers))))
+		if e.begins {
+			heads++
+			e.span.raw = new(big.Int).Neg(perHead)
+		} else {
+			heads--
+			e.span.raw.Add(e.span.raw, perHead)
 		}
 	}
-	var out []costShare
-	for _, share := range order {
-		if share.attoFIL.Sign() > 0 {
-			out = append(out, *share)
-		}
-	}
-	return out
-}
-
-// part is amount * n / of, rounded down.
-func part(amount *big.Int, n, of int64) *big.Int {
-	v := new(big.Int).Mul(amount, big.NewInt(n))
-	return v.Quo(v, big.NewInt(of))
-}
-
-// momentsOf are the beginning of a cost, the moments in it at which claims begin or end, and its end.
-func momentsOf(c deals.Cost, claims []pins.Claim) []time.Time {
-	moments := map[int64]time.Time{c.From.UnixNano(): c.From, c.To.UnixNano(): c.To}
-	for _, claim := range claims {
-		for _, at := range []time.Time{claim.Since, claim.Until} {
-			if at.After(c.From) && at.Before(c.To) {
-				moments[at.UnixNano()] = at
-			}
-		}
-	}
-	return slices.SortedFunc(maps.Values(moments), time.Time.Compare)
-}
-
-// claimants are the first claim of each account that there is at a moment; claims are sorted by account.
-func claimants(claims []pins.Claim, at time.Time) (first []pins.Claim) {
-	for _, claim := range claims {
-		there := !claim.Since.After(at) && (claim.Until.IsZero() || claim.Until.After(at))
-		if there && (len(first) == 0 || first[len(first)-1].Account != claim.Account) {
-			first = append(first, claim)
-		}
-	}
-	return first
+	return total
 }

@@ -58,19 +58,24 @@ func TestCostsAreDividedByTimeAndThenByAccounts(t *testing.T) {
 	}
 }
 
+// someCost is a cost of hours, and claims that begin and end at full hours.
+func someCost(t *rapid.T, claims ...pins.Claim) (deals.Cost, []pins.Claim) {
+	c := deals.Cost{Amount: fbig.NewInt(rapid.Int64Range(1, 1<<60).Draw(t, "amount")), From: hours(0), To: hours(rapid.IntRange(1, 48).Draw(t, "hours"))}
+	for i := range rapid.IntRange(0, 20).Draw(t, "others") {
+		since := rapid.IntRange(-50, 50).Draw(t, "since")
+		o := pins.Claim{Pin: pins.ID(fmt.Sprint(i)), Account: pins.Account(rapid.Int64Range(1, 4).Draw(t, "account")), Since: hours(since)}
+		if rapid.Bool().Draw(t, "left") {
+			o.Until = hours(since + rapid.IntRange(0, 50).Draw(t, "for"))
+		}
+		claims = append(claims, o)
+	}
+	return c, claims
+}
+
 // TestNoAttoFILIsLostBetweenAccounts divides costs while somebody always wants the copy.
 func TestNoAttoFILIsLostBetweenAccounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := deals.Cost{Amount: fbig.NewInt(rapid.Int64Range(1, 1<<60).Draw(t, "amount")), From: hours(0), To: hours(rapid.IntRange(1, 48).Draw(t, "hours"))}
-		claims := []pins.Claim{{Pin: "always", Account: 1, Since: hours(-1)}}
-		for i := range rapid.IntRange(0, 8).Draw(t, "others") {
-			since := rapid.IntRange(-50, 50).Draw(t, "since")
-			o := pins.Claim{Pin: pins.ID(fmt.Sprint(i)), Account: pins.Account(rapid.Int64Range(1, 4).Draw(t, "account")), Since: hours(since)}
-			if rapid.Bool().Draw(t, "left") {
-				o.Until = hours(since + rapid.IntRange(0, 50).Draw(t, "for"))
-			}
-			claims = append(claims, o)
-		}
+		c, claims := someCost(t, pins.Claim{Pin: "always", Account: 1, Since: hours(-1)})
 		sum := new(big.Int)
 		for _, s := range divideCost(c, claims) {
 			sum.Add(sum, s.attoFIL)
@@ -79,6 +84,93 @@ func TestNoAttoFILIsLostBetweenAccounts(t *testing.T) {
 			t.Errorf("%s of %s are somebody's", sum, c.Amount)
 		}
 	})
+}
+
+// TestAccountsPayEqualSharesOfTheTimeInWhichTheyClaimACopy compares what accounts pay with what is added up hour by hour.
+func TestAccountsPayEqualSharesOfTheTimeInWhichTheyClaimACopy(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, claims := someCost(t)
+		owners := make(map[pins.ID]pins.Account)
+		want := make(map[pins.Account]*big.Rat)
+		length := int64(c.To.Sub(c.From) / time.Hour)
+		for h := range int(length) {
+			there := make(map[pins.Account]bool)
+			for _, claim := range claims {
+				owners[claim.Pin] = claim.Account
+				if !claim.Since.After(hours(h)) && (claim.Until.IsZero() || claim.Until.After(hours(h))) {
+					there[claim.Account] = true
+				}
+			}
+			for account := range there {
+				part := new(big.Rat).SetFrac(c.Amount.Int, big.NewInt(length*int64(len(there))))
+				if want[account] == nil {
+					want[account] = new(big.Rat)
+				}
+				want[account].Add(want[account], part)
+			}
+		}
+		got := make(map[pins.Account]*big.Int)
+		for _, s := range divideCost(c, claims) {
+			if owners[s.pin] != s.account || s.attoFIL.Sign() <= 0 {
+				t.Errorf("account %d pays %s for pin %s", s.account, s.attoFIL, s.pin)
+			}
+			if got[s.account] == nil {
+				got[s.account] = new(big.Int)
+			}
+			got[s.account].Add(got[s.account], s.attoFIL)
+		}
+		for account := range pins.Account(5) {
+			paid, due := new(big.Rat), want[account]
+			if n := got[account]; n != nil {
+				paid.SetInt(n)
+			}
+			if due == nil {
+				due = new(big.Rat)
+			}
+			if off := new(big.Rat).Sub(paid, due); off.Abs(off).Cmp(big.NewRat(1, 1)) > 0 || due.Sign() == 0 && paid.Sign() != 0 {
+				t.Errorf("account %d pays %s, not %s", account, paid.FloatString(3), due.FloatString(3))
+			}
+		}
+	})
+}
+
+// pinnedAllDay are claims of one account that pins and removes the same CID so often in a day.
+func pinnedAllDay(n int) []pins.Claim {
+	claims := make([]pins.Claim, n)
+	for i := range claims {
+		claims[i] = pins.Claim{
+			Pin: pins.ID(fmt.Sprint(i)), Account: 1,
+			Since: costDay.Add(24 * time.Hour * time.Duration(i) / time.Duration(n)),
+			Until: costDay.Add(24 * time.Hour * time.Duration(i+1) / time.Duration(n)),
+		}
+	}
+	return claims
+}
+
+func TestAnAccountThatPinsAllDayHasFewShares(t *testing.T) {
+	claims := append(pinnedAllDay(100_000), pins.Claim{Pin: "other", Account: 2, Since: hours(-5)})
+	shares := divideCost(deals.Cost{Amount: fbig.NewInt(2_000_000_000_000_000_001), From: hours(0), To: hours(24)}, claims)
+	if len(shares) != sharesEach+1 || shares[0].pin != "0" {
+		t.Fatalf("%d shares, the first is that of pin %s", len(shares), shares[0].pin)
+	}
+	sum := new(big.Int)
+	for _, s := range shares[:sharesEach] {
+		sum.Add(sum, s.attoFIL)
+	}
+	if other := shares[sharesEach]; sum.String() != "1000000000000000000" || other.attoFIL.String() != "1000000000000000001" {
+		t.Errorf("it pays %s, and pin %s pays %s", sum, other.pin, other.attoFIL)
+	}
+}
+
+func BenchmarkDivideCost(b *testing.B) {
+	for _, n := range []int{1000, 20_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			claims := pinnedAllDay(n)
+			for b.Loop() {
+				divideCost(deals.Cost{Amount: fbig.NewInt(2_000_000_000_000_000_001), From: hours(0), To: hours(24)}, claims)
+			}
+		})
+	}
 }
 
 func TestWhatDealsCostIsChargedToWhoWantedThem(t *testing.T) {
