@@ -157,8 +157,9 @@ func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
 // scarceGC is how often blocks are collected while there is little room.
 const scarceGC = time.Minute
 
-// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released. With
-// little room it does not wait so long.
+// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released or given
+// up. With little room it does not wait so long, and then it is what ends the want of room: whoever leaves blocks behind
+// says so.
 func (d *scheduler) collections(ctx context.Context) {
 	if d.s.cfg.GCEvery == 0 {
 		return
