@@ -1,8 +1,12 @@
 package pins_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
@@ -89,5 +93,62 @@ func TestWhatIsGivenUpIsCollectedWithoutARelease(t *testing.T) {
 				w.untilCollected(dag)
 			})
 		})
+	}
+}
+
+// What lost its pin is here whole, and with little room nothing is fetched that would have it pinned again.
+func TestWhatLostItsPinOutlivesCollectionsUntilItIsPinnedAgain(t *testing.T) {
+	eachRoom(t, nil, func(t *testing.T, w *world, r *room) {
+		dag := pinstest.Tree("lost", 3)
+		w.tier.AddNetwork(dag.Blocks...)
+		p := w.untilStatus(w.add(alice, request(dag.Root)), spec.Pinned)
+		w.tier.Silence(true) // nobody else has it any more
+		r.set(pins.RoomScarce)
+		w.tier.LosePin(dag.Root)
+		if err := pins.Compare(t.Context(), w.Service); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(p, spec.Queued)
+		collect := func(wish bool, why string) {
+			t.Helper()
+			if err := pins.Collect(t.Context(), w.Service); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range dag.Blocks {
+				if w.tier.Has(b.Cid()) != wish {
+					t.Fatalf("%s: a block is here: %t", why, !wish)
+				}
+			}
+		}
+		collect(true, "lost")
+		r.set(pins.RoomPlenty)
+		w.untilStatus(p, spec.Pinned)
+		w.delete(p)
+		w.until("it is let go", func() bool { return !w.held(dag.Root) })
+		collect(false, "let go")
+	})
+}
+
+// A million held roots cost a collection nothing.
+func TestWhatIsHereInPartIsFoundByIndexesOnly(t *testing.T) {
+	db := databasetest.Open(t)
+	if err := db.Migrate(t.Context(), pins.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	err := db.Read(t.Context(), func(tx *gorm.DB) error {
+		var plan []struct{ Detail string }
+		if err := tx.Raw(`EXPLAIN QUERY PLAN ` + pins.PartialRoots).Scan(&plan).Error; err != nil {
+			return err
+		}
+		text := fmt.Sprint(plan)
+		for _, index := range []string{"roots_fresh", "roots_retry", "roots_claimed", "SEARCH r USING INTEGER PRIMARY KEY"} {
+			if !strings.Contains(text, index) {
+				t.Errorf("no %s in the plan %s", index, text)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

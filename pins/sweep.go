@@ -217,12 +217,8 @@ func (d *scheduler) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keep := make([]cid.Cid, len(partial))
-	for i, r := range partial {
-		keep[i] = r.CID
-	}
 	started := d.s.now()
-	removed, err := d.s.hot.Collect(ctx, keep)
+	removed, err := d.s.hot.Collect(ctx, partial)
 	if err != nil {
 		return err
 	}
