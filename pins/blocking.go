@@ -106,6 +106,7 @@ func (d *scheduler) giveUpBlocked(ctx context.Context, set *blockSet, gone map[i
 					return nil, false, err
 				}
 				if given {
+					signal(d.garbage) // it may have been here in part, with no hot copy to let go
 					d.log.Info("content was blocked", "cid", r.CID)
 				}
 				delete(gone, r.id)

@@ -56,6 +56,9 @@ func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
 func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
 
+// PartialRoots is how a collection finds what is here in part.
+const PartialRoots = partialRoots
+
 // ObeyBlocks learns what is blocked and acts on it, as Run does from time to time, in so many rounds. It returns what the
 // last one did.
 func ObeyBlocks(ctx context.Context, s *Service, rounds int) (done bool, err error) {

@@ -90,9 +90,15 @@ func (d *scheduler) giveUpSlice(ctx context.Context, waiting map[string]*job, er
 		missed = append(missed, j.root.id)
 	}
 	d.jobs.mu.Unlock()
+	gaveUp := false
 	moveErr := d.s.store.moveAll(ctx, missed, func(r Root) Root {
-		return d.after(r, err, 0, 0)
+		r = d.after(r, err, 0, 0)
+		gaveUp = gaveUp || r.Hot == HotGaveUp
+		return r
 	})
+	if gaveUp {
+		signal(d.garbage) // earlier slices may have fetched a part
+	}
 	if moveErr != nil && ctx.Err() == nil {
 		d.log.Error("recording roots that were not found", "err", moveErr)
 		d.offerAgain(missed)
@@ -190,6 +196,9 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 		return d.after(r, err, blocks, bytes)
 	})
 	d.orphaned(orphans)
+	if moveErr != nil || after.Hot == HotGaveUp {
+		signal(d.garbage) // what was fetched may be wanted by nothing now
+	}
 	if moveErr != nil {
 		d.recordFailed(ctx, j, moveErr)
 		return

@@ -37,7 +37,7 @@ type scheduler struct {
 	slots                chan struct{} // poked when a walk may start
 	workers              sync.WaitGroup
 	entered              chan struct{} // closed once this process may claim roots
-	garbage              chan struct{} // something was released since the last collection
+	garbage              chan struct{} // since the last collection blocks may have become such as nothing needs
 	dialling, announcing chan struct{} // counting semaphores
 	doubted              chan struct{} // a root was put among doubts
 	proven               chan struct{} // cold copies were proven

@@ -304,17 +304,25 @@ func (s *store) walkRoots(ctx context.Context, yield func(rootRef) error) error 
 	}
 }
 
+// partialRoots reads the partial indexes only, however many roots are held. One that is queued and was lost may be here
+// whole, without its pin, and wait for room that a collection is to make.
+const partialRoots = `SELECT r.cid FROM roots r WHERE (r.hot IN ('fetching','restoring') OR r.hot = 'queued' AND r.lost = 1) AND r.id IN (
+	SELECT r.id FROM roots r WHERE ` + freshRoots + ` UNION ALL SELECT r.id FROM roots r WHERE ` + retryRoots + `
+	UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '')`
+
 // partial returns the roots whose blocks are here in part and should survive a collection.
-func (s *store) partial(ctx context.Context) (roots []Root, err error) {
+func (s *store) partial(ctx context.Context) (roots []cid.Cid, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		roots = nil
 		return query(tx, func(r row) error {
-			root, err := scanRoot(r)
+			var text string
+			if err := r.Scan(&text); err != nil {
+				return err
+			}
+			root, err := cid.Decode(text)
 			roots = append(roots, root)
 			return err
-		}, `SELECT `+rootColumns+` FROM roots r WHERE r.hot IN ('fetching','restoring') AND r.id IN (
-			SELECT r.id FROM roots r WHERE `+freshRoots+` UNION ALL SELECT r.id FROM roots r WHERE `+retryRoots+`
-			UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '')`)
+		}, partialRoots)
 	})
 	return roots, err
 }

@@ -141,6 +141,9 @@ func (s *store) holdUpload(tx *gorm.DB, k claimedKey) error {
 	return held.Error
 }
 
+// Leftovers says that blocks were stored which no pin may need: the next collection looks for them. It never waits.
+func (s *Service) Leftovers() { signal(s.sched.garbage) }
+
 // AddUploaded is Add for a request that came with its bytes. What it remembers of u is durable with the pin. A key must
 // have been claimed with BeginUpload; ErrOvertaken means that another process has taken the claim over.
 func (s *Service) AddUploaded(ctx context.Context, account Account, r spec.Request, decided Decision, u Upload) (Pin, error) {

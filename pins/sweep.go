@@ -157,8 +157,9 @@ func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
 // scarceGC is how often blocks are collected while there is little room.
 const scarceGC = time.Minute
 
-// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released. With
-// little room it does not wait so long.
+// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released or given
+// up. With little room it does not wait so long, and then it is what ends the want of room: whoever leaves blocks behind
+// says so.
 func (d *scheduler) collections(ctx context.Context) {
 	if d.s.cfg.GCEvery == 0 {
 		return
@@ -216,12 +217,8 @@ func (d *scheduler) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keep := make([]cid.Cid, len(partial))
-	for i, r := range partial {
-		keep[i] = r.CID
-	}
 	started := d.s.now()
-	removed, err := d.s.hot.Collect(ctx, keep)
+	removed, err := d.s.hot.Collect(ctx, partial)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@
 //   - Nothing is lost between the first block and the pin: an import keeps what it has stored from the collector, the
 //     DAG is held before the pin is recorded, and the import is closed after that. A crash in between leaves blocks
 //     that the next collection removes, or a held DAG that no pin names, which the scheduler lets go.
+//   - Whatever may leave blocks that no pin needs says so to Pins, so that they are collected: an upload that fails, and a
+//     CAR, which may have more blocks than its DAGs.
 //   - Every block is verified by the tier before it is stored, and the whole DAG must be here: nothing is fetched.
 //   - Memory does not grow with the size of a file, and bounds are kept while bytes arrive.
 //   - UnixFS is made as `ipfs add --cid-version=1` of the Kubo in go.mod makes it by default, to the same CID: chunks of

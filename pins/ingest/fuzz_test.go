@@ -31,6 +31,8 @@ func (recorder) BeginUpload(context.Context, pins.Account, string) (bool, error)
 
 func (recorder) EndUpload(context.Context, pins.Account, string) {}
 
+func (recorder) Leftovers() {}
+
 func (recorder) Uploaded(context.Context, pins.Account, string) ([]pins.Pin, int, error) {
 	return nil, 0, nil
 }

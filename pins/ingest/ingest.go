@@ -32,6 +32,7 @@ type Pins interface {
 	EndUpload(ctx context.Context, account pins.Account, key string)
 	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision, u pins.Upload) (pins.Pin, error)
 	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
+	Leftovers()
 }
 
 // A Format says what the bytes of an upload are.
@@ -122,8 +123,14 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	if err != nil {
 		return nil, false, err
 	}
-	defer func() { _ = in.Close() }() // it only forgets what to keep
-	roots, err := s.read(ctx, u, newShelf(s.tier, in, s.limits))
+	sh := newShelf(s.tier, in, s.limits)
+	defer func() {
+		_ = in.Close() // it only forgets what to keep
+		if sh.stored() && (err != nil || u.Format == CAR) {
+			s.pins.Leftovers() // a CAR may have blocks that no root of it needs
+		}
+	}()
+	roots, err := s.read(ctx, u, sh)
 	if err != nil {
 		return nil, false, translate(err)
 	}

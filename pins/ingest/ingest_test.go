@@ -61,7 +61,8 @@ func each(t *testing.T, test func(t *testing.T, w *world)) {
 		log := slog.New(slog.DiscardHandler)
 		w.pins = pins.New(pins.Config{
 			Limits: limits, Instance: "test", Slots: 4, FindRoots: 40, FindSlice: time.Second, Retain: time.Hour,
-			Policy: pins.Policy{Deadline: time.Hour, RetryFirst: time.Second, RetryMax: time.Minute},
+			GCEvery: 10 * time.Millisecond,
+			Policy:  pins.Policy{Deadline: time.Hour, RetryFirst: time.Second, RetryMax: time.Minute},
 		}, db, w.tier, log, func() time.Time { return time.Now().Add(time.Duration(w.skip.Load())) })
 		w.Service = ingest.New(w.tier, w.pins, limits)
 		ctx, stop := context.WithCancel(t.Context())
@@ -212,6 +213,54 @@ func TestBadUploadLeavesNoPinAndNoBlock(t *testing.T) {
 				t.Errorf("%d bytes are left after a collection, %v", u.Bytes, err)
 			}
 		})
+	}
+}
+
+// Nothing is ever released here: what an upload leaves behind has to be collected for itself.
+func TestWhatAnUploadLeavesIsCollected(t *testing.T) {
+	d, junk := pinstest.Tree("d", 300), pinstest.Leaf("junk")
+	whole := carOf(t, []cid.Cid{d.Root}, append(junk.Blocks, d.Blocks...)...)
+	for _, c := range []struct {
+		name string
+		body func() io.Reader
+		ok   bool
+	}{
+		{"client goes away", func() io.Reader {
+			return io.MultiReader(bytes.NewReader(whole[:len(whole)-100]), failing{errors.New("the client went away")})
+		}, false},
+		{"not the whole DAG", func() io.Reader {
+			return bytes.NewReader(carOf(t, []cid.Cid{d.Root}, append(junk.Blocks, d.Blocks[:300]...)...))
+		}, false},
+		{"more than the DAG", func() io.Reader { return bytes.NewReader(whole) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			each(t, func(t *testing.T, w *world) {
+				before := pinstest.Leaf("before")
+				w.tier.AddLocal(before.Blocks...)
+				w.untilGone(t, before.Root) // by the first collection, which needs no reason
+				_, _, err := w.Upload(t.Context(), ingest.Upload{Account: 1, Format: ingest.CAR, Body: c.body()})
+				if (err == nil) != c.ok {
+					t.Fatalf("error %v", err)
+				}
+				w.untilGone(t, junk.Root)
+				if w.tier.Has(d.Root) != c.ok {
+					t.Errorf("the DAG is here: %t", !c.ok)
+				}
+			})
+		})
+	}
+}
+
+func (w *world) untilGone(t *testing.T, c cid.Cid) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(20 * time.Second); w.tier.Has(c); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s was never collected", c)
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type shelf struct {
 	waiting     map[string]blocks.Block // by multihash: those of the next batch
 	order       []blocks.Block
 	bytes       int
+	sent        bool // some block to the tier
 }
 
 func newShelf(tier Tier, in pins.Import, lim pins.Limits) *shelf {
@@ -88,12 +89,20 @@ func (s *shelf) send(ctx context.Context) error {
 	if len(s.order) == 0 {
 		return nil
 	}
+	s.sent = true // also where it fails: some may be stored
 	if err := s.in.Put(ctx, s.order); err != nil {
 		return err
 	}
 	clear(s.waiting)
 	s.order, s.bytes = nil, 0
 	return nil
+}
+
+// stored tells whether the tier may have a block of the upload.
+func (s *shelf) stored() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent
 }
 
 // PutMany implements blockstore.Blockstore.
