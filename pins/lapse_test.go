@@ -331,6 +331,9 @@ func TestLetGoPinComesBackFromColdOnlyWhenItIsPaid(t *testing.T) {
 		w.lapse(alice, everything, 1)
 		w.until("its hot copy is gone", func() bool { return !w.held(d.Root) })
 		w.until("its root is given up", func() bool { return strings.Contains(pins.Dump(w.Service), "Hot:gave_up") })
+		if size, err := w.Size(t.Context(), d.Root); err != nil || size != d.Size() { // it may come back without a question
+			t.Errorf("it has %d bytes, %v; want %d", size, err, d.Size())
+		}
 		for _, b := range d.Blocks {
 			w.tier.RemoveNetwork(b.Cid())
 		}

@@ -299,6 +299,27 @@ func TestColdOnlyGoesAsSoonAsItsCopiesAreProven(t *testing.T) {
 	})
 }
 
+// What comes back is carried without a question, so that whoever asks for it must be told before what it weighs.
+func TestSizeOfWhatWasLetGoStaysKnown(t *testing.T) {
+	eachCellar(t, 0, func(t *testing.T, c *cellar) {
+		p, d := c.holdAs("cold", 1000, pins.Decision{Terms: 2, Residence: pins.ResidenceCold})
+		knows := func(hot pins.Hot) {
+			t.Helper()
+			size, err := c.Size(t.Context(), d.Root)
+			if got := c.get(p).DAG.Hot; err != nil || got != hot || size != d.Size() {
+				t.Errorf("%s it has %d bytes, %v; want %s and %d", got, size, err, hot, d.Size())
+			}
+		}
+		knows(pins.HotHeld)
+		c.pass()
+		knows(pins.HotOffloaded)
+		if _, err := c.Add(t.Context(), bob, request(d.Root), pins.Decision{Terms: 2}); err != nil {
+			t.Fatal(err)
+		}
+		knows(pins.HotRestoring)
+	})
+}
+
 // TestLettingGoThatIsCutShortIsFinished kills the process after the row was written: the blocks go later, and reads of the
 // pin are kept meanwhile.
 func TestLettingGoThatIsCutShortIsFinished(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/spec"
@@ -32,6 +33,27 @@ func (s *store) heldBytes(ctx context.Context, account Account) (bytes int64, er
 		return query(tx, func(r row) error { return r.Scan(&bytes) },
 			`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM roots
 			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ? AND lapsed_ms IS NULL)`, HotHeld, account)
+	})
+	return bytes, err
+}
+
+// size is what is known of how large a DAG is, unless it is being fetched for the first time: the sponsor is asked then.
+// Nobody is asked about what is here or comes back from cold copies, so that a request for it must be weighed by this.
+func (s *store) size(ctx context.Context, root cid.Cid) (bytes int64, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		bytes = 0
+		var id int64
+		var hot Hot
+		err := query(tx, func(r row) error { return r.Scan(&id, &hot, &bytes) },
+			`SELECT id, hot, bytes FROM roots WHERE cid = ? AND (hot NOT IN ('queued','fetching') OR lost = 1)`, root.String())
+		if err != nil || id == 0 || hot == HotHeld || hot == HotOffloaded {
+			return err
+		}
+		// The row counts what has come back so far; the pins that were there before know the rest.
+		var before int64
+		err = tx.Raw(`SELECT coalesce(max(bytes), 0) FROM holdings WHERE root_id = ?`, id).Row().Scan(&before)
+		bytes = max(bytes, before)
+		return err
 	})
 	return bytes, err
 }

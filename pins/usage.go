@@ -128,13 +128,9 @@ func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) 
 	return value, nil
 }
 
-// Size returns the bytes of a DAG that is held, or 0.
+// Size returns the bytes of a DAG that is held, or was until it was let go or lost; 0 where nobody knows.
 func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
-	r, found, err := s.store.heldRoot(ctx, `r.cid = ?`, spec.Canonical(root).String())
-	if err != nil || !found {
-		return 0, err
-	}
-	return r.Bytes, nil
+	return s.store.size(ctx, spec.Canonical(root))
 }
 
 // Retry tries pins of an account again that have failed for a reason: the first word of what their info tells. Those that

@@ -47,6 +47,8 @@ type house struct {
 	db       *database.DB
 	accounts *auth.Service
 	books    *ledger.Service
+	tier     *pinstest.Tier
+	service  *pins.Service
 	own, psa contract
 	retries  int   // of what was not paid for
 	refuses  error // what these answer
@@ -75,7 +77,8 @@ func newHouse(t *testing.T, change ...func(*server.Config)) *house {
 	h := &house{t: t, db: db, accounts: auth.New(db, time.Now), own: loadOwnContract(t), psa: loadContract(t)}
 	h.log = new(strings.Builder)
 	log := slog.New(slog.NewJSONHandler(locked{new(sync.Mutex), h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	service := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, db, pinstest.NewTier(), discard(), time.Now)
+	h.tier = pinstest.NewTier()
+	h.service = pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, db, h.tier, discard(), time.Now)
 	h.books = ledger.New(db, payers{h.accounts}, time.Now, discard())
 	cfg := server.Config{SignUp: true, Ledger: h.books, Payments: ledger.Webhook{
 		Ledger: h.books, Keys: [][]byte{[]byte(paymentKey)}, Currency: "EUR", Account: h.accountID,
@@ -84,7 +87,7 @@ func newHouse(t *testing.T, change ...func(*server.Config)) *house {
 		fn(&cfg)
 	}
 	var err error
-	if h.Server, err = server.New(cfg, retried{service, h}, h.accounts, log); err != nil {
+	if h.Server, err = server.New(cfg, retried{h.service, h}, h.accounts, log); err != nil {
 		t.Fatal(err)
 	}
 	return h

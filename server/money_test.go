@@ -7,16 +7,21 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
+	car "github.com/ipld/go-car/v2"
+	"github.com/ipld/go-car/v2/storage"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
+	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/server/v1"
 )
@@ -56,9 +61,9 @@ type till struct {
 	admin string
 }
 
-func newTill(t *testing.T, prices map[string]string) *till {
+func newTill(t *testing.T, prices map[string]string, change ...func(*server.Config)) *till {
 	t.Helper()
-	k := &till{house: newHouse(t, func(c *server.Config) { c.Uploads = unread{t} })}
+	k := &till{house: newHouse(t, append([]func(*server.Config){func(c *server.Config) { c.Uploads = unread{t} }}, change...)...)}
 	k.admin, _ = k.open("root", auth.AllScopes)
 	if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, auth.Limits{Prices: prices}); err != nil {
 		t.Fatal(err)
@@ -130,6 +135,114 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {
 		t.Errorf("%d credits are in the audit: %v", credits, err)
 	}
+}
+
+// bodies are uploads to the hot tier of a house.
+type bodies struct{ *ingest.Service }
+
+func newBodiesTill(t *testing.T) *till {
+	t.Helper()
+	b := &bodies{}
+	k := newTill(t, map[string]string{"hot_gib_month": "1024"}, func(c *server.Config) { c.Uploads = b }) // a credit for a MiB
+	b.Service = ingest.New(k.tier, k.service, pins.Limits{})
+	return k
+}
+
+// setRoots is what the scheduler would record; nobody runs it here.
+func (k *till) setRoots(hot pins.Hot, bytes int64) {
+	k.t.Helper()
+	err := k.db.Write(k.t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET hot = ?, bytes = ?`, hot, bytes).Error
+	})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func carOf(t *testing.T, d pinstest.DAG, blocks bool) string {
+	t.Helper()
+	var b strings.Builder
+	out, err := storage.NewWritable(&b, []cid.Cid{d.Root}, car.WriteAsCarV1(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range d.Blocks {
+		if !blocks {
+			break
+		}
+		if err := out.Put(t.Context(), block.Cid().KeyString(), block.RawData()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.String()
+}
+
+// A CAR of what is here already needs none of its blocks.
+func TestUploadOfWhatIsHereCostsWhatItsDAGDoes(t *testing.T) {
+	k := newBodiesTill(t)
+	d := pinstest.Tree("large", 300)
+	header := carOf(t, d, false)
+	if d.Size() < 4<<10 || len(header) > 1<<10 {
+		t.Fatalf("a DAG of %d bytes and a header of %d", d.Size(), len(header))
+	}
+	send := func(token, body string, headers ...string) *httptest.ResponseRecorder {
+		return k.do(token, "POST", "/api/v1/upload", body, append(headers, "Content-Type", "application/vnd.ipld.car")...)
+	}
+	has := func(token string, want int64) {
+		t.Helper()
+		if got := ask[v1.Account](k.house, 200, token, "GET", "/account", "").Usage.Pins.Pinned; got != want {
+			t.Errorf("%d pins, want %d", got, want)
+		}
+	}
+	if w := send(k.admin, carOf(t, d, true)); w.Code != http.StatusAccepted {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	k.setRoots(pins.HotHeld, d.Size())
+
+	ann := k.customer("ann")
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"0.001","key":"first"}`) // a KiB
+	w := send(ann, header)
+	wantFailure(t, w, http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+	k.own.check(t, "POST", "/upload", w)
+	has(ann, 0)
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"second"}`)
+	first := send(ann, header, "Idempotency-Key", "once")
+	if first.Code != http.StatusAccepted {
+		t.Errorf("paid for: %d %s", first.Code, first.Body)
+	}
+
+	// What was acknowledged is told again, whatever is left by then.
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"back","correction":true}`)
+	wantFailure(t, send(ann, header), http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+	if w := send(ann, header, "Idempotency-Key", "once"); w.Code != http.StatusOK || w.Body.String() != first.Body.String() {
+		t.Errorf("repeated: %d %s, want 200 %s", w.Code, w.Body, first.Body)
+	}
+	has(ann, 1)
+
+	if err := k.accounts.SetPlan(t.Context(), auth.Operator(), "small", auth.Limits{Bytes: 4 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	bob, err := k.accounts.CreateAccount(t.Context(), auth.Operator(), "bob", "small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := k.token(bob.ID, auth.OwnScopes)
+	w = send(token, header)
+	wantFailure(t, w, http.StatusForbidden, "QUOTA_EXCEEDED", "its plan allows 4096")
+	k.own.check(t, "POST", "/upload", w)
+	has(token, 0)
+}
+
+func TestPinOfWhatWasLetGoCostsWhatItsDAGDoes(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024"})
+	ann := k.customer("ann")
+	pin := `{"cid":"` + cidV0 + `"}`
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"2","key":"first"}`)
+	k.mustAdd(t, k.admin, pin)
+	k.setRoots(pins.HotOffloaded, 3<<20)
+	wantFailure(t, k.do(ann, "POST", "/psa/pins", pin), http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"second"}`)
+	k.mustAdd(t, ann, pin)
 }
 
 func TestUsageTellsWhenPinsAreLetGo(t *testing.T) {

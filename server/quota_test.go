@@ -24,7 +24,7 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
 	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`"}`)
 	f.do(alice, "POST", "/api/v1/upload", "8 bytes.")
-	want := []asked{{1, quota, 1, 0}, {1, quota, 0, 0}, {1, quota, 1, 8}}
+	want := []asked{{1, quota, 1, 0}, {1, quota, 0, 0}, {1, quota, 1, 8}, {1, quota, 1, 8}} // uploads before and after they are read
 	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -69,6 +69,10 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	default:
 		return errBusy
 	}
+	u.Admit = func(roots []cid.Cid, bytes int64) error {
+		// An inlined root has no bytes, which would mean that nobody knows how many.
+		return s.admit(c, int64(len(roots)), cid.Undef, max(bytes, 1), decided.Copies)
+	}
 	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
 	if most > 0 {
 		u.Body = &shortened{u.Body, most, most}

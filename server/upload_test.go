@@ -37,7 +37,12 @@ func (u *uploads) Upload(_ context.Context, up ingest.Upload) ([]pins.Pin, bool,
 	if err != nil {
 		return nil, false, err
 	}
-	up.Body = nil
+	if up.Admit != nil {
+		if err := up.Admit([]cid.Cid{cid.MustParse(cidRaw)}, int64(len(body))); err != nil {
+			return nil, false, err
+		}
+	}
+	up.Body, up.Admit = nil, nil
 	u.asked, u.bodies = append(u.asked, up), append(u.bodies, string(body))
 	if u.err != nil {
 		return nil, false, u.err

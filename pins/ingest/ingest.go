@@ -56,6 +56,11 @@ type Upload struct {
 	Format   Format
 	Boundary string    // of Multipart
 	Body     io.Reader // its errors are returned as they are
+
+	// Admit tells whether the account may have pins of these roots, whose DAGs have so many bytes together; nil: always.
+	// A body does not tell how large they are: of what is here already it brings nothing. Its errors are returned as they
+	// are, and no pin is made then.
+	Admit func(roots []cid.Cid, bytes int64) error
 }
 
 // A LargeError says which limit an upload breaks, in words for the user.
@@ -89,7 +94,7 @@ func New(tier Tier, p Pins, limits pins.Limits) *Service {
 
 // Upload reads an upload to its end and returns its pins, one for each root. fresh is false when they were made before,
 // by an upload with the same key; the body may not have been read then. Errors: *spec.InvalidError, *LargeError, those
-// of the body, of the tier (pins.ErrUnavailable) and of Pins (pins.ErrOvertaken, pins.ErrBlocked).
+// of the body, of Admit, of the tier (pins.ErrUnavailable) and of Pins (pins.ErrOvertaken, pins.ErrBlocked).
 func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh bool, err error) {
 	// What is wrong with the rest of the request is told before a byte is read.
 	if _, err := u.request("bafkqaaa"); err != nil {
@@ -139,9 +144,20 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			return nil, false, err // before any is held, so that nothing stays without a pin
 		}
 	}
+	var asked []cid.Cid // those that get a pin now
+	var bytes int64
 	for _, root := range roots {
-		if err := s.hold(ctx, root); err != nil {
+		size, err := s.hold(ctx, root)
+		if err != nil {
 			return nil, false, translate(err)
+		}
+		if _, again := before[spec.Canonical(root)]; !again {
+			asked, bytes = append(asked, root), bytes+size
+		}
+	}
+	if u.Admit != nil && len(asked) > 0 {
+		if err := u.Admit(asked, bytes); err != nil {
+			return nil, false, err
 		}
 	}
 	for _, root := range roots {
@@ -198,15 +214,16 @@ func (s *Service) read(ctx context.Context, u Upload, sh *shelf) ([]cid.Cid, err
 	return []cid.Cid{root}, err
 }
 
-// hold holds a DAG whose blocks must all be here.
-func (s *Service) hold(ctx context.Context, root cid.Cid) error {
+// hold holds a DAG whose blocks must all be here, and returns the sum of their sizes.
+func (s *Service) hold(ctx context.Context, root cid.Cid) (bytes int64, err error) {
 	var p pins.Progress
-	err := s.tier.Hold(ctx, root, s.limits, &p)
-	if _, bytes := p.Totals(); s.limits.Bytes > 0 && bytes > s.limits.Bytes {
-		return tooMany(s.limits.Bytes)
+	err = s.tier.Hold(ctx, root, s.limits, &p)
+	_, bytes = p.Totals()
+	if s.limits.Bytes > 0 && bytes > s.limits.Bytes {
+		return 0, tooMany(s.limits.Bytes)
 	}
 	if !errors.Is(err, pins.ErrAbsent) {
-		return err
+		return bytes, err
 	}
 	_, walked := hold.Walk{Root: root, Limits: s.limits, Workers: 1, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		data, err := s.tier.Block(ctx, c)
@@ -216,9 +233,12 @@ func (s *Service) hold(ctx context.Context, root cid.Cid) error {
 		return hold.Block{Size: len(data), Data: data}, err
 	}}.Run(ctx)
 	if walked == nil { // it has come meanwhile
-		return s.tier.Hold(ctx, root, s.limits, nil)
+		p.Reset()
+		err = s.tier.Hold(ctx, root, s.limits, &p)
+		_, bytes = p.Totals()
+		return bytes, err
 	}
-	return walked
+	return 0, walked
 }
 
 // lock waits until no other upload with this key is at work, here or in another process.

@@ -302,6 +302,48 @@ func TestRepeatedUploadMakesNoOtherPins(t *testing.T) {
 	})
 }
 
+// A body does not tell how large a DAG is of which there are blocks already.
+func TestUploadIsAdmittedByTheSizeOfItsDAGs(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		a, b := pinstest.Tree("a", 20), pinstest.Leaf("b")
+		roots := []cid.Cid{a.Root, b.Root}
+		var asked []cid.Cid
+		var size int64
+		upload := func(account pins.Account, answer error, list ...blocks.Block) ([]pins.Pin, error) {
+			asked, size = nil, 0
+			made, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: account, Key: "k", Format: ingest.CAR, Body: bytes.NewReader(carOf(t, roots, list...)),
+				Admit: func(roots []cid.Cid, bytes int64) error {
+					asked, size = roots, bytes
+					return answer
+				},
+			})
+			return made, err
+		}
+		first, err := upload(1, nil, append(a.Blocks, b.Blocks...)...)
+		if err != nil || len(asked) != 2 || size != a.Size()+b.Size() {
+			t.Fatalf("asked about %v of %d bytes, %v; want two of %d", asked, size, err, a.Size()+b.Size())
+		}
+		if _, err := upload(2, errListed); !errors.Is(err, errListed) || size != a.Size()+b.Size() || w.count(t) != 2 {
+			t.Errorf("asked about %d bytes, there are %d pins, %v", size, w.count(t), err)
+		}
+		if made, err := upload(2, nil); err != nil || len(made) != 2 || w.count(t) != 4 {
+			t.Errorf("%d pins of what is here, %v", len(made), err)
+		}
+
+		// Of what is acknowledged nobody is asked again.
+		if again, err := upload(1, errListed); err != nil || len(again) != 2 || asked != nil {
+			t.Errorf("the repeated upload: %d pins, asked about %v, %v", len(again), asked, err)
+		}
+		if err := w.pins.Delete(t.Context(), 1, first[1].ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := upload(1, nil); err != nil || len(asked) != 1 || size != b.Size() {
+			t.Errorf("the finished upload: asked about %v of %d bytes, %v; want one of %d", asked, size, err, b.Size())
+		}
+	})
+}
+
 // What an upload has stored is nobody's yet, and the collector may come at any moment.
 func TestCollectorTakesNothingFromAnUpload(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
