@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,6 +15,7 @@ import (
 	pebbleds "github.com/ipfs/go-ds-pebble"
 	"github.com/ipfs/kubo/repo"
 	"github.com/ipfs/kubo/repo/fsrepo"
+	"golang.org/x/time/rate"
 )
 
 // A pebbleStore is Kubo's pebble datastore on a file system that waits for room. pebble ends the process when it cannot
@@ -65,11 +68,12 @@ func (s pebbleStore) Create(dir string) (repo.Datastore, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the directory of pebble: %w", err)
 	}
-	return pebbleds.NewDatastore(path, pebbleds.WithCacheSize(s.CacheSize), pebbleds.WithPebbleOpts(s.options(path)))
+	return pebbleds.NewDatastore(path, pebbleds.WithCacheSize(s.CacheSize), pebbleds.WithPebbleOpts(s.options(path, logOf(dir))))
 }
 
-func (s pebbleStore) options(path string) *pebble.Options {
+func (s pebbleStore) options(path string, log *slog.Logger) *pebble.Options {
 	o := &pebble.Options{
+		EventListener:               listener(log),
 		FS:                          vfs.OnDiskFull(vfs.Default, func() { awaitRoom(path) }),
 		BytesPerSync:                s.BytesPerSync,
 		DisableWAL:                  s.DisableWAL,
@@ -91,6 +95,34 @@ func (s pebbleStore) options(path string) *pebble.Options {
 		o.WALMinSyncInterval = func() time.Duration { return time.Duration(s.WALMinSyncSeconds) * time.Second }
 	}
 	return o
+}
+
+// storeLogs are the logs of the repositories that are being opened, by their directory: Kubo hands a store nothing else.
+var storeLogs sync.Map
+
+func logOf(dir string) *slog.Logger {
+	if log, ok := storeLogs.Load(filepath.Clean(dir)); ok {
+		return log.(*slog.Logger) //nolint:forcetypeassert // nothing else is stored
+	}
+	return slog.Default()
+}
+
+// listener logs what is wrong with the disk. Without it pebble ends the process when it reads a block whose checksum is
+// wrong, again after each restart; whoever reads the block gets an error as well, which says enough.
+func listener(log *slog.Logger) *pebble.EventListener {
+	var damage, failure rate.Sometimes // a wrong block is read again and again, and a compaction tried
+	damage.First, damage.Interval = 1, time.Minute
+	failure.First, failure.Interval = 1, time.Minute
+	return &pebble.EventListener{
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			damage.Do(func() {
+				log.Error("a file of the block store is damaged", "file", info.Path, "err", info.Details.Error())
+			})
+		},
+		BackgroundError: func(err error) {
+			failure.Do(func() { log.Error("the block store cannot put its files in order", "err", err.Error()) })
+		},
+	}
 }
 
 // Room that there must be before a write that found none is tried again, which pebble does once.
