@@ -43,9 +43,10 @@ type scheduler struct {
 	proven               chan struct{} // cold copies were proven
 	touches              *touches
 	doubting             sync.Mutex
-	doubts               map[string]cid.Cid // roots to be verified out of turn, by their key
-	turn                 int                // which account is first: each pass begins with another
-	scarce               atomic.Int64       // when there was little room last, in Unix milliseconds; 0: never
+	doubts               map[string]cid.Cid  // roots to be verified out of turn, by their key
+	unread               map[int64]time.Time // roots that verifies could not read, and when
+	turn                 int                 // which account is first: each pass begins with another
+	scarce               atomic.Int64        // when there was little room last, in Unix milliseconds; 0: never
 }
 
 func newScheduler(s *Service) *scheduler {
@@ -63,6 +64,7 @@ func newScheduler(s *Service) *scheduler {
 		proven:     make(chan struct{}, 1),
 		touches:    newTouches(),
 		doubts:     map[string]cid.Cid{},
+		unread:     map[int64]time.Time{},
 	}
 }
 

@@ -3,6 +3,8 @@ package pins
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -14,6 +16,8 @@ const (
 	verifyPause = time.Minute        // after everything was verified lately, or the tier did not answer
 	verifyApart = 7 * 24 * time.Hour // between two verifications of one DAG
 	maxDoubts   = 1024               // roots that wait for a verification out of turn
+	unreadTime  = 6 * time.Hour      // before a root that could not be read has its turn again
+	maxUnread   = 1024               // roots that could not be read; one a minute is found at most
 	mendAtOnce  = 64                 // wrong blocks that are looked for before they are mended
 	mendTime    = 30 * time.Second   // for each of them
 )
@@ -84,12 +88,24 @@ func (d *scheduler) verifyNext(ctx context.Context, pace func(context.Context, i
 		}
 	}
 	if !found && d.s.cfg.VerifyRate > 0 {
-		r, found, err = d.s.store.heldRoot(ctx, `r.verified_ms < ? ORDER BY r.verified_ms, r.id LIMIT 1`, d.s.now().Add(-verifyApart).UnixMilli())
+		before := d.s.now().Add(-verifyApart).UnixMilli()
+		r, found, err = d.s.store.heldRoot(ctx, `r.verified_ms < ? AND r.id NOT IN ? ORDER BY r.verified_ms, r.id LIMIT 1`, before, d.passedOver())
 	}
 	if err != nil || !found {
 		return false, err
 	}
-	return true, d.verify(ctx, r, pace)
+	err = d.verify(ctx, r, pace)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrUnavailable) && len(d.unread) < maxUnread {
+		d.unread[r.id] = d.s.now()
+	}
+	return true, err
+}
+
+// passedOver are the roots that could not be read lately: nothing is known about them, and one block on a bad spot of the
+// disk must not keep all others from being verified.
+func (d *scheduler) passedOver() []int64 {
+	maps.DeleteFunc(d.unread, func(_ int64, at time.Time) bool { return d.s.now().Sub(at) >= unreadTime })
+	return append(slices.Collect(maps.Keys(d.unread)), 0) // no root's id, because a list is never empty
 }
 
 // verify reads one DAG. One with blocks that are missing or wrong is lost, whatever the node says of its pin.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/ipfs/boxo/path"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
@@ -37,11 +38,17 @@ func (e *Embedded) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	switch {
 	case ipld.IsNotFound(err):
 		return nil, fmt.Errorf("reading block %s: %w", c, pins.ErrAbsent)
+	case rotten(err):
+		return nil, fmt.Errorf("reading block %s: %w: %w", c, pins.ErrCorrupt, err)
 	case err != nil:
 		return nil, fmt.Errorf("reading block %s: %w", c, err)
 	}
 	return verified(c, block.RawData())
 }
+
+// rotten tells whether the store has found wrong bytes where a block is, or would be: pebble knows neither whether the
+// block was there nor what it was. What is stored then is found before them.
+func rotten(err error) bool { return err != nil && pebble.IsCorruptionError(err) }
 
 // Block implements pins.HotTier.
 func (r *Remote) Block(ctx context.Context, c cid.Cid) (data []byte, err error) {

@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/ipfs/boxo/blockstore"
+	"github.com/ipfs/boxo/datastore/dshelp"
 	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/query"
+	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/ipfs/kubo/core/corerepo"
 	"github.com/ipfs/kubo/gc"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/frostpin/frostpin/pins/hot/hold"
 )
@@ -92,8 +98,11 @@ func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, ro
 				continue
 			}
 			block, err := e.node.Blockstore.Get(ctx, c)
-			if err != nil {
+			switch {
+			case ipld.IsNotFound(err):
 				continue // not here yet
+			case err != nil: // what is below it would be removed
+				return fmt.Errorf("finding what to keep: %w", err)
 			}
 			data = block.RawData()
 		}
@@ -105,26 +114,19 @@ func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, ro
 }
 
 func (e *Embedded) sweep(ctx context.Context, live map[string]struct{}) (removed int64, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the listing when a removal fails
-	all, err := e.node.Blockstore.AllKeysChan(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("listing blocks: %w", err)
-	}
-	for c := range all {
-		if ctx.Err() != nil {
-			break
+	err = e.list(ctx, func(hash multihash.Multihash) error {
+		if _, stays := live[string(hash)]; stays {
+			return nil
 		}
-		if _, stays := live[string(c.Hash())]; stays {
-			continue
-		}
+		c := cid.NewCidV1(cid.Raw, hash)
 		if err := e.node.Blockstore.DeleteBlock(ctx, c); err != nil {
-			return removed, fmt.Errorf("removing block %s: %w", c, err)
+			return fmt.Errorf("removing block %s: %w", c, err)
 		}
 		removed++
-	}
-	if ctx.Err() != nil {
-		return removed, context.Cause(ctx)
+		return nil
+	})
+	if err != nil {
+		return removed, err
 	}
 	if store, ok := e.repo.Datastore().(datastore.GCDatastore); ok {
 		if err := store.CollectGarbage(ctx); err != nil {
@@ -132,4 +134,33 @@ func (e *Embedded) sweep(ctx context.Context, live map[string]struct{}) (removed
 		}
 	}
 	return removed, nil
+}
+
+// list yields the hash of every block. The node's block store would end without a word where it cannot read on.
+func (e *Embedded) list(ctx context.Context, yield func(multihash.Multihash) error) error {
+	all, err := e.repo.Datastore().Query(ctx, query.Query{Prefix: blockstore.BlockPrefix.String(), KeysOnly: true})
+	if err != nil {
+		return fmt.Errorf("listing blocks: %w", err)
+	}
+	defer func() { _ = all.Close() }()
+	for entry, more := all.NextSync(); more; entry, more = all.NextSync() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if entry.Error != nil {
+			return fmt.Errorf("listing blocks: %w", entry.Error)
+		}
+		key, ok := strings.CutPrefix(entry.Key, blockstore.BlockPrefix.String())
+		if !ok || !strings.HasPrefix(key, "/") {
+			continue
+		}
+		hash, err := dshelp.DsKeyToMultihash(datastore.RawKey(key))
+		if err != nil {
+			continue // no block of ours
+		}
+		if err := yield(hash); err != nil {
+			return err
+		}
+	}
+	return nil
 }

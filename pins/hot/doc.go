@@ -12,6 +12,9 @@
 //   - Nothing waits for the network while it holds Kubo's pin lock (H2). DAGs are fetched outside, then pinned where
 //     they are; a collection ends the walks that run, and they go on after it.
 //   - Hold returns nil when the blocks and then the pin are on disk. One flush serves all who wait for one.
+//   - What cannot be read is never taken for what is not there: a listing of pins or blocks is whole or an error, and a
+//     collection that cannot read a pin or what links to others fails. Only a block is looked for elsewhere then, and
+//     stored anew.
 //   - An address that strangers name is dialled only if the policy allows it, also after its name was looked up;
 //     HTTP never, because Kubo asks no filter before it sends a request (H12).
 //   - On the private network nothing leaves this machine: no bootstrap, discovery, routing or name lookups, and the

@@ -10,6 +10,7 @@ import (
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/exchange/offline"
 	pinner "github.com/ipfs/boxo/pinning/pinner"
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/ipfs/kubo/core"
@@ -162,11 +163,11 @@ type embeddedNode struct{ *Embedded }
 // Session walks with a bitswap session of its own, or without any network: Kubo's own "offline" would still fetch
 // what is missing below the root (H9).
 func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
-	blocks := e.node.Blocks
+	service := e.node.Blocks
 	if offline {
-		blocks = e.local
+		service = e.local
 	}
-	session := blockservice.NewSession(ctx, blocks)
+	session := blockservice.NewSession(ctx, service)
 	get := func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		if c.Type() == cid.Raw {
 			// A leaf that is here need not be read to be counted.
@@ -180,6 +181,10 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 			return hold.Block{Size: len(block.RawData()), Data: block.RawData()}, nil
 		case offline && ipld.IsNotFound(err):
 			return hold.Block{}, pins.ErrAbsent
+		case offline && rotten(err):
+			return hold.Block{}, fmt.Errorf("%w: %w", pins.ErrAbsent, err)
+		case rotten(err):
+			return e.replace(ctx, c)
 		default:
 			return hold.Block{}, fmt.Errorf("getting block %s: %w", c, err)
 		}
@@ -194,6 +199,23 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 		})
 		return b, err
 	}
+}
+
+// replace gets a block from the network whose bytes here cannot be read, and stores it over them. The block service
+// would only say that they cannot be read.
+func (e embeddedNode) replace(ctx context.Context, c cid.Cid) (hold.Block, error) {
+	block, err := e.node.Exchange.GetBlock(ctx, c)
+	if err != nil {
+		return hold.Block{}, fmt.Errorf("fetching block %s anew: %w", c, err)
+	}
+	data, err := verified(c, block.RawData())
+	if err != nil {
+		return hold.Block{}, err
+	}
+	if err := e.put(ctx, []blocks.Block{block}); err != nil { // the walk keeps collections out
+		return hold.Block{}, err
+	}
+	return hold.Block{Size: len(data), Data: data}, nil
 }
 
 // Pin pins without walking again. It looks first, because pinning what is pinned removes the pin before it is made

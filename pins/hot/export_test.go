@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ipfs/kubo/core"
+	"github.com/ipfs/kubo/repo"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -47,3 +48,12 @@ func ChooseDelegates(announce []string, addrs []ma.Multiaddr, id peer.ID) []stri
 
 // DaemonSockets is the most requests that Finds have on their way.
 const DaemonSockets = 2 * findSlots
+
+// OpenStore opens a pebble store as Kubo does.
+func OpenStore(dir string) (repo.Datastore, error) {
+	s, err := parsePebble(map[string]any{"path": "store"})
+	if err != nil {
+		return nil, err
+	}
+	return s.Create(dir)
+}

@@ -63,7 +63,7 @@ func (e *Embedded) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid
 	for _, root := range roots {
 		here, err := e.has(ctx, root)
 		switch {
-		case err != nil:
+		case err != nil && !errors.Is(err, pins.ErrCorrupt): // which is looked for like one that is not here
 			return err
 		case here:
 			found(root)
@@ -126,12 +126,16 @@ func (e *Embedded) ask(ctx context.Context, long time.Duration, cids []cid.Cid, 
 	}
 }
 
+// has tells whether a block is here. pins.ErrCorrupt: there are wrong bytes where it would be.
 func (e *Embedded) has(ctx context.Context, c cid.Cid) (bool, error) {
 	if _, inline := hold.Identity(c); inline || hold.Admit(c) != nil {
 		return true, nil //nolint:nilerr // what can never be held counts as here: Hold says why
 	}
 	here, err := e.node.Blockstore.Has(ctx, c)
-	if err != nil {
+	switch {
+	case rotten(err):
+		return false, fmt.Errorf("looking for block %s: %w: %w", c, pins.ErrCorrupt, err)
+	case err != nil:
 		return false, fmt.Errorf("looking for block %s: %w", c, err)
 	}
 	return here, nil

@@ -98,8 +98,11 @@ func (e *Embedded) put(ctx context.Context, list []blocks.Block) error {
 // the same name.
 func (e *Embedded) clear(ctx context.Context, c cid.Cid) error {
 	here, err := e.has(ctx, c)
-	if err != nil || !here {
+	if err != nil && !errors.Is(err, pins.ErrCorrupt) {
 		return err
+	}
+	if err == nil && !here {
+		return nil
 	}
 	if _, err := e.Block(ctx, c); !errors.Is(err, pins.ErrCorrupt) {
 		return nil //nolint:nilerr // right, or not readable: storing it again harms nothing

@@ -82,6 +82,9 @@ func openRepository(cfg Config) (_ *repository, err error) {
 	if err := createRepository(cfg); err != nil {
 		return nil, err
 	}
+	dir := filepath.Clean(cfg.Dir)
+	storeLogs.Store(dir, cfg.Log)
+	defer storeLogs.Delete(dir)
 	r, err := fsrepo.Open(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", cfg.Dir, err)

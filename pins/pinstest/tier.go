@@ -1,6 +1,7 @@
 package pinstest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -36,6 +37,7 @@ type Tier struct {
 	held        map[cid.Cid]bool
 	dialled     map[peer.ID]int // connections that someone keeps
 	failing     map[cid.Cid]error
+	unreadable  map[string]error
 	holds       map[cid.Cid]int
 	announced   []cid.Cid
 	delegates   []string
@@ -48,16 +50,17 @@ var _ pins.HotTier = (*Tier)(nil)
 // NewTier returns an empty tier on an empty network.
 func NewTier() *Tier {
 	t := &Tier{
-		changed:   make(chan struct{}),
-		network:   make(map[string]blocks.Block),
-		peers:     make(map[peer.ID]map[string]blocks.Block),
-		local:     make(map[string]blocks.Block),
-		held:      make(map[cid.Cid]bool),
-		dialled:   make(map[peer.ID]int),
-		failing:   make(map[cid.Cid]error),
-		holds:     make(map[cid.Cid]int),
-		delegates: []string{Delegate},
-		free:      1 << 40,
+		changed:    make(chan struct{}),
+		network:    make(map[string]blocks.Block),
+		peers:      make(map[peer.ID]map[string]blocks.Block),
+		local:      make(map[string]blocks.Block),
+		held:       make(map[cid.Cid]bool),
+		dialled:    make(map[peer.ID]int),
+		failing:    make(map[cid.Cid]error),
+		unreadable: make(map[string]error),
+		holds:      make(map[cid.Cid]int),
+		delegates:  []string{Delegate},
+		free:       1 << 40,
 	}
 	t.holder = hold.NewHolder(modelNode{t}, 8, nil)
 	return t
@@ -219,7 +222,7 @@ func (t *Tier) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	}
 	t.mu.Lock()
 	b, ok := t.local[blockKey(c)]
-	err := t.up()
+	err := cmp.Or(t.up(), t.unreadable[blockKey(c)])
 	t.mu.Unlock()
 	_, inline := hold.Identity(c)
 	switch {

@@ -79,6 +79,9 @@ func (t *Tier) FailHold(root cid.Cid, err error) {
 	})
 }
 
+// FailBlock makes reading a block fail with err, as a bad spot of the disk would; nil ends that.
+func (t *Tier) FailBlock(c cid.Cid, err error) { t.change(func() { t.unreadable[blockKey(c)] = err }) }
+
 // FailRelease makes releases fail with err; nil: none.
 func (t *Tier) FailRelease(err error) { t.change(func() { t.failRelease = err }) }
 
