@@ -54,6 +54,7 @@ func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 
 // Compare, Collect and Sweep are what Run does from time to time.
 func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
+
 func VerifyNext(ctx context.Context, s *Service) (worked bool, err error) {
 	return s.sched.verifyNext(ctx, unpaced)
 }
