@@ -34,6 +34,17 @@ func (w *world) paid(account pins.Account) {
 	}
 }
 
+// holdTen adds a pin that is taken for one of ten bytes, without the time in which a DAG is held.
+func (w *world) holdTen(account pins.Account, d pinstest.DAG) pins.Pin {
+	w.t.Helper()
+	w.tier.AddPin(d.Root) // or a comparison that comes meanwhile finds it lost
+	p := w.add(account, request(d.Root))
+	if err := pins.SetHeld(w.t.Context(), w.Service, d.Root, 1, 10); err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
 // hold adds a pin whose blocks are here.
 func (w *world) hold(account pins.Account, d pinstest.DAG) pins.Pin {
 	w.t.Helper()
@@ -271,11 +282,7 @@ func TestOfManyPinsTheOldestStayThatCostNothing(t *testing.T) {
 		const many, free = 450, 100 // the last of them are in the second batch, which is not the last
 		list := make([]pins.Pin, many)
 		for i := range list {
-			d := pinstest.Tree(strings.Repeat("y", i+1), 1)
-			list[i] = w.add(alice, request(d.Root))
-			if err := pins.SetHeld(t.Context(), w.Service, d.Root, 1, 10); err != nil {
-				t.Fatal(err)
-			}
+			list[i] = w.holdTen(alice, pinstest.Tree(strings.Repeat("y", i+1), 1))
 		}
 		again := w.add(alice, request(list[0].Root)) // the newest pin and the oldest are of one DAG, and go together
 		w.lapse(alice, func(context.Context) (*pins.Dues, error) {
@@ -297,11 +304,7 @@ func TestManyPinsAreLetGoInBatchesAndEachAsksFirst(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		const many = 450
 		for i := range many {
-			d := pinstest.Tree(strings.Repeat("x", i+1), 1)
-			w.add(alice, request(d.Root))
-			if err := pins.SetHeld(t.Context(), w.Service, d.Root, 1, 10); err != nil {
-				t.Fatal(err)
-			}
+			w.holdTen(alice, pinstest.Tree(strings.Repeat("x", i+1), 1))
 		}
 		w.lapse(alice, func(ctx context.Context) (*pins.Dues, error) {
 			if w.counts(alice)[spec.Failed] >= 400 { // and not after so many questions: what meets another is tried again
