@@ -37,6 +37,7 @@ type Embedded struct {
 	holder  *hold.Holder
 	imports hold.Imports
 	flusher *flusher
+	seen    *seen // nil where the store keeps no checksums
 	life    *life
 	policy  dialPolicy
 	asking  askPace
@@ -105,6 +106,9 @@ func open(ctx context.Context, cfg Config) (*Embedded, error) {
 		policy: dialPolicy{private: cfg.AllowPrivateOrigins, loopbackOnly: cfg.Network == Private},
 		asking: newAskPace(),
 		search: make(chan struct{}, searches),
+	}
+	if cfg.Profile == Pebble {
+		e.seen = newSeen()
 	}
 	if cfg.Network == Private {
 		stayOnLoopback(node.Filters)

@@ -20,7 +20,7 @@ import (
 
 // Verify implements pins.HotTier.
 func (e *Embedded) Verify(ctx context.Context, root cid.Cid, pace func(ctx context.Context, bytes int) error, bad func(c cid.Cid, err error) error) error {
-	return hold.Verify(ctx, root, e.Block, pace, bad)
+	return hold.Verify(ctx, root, e.hashed, pace, bad)
 }
 
 // Fetch implements pins.HotTier.
@@ -31,7 +31,7 @@ func (e *Embedded) Fetch(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if data, inline := hold.Identity(c); inline {
 		return data, nil
 	}
-	if data, err := e.Block(ctx, c); err == nil {
+	if data, err := e.hashed(ctx, c); err == nil {
 		return data, nil
 	}
 	ctx, done, err := e.life.begin(ctx)
@@ -104,7 +104,7 @@ func (e *Embedded) clear(ctx context.Context, c cid.Cid) error {
 	if err == nil && !here {
 		return nil
 	}
-	if _, err := e.Block(ctx, c); !errors.Is(err, pins.ErrCorrupt) {
+	if _, err := e.hashed(ctx, c); !errors.Is(err, pins.ErrCorrupt) {
 		return nil //nolint:nilerr // right, or not readable: storing it again harms nothing
 	}
 	if err := e.node.Blockstore.DeleteBlock(ctx, c); err != nil {

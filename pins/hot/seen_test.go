@@ -1,0 +1,69 @@
+package hot_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/pins/hot"
+)
+
+// What a store without checksums gives is hashed whenever it is read.
+func TestFileThatChangesBetweenTwoReadsIsCorrupt(t *testing.T) {
+	dir := t.TempDir()
+	tier := openEmbedded(t, hot.Config{Dir: dir, Profile: hot.Flatfs})
+	d := noisyTree("changes")
+	leaf := d.Blocks[2]
+	store(t, tier, d.Blocks...)
+	if data, err := tier.Block(t.Context(), leaf.Cid()); err != nil || !bytes.Equal(data, leaf.RawData()) {
+		t.Fatalf("reading the block: %d bytes, %v", len(data), err)
+	}
+	changed := false
+	err := filepath.WalkDir(filepath.Join(dir, "blocks"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".data" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(data, leaf.RawData()) {
+			return err
+		}
+		changed = true
+		data[0] ^= 1
+		return os.WriteFile(path, data, 0o600)
+	})
+	if err != nil || !changed {
+		t.Fatalf("changing the file of the block: %v, %v", changed, err)
+	}
+	if data, err := tier.Block(t.Context(), leaf.Cid()); !errors.Is(err, pins.ErrCorrupt) || data != nil {
+		t.Errorf("the changed block is %d bytes, %v; want pins.ErrCorrupt", len(data), err)
+	}
+}
+
+// A verification trusts no earlier read, and none that comes later trusts what it found wrong.
+func TestVerificationHashesWhatWasReadBefore(t *testing.T) {
+	tier := openEmbedded(t, hot.Config{})
+	d := noisyTree("again")
+	leaf := d.Blocks[2]
+	store(t, tier, d.Blocks...)
+	if _, err := tier.Block(t.Context(), leaf.Cid()); err != nil {
+		t.Fatal(err)
+	}
+	corrupt(t, tier, leaf)
+	if got := wrong(t, tier, d.Root); !slices.Equal(got, []cid.Cid{leaf.Cid()}) {
+		t.Errorf("wrong are %s, want %s", got, leaf.Cid())
+	}
+	if data, err := tier.Block(t.Context(), leaf.Cid()); !errors.Is(err, pins.ErrCorrupt) || data != nil {
+		t.Errorf("after it the block is %d bytes, %v; want pins.ErrCorrupt", len(data), err)
+	}
+	store(t, tier, leaf)
+	if data, err := tier.Block(t.Context(), leaf.Cid()); err != nil || !bytes.Equal(data, leaf.RawData()) {
+		t.Errorf("stored anew the block is %d bytes, %v", len(data), err)
+	}
+}
