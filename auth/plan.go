@@ -88,7 +88,7 @@ func (s *Service) Plans(ctx context.Context) ([]Plan, error) {
 	return plans, nil
 }
 
-// Plan returns one plan. Errors: ErrNoPlan.
+// Plan returns one plan. Errors: ErrNoPlan, ErrUnreadable.
 func (s *Service) Plan(ctx context.Context, name string) (Plan, error) {
 	plan, err := s.selectPlan(ctx, name)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"gorm.io/gorm"
@@ -20,7 +21,10 @@ func (planRow) TableName() string { return "plans" }
 
 func (r planRow) plan() (Plan, error) {
 	p := Plan{Name: r.Name, Created: time.UnixMilli(r.CreatedMS).UTC()}
-	return p, json.Unmarshal([]byte(r.Limits), &p.Limits)
+	if err := json.Unmarshal([]byte(r.Limits), &p.Limits); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return p, nil
 }
 
 func planNamed(tx *gorm.DB, name string) (row planRow, err error) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -98,8 +100,13 @@ func (h Holding) check() error {
 
 // Accrue books storage up to the last midnight (UTC), and up to its end where it has ended. It is one step of a loop:
 // calling it once an hour is often enough, calling it twice or from two processes books nothing twice, and after a crash
-// it goes on where it was.
+// it goes on where it was. Accounts of a plan that cannot be read are passed over: what they have used is booked by the
+// first call that can read it. Errors: ErrPlan, with the names of such plans, when all others are done.
 func (s *Service) Accrue(ctx context.Context, source Source) error {
+	unread := make(map[string]bool)
+	if err := s.bookDeferred(ctx, unread); err != nil {
+		return err
+	}
 	batch := make([]Holding, 0, accrualBatch)
 	for h, err := range source.Holdings(ctx) {
 		if err == nil {
@@ -111,27 +118,41 @@ func (s *Service) Accrue(ctx context.Context, source Source) error {
 		if batch = append(batch, h); len(batch) < accrualBatch {
 			continue
 		}
-		if err := s.accrueBatch(ctx, source, batch); err != nil {
+		if err := s.accrueBatch(ctx, source, batch, unread); err != nil {
 			return err
 		}
 		batch = batch[:0]
 	}
-	return s.accrueBatch(ctx, source, batch)
+	if err := s.accrueBatch(ctx, source, batch, unread); err != nil {
+		return err
+	}
+	if len(unread) > 0 {
+		return fmt.Errorf("what accounts of the plans %q have used waits: %w", slices.Sorted(maps.Keys(unread)), ErrPlan)
+	}
+	return nil
 }
 
-func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding) error {
+func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding, unread map[string]bool) error {
 	now := s.now()
 	plans := make(map[int64]Plan)
+	for _, h := range batch {
+		if _, known := plans[h.Account]; known {
+			continue
+		}
+		p, err := s.plan(ctx, h.Account)
+		if err != nil {
+			return err
+		}
+		plans[h.Account] = p
+		if p.Unknown {
+			unread[p.Name] = true
+		}
+	}
+	batch = slices.DeleteFunc(batch, func(h Holding) bool { return plans[h.Account].Unknown })
+	maps.DeleteFunc(plans, func(_ int64, p Plan) bool { return p.Unknown })
 	var ended []Holding
 	var removed []string
 	for _, h := range batch {
-		if _, known := plans[h.Account]; !known {
-			p, err := s.plan(ctx, h.Account)
-			if err != nil {
-				return err
-			}
-			plans[h.Account] = p
-		}
 		if h.ended(now) {
 			ended = append(ended, h)
 			if h.Removed {

@@ -30,11 +30,17 @@ func (p payers) Plan(ctx context.Context, account int64) (ledger.Plan, error) {
 		return ledger.Plan{}, err
 	}
 	plan, err := p.accounts.Plan(ctx, a.Plan)
+	if errors.Is(err, auth.ErrUnreadable) {
+		return ledger.Plan{Name: a.Plan, Unknown: true}, nil
+	}
 	if err != nil || !plan.Limits.Bills() {
 		return ledger.Plan{}, err
 	}
 	prices, err := ledger.ParsePrices(plan.Limits.Prices)
-	return ledger.Plan{Billed: true, Prices: prices}, err
+	if err != nil { // a newer server on the same database may have written them
+		return ledger.Plan{Name: a.Plan, Unknown: true}, nil //nolint:nilerr // it is the plan that is wrong: others go on
+	}
+	return ledger.Plan{Name: a.Plan, Billed: true, Prices: prices}, nil
 }
 
 func newLedger(db *database.DB, accounts *auth.Service, now func() time.Time, log *slog.Logger) *ledger.Service {
