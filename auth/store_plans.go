@@ -69,6 +69,9 @@ func (s *Service) savePlan(ctx context.Context, by Actor, name string, limits Li
 	}
 	now := s.now()
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		if err := endPrices(tx, name, limits.Prices, now); err != nil {
+			return err
+		}
 		err := tx.Clauses(clause.OnConflict{Columns: []clause.Column{{Name: "name"}}, DoUpdates: clause.AssignmentColumns([]string{"limits"})}).
 			Create(&planRow{Name: name, Limits: string(text), CreatedMS: now.UnixMilli()}).Error
 		if err != nil {

@@ -45,10 +45,10 @@ const (
 // An interval is a piece of a holding, in Unix seconds. Its pin and start are its identity.
 type interval struct{ from, to int64 }
 
-// plan divides what is not accrued yet of a holding into intervals at the ends of periods, at most limit of them. A
-// period that is not over is left for later, unless the holding ended in it. Fractions of a second at both ends are
-// given away.
-func plan(h Holding, accrued int64, now time.Time, limit int) (due []interval) {
+// plan divides what is not accrued yet of a holding into intervals at the ends of periods and of past plans, at most limit
+// of them. A period that is not over is left for later, unless the holding ended in it. Fractions of a second at both ends
+// are given away.
+func plan(h Holding, accrued int64, now time.Time, limit int, past []Plan) (due []interval) {
 	const period = int64(accrualPeriod / time.Second)
 	from := max(accrued, ceilSeconds(h.Since))
 	end := now.Unix() / period * period
@@ -57,6 +57,11 @@ func plan(h Holding, accrued int64, now time.Time, limit int) (due []interval) {
 	}
 	for from < end && len(due) < limit {
 		to := min(end, (from/period+1)*period)
+		for _, p := range past {
+			if cut := ceilSeconds(p.Until); cut > from {
+				to = min(to, cut)
+			}
+		}
 		due = append(due, interval{from, to})
 		from = to
 	}
@@ -103,7 +108,7 @@ func (h Holding) check() error {
 // it goes on where it was. Accounts of a plan that cannot be read are passed over: what they have used is booked by the
 // first call that can read it. Errors: ErrPlan, with the names of such plans, when all others are done.
 func (s *Service) Accrue(ctx context.Context, source Source) error {
-	unread := make(map[string]bool)
+	unread := make(map[int64]string) // accounts, with their plans' names
 	if err := s.bookDeferred(ctx, unread); err != nil {
 		return err
 	}
@@ -127,29 +132,31 @@ func (s *Service) Accrue(ctx context.Context, source Source) error {
 		return err
 	}
 	if len(unread) > 0 {
-		return fmt.Errorf("what accounts of the plans %q have used waits: %w", slices.Sorted(maps.Keys(unread)), ErrPlan)
+		names := slices.Compact(slices.Sorted(maps.Values(unread)))
+		return fmt.Errorf("what accounts of the plans %q have used waits: %w", names, ErrPlan)
 	}
 	return nil
 }
 
-func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding, unread map[string]bool) error {
+func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding, unread map[int64]string) error {
 	now := s.now()
-	plans := make(map[int64]Plan)
-	for _, h := range batch {
-		if _, known := plans[h.Account]; known {
-			continue
-		}
-		p, err := s.plan(ctx, h.Account)
-		if err != nil {
-			return err
-		}
-		plans[h.Account] = p
-		if p.Unknown {
-			unread[p.Name] = true
+	since, err := s.dueSince(ctx, batch, now)
+	if err != nil {
+		return fmt.Errorf("looking for what is to accrue of %d holdings: %w", len(batch), err)
+	}
+	plans, err := s.terms(ctx, since)
+	if err != nil {
+		return err
+	}
+	for account, t := range plans {
+		if t.Unknown {
+			unread[account] = t.Name
 		}
 	}
-	batch = slices.DeleteFunc(batch, func(h Holding) bool { return plans[h.Account].Unknown })
-	maps.DeleteFunc(plans, func(_ int64, p Plan) bool { return p.Unknown })
+	// Until the round is over, even if its plan is mended meanwhile: what a pin was before is accrued before what it is.
+	waits := func(account int64) bool { _, yes := unread[account]; return yes }
+	batch = slices.DeleteFunc(batch, func(h Holding) bool { return waits(h.Account) })
+	maps.DeleteFunc(plans, func(account int64, _ terms) bool { return waits(account) })
 	var ended []Holding
 	var removed []string
 	for _, h := range batch {
@@ -160,8 +167,7 @@ func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holdin
 			}
 		}
 	}
-	more, err := s.anyDue(ctx, batch, now)
-	for more && err == nil {
+	for more := len(plans) > 0; more && err == nil; {
 		more, err = s.insertAccruals(ctx, batch, plans, now)
 	}
 	if err != nil {

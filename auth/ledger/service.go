@@ -14,6 +14,7 @@ type Plan struct {
 	Billed  bool   // false: usage is counted, nothing costs anything, nothing is refused for funds
 	Unknown bool   // its prices cannot be read here: what is used waits until they can be, and no more is promised
 	Prices  Prices
+	Until   time.Time // of a plan of the past: when the account got other prices
 }
 
 // Plans tells the plan of an account. An account that it does not know is not billed: an error means that it cannot tell
@@ -21,6 +22,25 @@ type Plan struct {
 // travels in ctx.
 type Plans interface {
 	Plan(ctx context.Context, account int64) (Plan, error)
+	// Past returns the plans that an account had from a time on and has no more, oldest first. Where one cannot be read any
+	// more, it is left out, and the one after it counts.
+	Past(ctx context.Context, account int64, since time.Time) ([]Plan, error)
+}
+
+// terms are a plan and those before it.
+type terms struct {
+	Plan
+	past []Plan // oldest first
+}
+
+// at is the plan that counts for what was used at a time.
+func (t terms) at(moment time.Time) Plan {
+	for _, p := range t.past {
+		if moment.Before(p.Until) {
+			return p
+		}
+	}
+	return t.Plan
 }
 
 // A Service keeps the ledger of one database. All methods may be called concurrently, by several processes.
@@ -140,19 +160,32 @@ func (s *Service) charge(ctx context.Context, charges []Charge, sparse bool) err
 }
 
 // plansOf asks before the transaction: what answers may read the database, too.
-func (s *Service) plansOf(ctx context.Context, charges []Charge) (map[int64]Plan, error) {
-	plans := make(map[int64]Plan)
+func (s *Service) plansOf(ctx context.Context, charges []Charge) (map[int64]terms, error) {
+	since := make(map[int64]time.Time)
 	for _, c := range charges {
-		if _, known := plans[c.Account]; known {
-			continue
+		if oldest, known := since[c.Account]; !known || c.At.Before(oldest) {
+			since[c.Account] = c.At
 		}
-		plan, err := s.plan(ctx, c.Account)
+	}
+	return s.terms(ctx, since)
+}
+
+// terms are those of accounts, each from a time on.
+func (s *Service) terms(ctx context.Context, since map[int64]time.Time) (map[int64]terms, error) {
+	all := make(map[int64]terms, len(since))
+	for account, from := range since {
+		plan, err := s.plan(ctx, account)
 		if err != nil {
 			return nil, err
 		}
-		plans[c.Account] = plan
+		// After the plan: what is changed in between must not count for what was before it.
+		past, err := s.plans.Past(ctx, account, from)
+		if err != nil {
+			return nil, fmt.Errorf("looking up the plans of account %d: %w", account, err)
+		}
+		all[account] = terms{plan, past}
 	}
-	return plans, nil
+	return all, nil
 }
 
 func (s *Service) plan(ctx context.Context, account int64) (Plan, error) {

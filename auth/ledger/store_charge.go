@@ -14,7 +14,7 @@ import (
 // and the balances, of accounts that the transaction has locked. sparse leaves out entries that could never cost anything,
 // for sources that know by other means than the key what they have reported; what they report of accounts whose plan
 // cannot be read is counted, and waits for its price.
-func (s *Service) bookCharges(tx *gorm.DB, books map[int64]*book, charges []Charge, plans map[int64]Plan, sparse bool) error {
+func (s *Service) bookCharges(tx *gorm.DB, books map[int64]*book, charges []Charge, plans map[int64]terms, sparse bool) error {
 	charges, err := unbooked(tx, charges)
 	if err != nil || len(charges) == 0 {
 		return err
@@ -37,10 +37,10 @@ func (s *Service) bookCharges(tx *gorm.DB, books map[int64]*book, charges []Char
 }
 
 // billCharges books what charges cost that are counted, and saves the counters.
-func (s *Service) billCharges(tx *gorm.DB, c counters, books map[int64]*book, charges []Charge, plans map[int64]Plan, sparse bool) (err error) {
+func (s *Service) billCharges(tx *gorm.DB, c counters, books map[int64]*book, charges []Charge, plans map[int64]terms, sparse bool) (err error) {
 	entries := make([]Entry, 0, len(charges))
 	for _, charge := range charges {
-		plan := plans[charge.Account]
+		plan := plans[charge.Account].at(charge.At)
 		rate := plan.Prices[charge.Kind]
 		if !plan.Billed {
 			rate = Rate{}

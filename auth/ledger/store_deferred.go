@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"math/big"
+	"time"
 
 	"gorm.io/gorm"
 )
@@ -31,25 +32,24 @@ func deferCharge(tx *gorm.DB, c Charge) error {
 // deferredBatch is how many charges that have waited one transaction books, and how many accounts with some are listed.
 const deferredBatch = 500
 
-// bookDeferred books what has waited for its price. unread gets the names of the plans that still cannot be read.
-func (s *Service) bookDeferred(ctx context.Context, unread map[string]bool) error {
+// bookDeferred books what has waited for its price. unread gets the accounts whose plan still cannot be read, with its name.
+func (s *Service) bookDeferred(ctx context.Context, unread map[int64]string) error {
 	for after, more := int64(0), true; more; {
-		accounts, err := s.deferredAccounts(ctx, after)
+		oldest, last, err := s.deferredAccounts(ctx, after)
 		if err != nil {
 			return err
 		}
-		more = len(accounts) == deferredBatch
-		for _, account := range accounts {
-			after = account
-			plan, err := s.plan(ctx, account)
-			if err != nil {
-				return err
-			}
-			if plan.Unknown {
-				unread[plan.Name] = true
+		after, more = last, len(oldest) == deferredBatch
+		all, err := s.terms(ctx, oldest)
+		if err != nil {
+			return err
+		}
+		for account, t := range all {
+			if t.Unknown {
+				unread[account] = t.Name
 				continue
 			}
-			if err := s.bookDeferredOf(ctx, account, plan); err != nil {
+			if err := s.bookDeferredOf(ctx, account, t); err != nil {
 				return err
 			}
 		}
@@ -57,20 +57,21 @@ func (s *Service) bookDeferred(ctx context.Context, unread map[string]bool) erro
 	return nil
 }
 
-func (s *Service) deferredAccounts(ctx context.Context, after int64) (list []int64, err error) {
+// deferredAccounts are the next accounts after one of which charges wait, with the time of the oldest.
+func (s *Service) deferredAccounts(ctx context.Context, after int64) (oldest map[int64]time.Time, last int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		list = nil
+		oldest, last = make(map[int64]time.Time), after
 		return query(tx, func(r row) error {
-			var account int64
-			err := r.Scan(&account)
-			list = append(list, account)
+			var at time.Time
+			err := r.Scan(&last, intoTime{&at})
+			oldest[last] = at
 			return err
-		}, `SELECT DISTINCT account FROM deferred_charges WHERE account > ? ORDER BY account LIMIT ?`, after, deferredBatch)
+		}, `SELECT account, min(at_ms) FROM deferred_charges WHERE account > ? GROUP BY account ORDER BY account LIMIT ?`, after, deferredBatch)
 	})
-	return list, err
+	return oldest, last, err
 }
 
-func (s *Service) bookDeferredOf(ctx context.Context, account int64, plan Plan) error {
+func (s *Service) bookDeferredOf(ctx context.Context, account int64, t terms) error {
 	for n := deferredBatch; n == deferredBatch; {
 		err := s.write(ctx, func(tx *gorm.DB) error {
 			books, err := lock(tx, []int64{account})
@@ -90,7 +91,7 @@ func (s *Service) bookDeferredOf(ctx context.Context, account int64, plan Plan) 
 				return err
 			}
 			c := newCounters()
-			if err := s.billCharges(tx, c, books, charges, map[int64]Plan{account: plan}, true); err != nil {
+			if err := s.billCharges(tx, c, books, charges, map[int64]terms{account: t}, true); err != nil {
 				return err
 			}
 			return tx.Exec(`DELETE FROM deferred_charges WHERE idem_key IN ?`, keys).Error

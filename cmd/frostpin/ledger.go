@@ -43,6 +43,21 @@ func (p payers) Plan(ctx context.Context, account int64) (ledger.Plan, error) {
 	return ledger.Plan{Name: a.Plan, Billed: true, Prices: prices}, nil
 }
 
+// Past leaves out what cannot be read: it was mended by a change, and what it has become counts for it, too.
+func (p payers) Past(ctx context.Context, account int64, since time.Time) (list []ledger.Plan, err error) {
+	past, err := p.accounts.PastPlans(ctx, account, since)
+	if errors.Is(err, auth.ErrNotFound) {
+		return nil, nil
+	}
+	for _, was := range past {
+		prices, err := ledger.ParsePrices(was.Limits.Prices)
+		if err == nil {
+			list = append(list, ledger.Plan{Name: was.Name, Billed: was.Limits.Bills(), Prices: prices, Until: was.Until})
+		}
+	}
+	return list, err
+}
+
 func newLedger(db *database.DB, accounts *auth.Service, now func() time.Time, log *slog.Logger) *ledger.Service {
 	return ledger.New(db, payers{accounts}, now, log)
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"math/big"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +20,8 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/cmd/database"
+	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
@@ -152,6 +157,79 @@ func TestAPlanThatCannotBeReadWaitsAndKeepsNobodyElseWaiting(t *testing.T) {
 			if diff := cmp.Diff(all, s.spent(t, ben.ID)); diff != "" {
 				t.Errorf("who was on it: %s", diff)
 			}
+		}
+	})
+}
+
+func TestWhatWasUsedIsPaidAtThePricesOfThen(t *testing.T) {
+	databasetest.Each(t, slices.Concat(auth.Migrations(), ledger.Migrations()), func(t *testing.T, db *database.DB) {
+		day := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+		var clock atomic.Int64
+		now := func() time.Time { return time.UnixMilli(clock.Load()).UTC() }
+		at := func(hour int) { clock.Store(day.Add(time.Duration(hour) * time.Hour).UnixMilli()) }
+		accounts := auth.New(db, now)
+		books := newLedger(db, accounts, now, slog.New(slog.DiscardHandler))
+		prices := func(plan, perDay string) {
+			t.Helper()
+			limits := auth.Limits{Prices: map[string]string{"hot_gib_month": perDay + "0", "fil": perDay}}
+			if err := accounts.SetPlan(t.Context(), auth.Operator(), plan, limits); err != nil {
+				t.Fatal(err)
+			}
+		}
+		move := func(plan string) {
+			t.Helper()
+			if err := accounts.SetAccountPlan(t.Context(), auth.Operator(), "ann", plan); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at(-1)
+		prices("a", "3")
+		prices("b", "6")
+		ann, err := accounts.CreateAccount(t.Context(), auth.Operator(), "ann", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := books.Credit(t.Context(), ann.ID, 100*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		source := heldBy{[]int64{ann.ID}, day}
+		at(6)
+		prices("a", "6")
+		at(12)
+		prices("b", "9") // nobody's
+		move("b")
+		at(15)
+		if err := books.Accrue(t.Context(), source); err != nil {
+			t.Error(err)
+		}
+		at(18)
+		move(auth.Trusted)
+		at(21)
+		prices("b", "72")
+		at(23)
+		move("b")
+		at(26)
+		prices("b", "3")
+		for range 2 {
+			if err := books.Accrue(t.Context(), source); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, hour := range []int{3, 20, 23} {
+			err := books.Count(t.Context(), ledger.Charge{
+				Account: ann.ID, Kind: ledger.DealCost, Qty: big.NewInt(1e18), At: day.Add(time.Duration(hour)*time.Hour + 1), Key: fmt.Sprint(hour),
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		const quarter = ledger.Credit / 4
+		want := map[ledger.Kind]ledger.Amount{
+			ledger.StorageHot: quarter + 2*quarter + 3*quarter + 0 + ledger.Credit,
+			ledger.DealCost:   3*ledger.Credit + 0 + 72*ledger.Credit,
+		}
+		if diff := cmp.Diff(want, (&sponsored{&sponsor{books: books}, db}).spent(t, ann.ID)); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
