@@ -18,6 +18,7 @@ var (
 	ErrNotFound     = errors.New("not found")
 	ErrExists       = errors.New("it exists already")
 	ErrInvalid      = errors.New("not acceptable")
+	ErrUnreadable   = errors.New("the limits of the plan cannot be read")
 	ErrNoPlan       = errors.New("there is no such plan")
 	ErrNoInvite     = errors.New("the invite code is not valid")
 	ErrScope        = errors.New("more scopes than the caller has")

@@ -1,7 +1,7 @@
 // Package auth knows who may use this server: accounts, and the tokens by which programs prove that they belong to
 // one. What a token sees is its account; several tokens (devices) may belong to one account.
 //
-// It owns the tables accounts, tokens, plans, invites and audit, the form of a token's text and the type Secret. It must
+// It owns the tables accounts, tokens, plans, their history, invites and audit, the form of a token's text and the type Secret. It must
 // not know HTTP, pins or configuration: the policy that an account or a token names is a word here, whose meaning pins
 // knows, and the limits of a plan are numbers, which server and pins enforce.
 //

@@ -88,13 +88,29 @@ func (s *Service) Plans(ctx context.Context) ([]Plan, error) {
 	return plans, nil
 }
 
-// Plan returns one plan. Errors: ErrNoPlan.
+// Plan returns one plan. Errors: ErrNoPlan, ErrUnreadable.
 func (s *Service) Plan(ctx context.Context, name string) (Plan, error) {
 	plan, err := s.selectPlan(ctx, name)
 	if err != nil {
 		return Plan{}, fmt.Errorf("looking up plan %q: %w", name, err)
 	}
 	return plan, nil
+}
+
+// A PastPlan is a plan that an account had, as it was then.
+type PastPlan struct {
+	Plan
+	Until time.Time // when the account got another, or the plan other prices
+}
+
+// PastPlans returns the plans that an account had from a time on and has no more, oldest first. What cannot be read is left
+// out.
+func (s *Service) PastPlans(ctx context.Context, account int64, since time.Time) ([]PastPlan, error) {
+	past, err := s.selectPastPlans(ctx, account, since)
+	if err != nil {
+		return nil, fmt.Errorf("looking up what plans account %d had: %w", account, err)
+	}
+	return past, nil
 }
 
 // SetPlan makes a plan or gives one other limits. They count for requests that begin half a second later at the latest.

@@ -197,8 +197,12 @@ func (s *Service) updatePlan(ctx context.Context, by Actor, account, plan string
 			return "", nil, err
 		}
 		detail := map[string]any{"plan": plan, "before": row.Plan}
+		before := row.Plan
 		row.Plan = plan
-		return actionAccountPlan, detail, nil
+		if before == plan {
+			return actionAccountPlan, detail, nil
+		}
+		return actionAccountPlan, detail, s.endAccountPlan(tx, row.ID, before)
 	})
 }
 

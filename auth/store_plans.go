@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"gorm.io/gorm"
@@ -20,7 +21,10 @@ func (planRow) TableName() string { return "plans" }
 
 func (r planRow) plan() (Plan, error) {
 	p := Plan{Name: r.Name, Created: time.UnixMilli(r.CreatedMS).UTC()}
-	return p, json.Unmarshal([]byte(r.Limits), &p.Limits)
+	if err := json.Unmarshal([]byte(r.Limits), &p.Limits); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return p, nil
 }
 
 func planNamed(tx *gorm.DB, name string) (row planRow, err error) {
@@ -65,6 +69,9 @@ func (s *Service) savePlan(ctx context.Context, by Actor, name string, limits Li
 	}
 	now := s.now()
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		if err := endPrices(tx, name, limits.Prices, now); err != nil {
+			return err
+		}
 		err := tx.Clauses(clause.OnConflict{Columns: []clause.Column{{Name: "name"}}, DoUpdates: clause.AssignmentColumns([]string{"limits"})}).
 			Create(&planRow{Name: name, Limits: string(text), CreatedMS: now.UnixMilli()}).Error
 		if err != nil {

@@ -20,7 +20,8 @@
 //	published     the chain knows the proposal, its id is unknown   moved on by: the chain
 //	sealing       on chain under an id, not activated               moved on by: the chain
 //	active        proven                                            moved on by: the chain
-//	rejected, failed, missed, expired, terminated, cancelled        final
+//	rejected, failed, missed, expired, terminated, cancelled        final; but failed, where the provider had accepted it,
+//	                                                                is moved on by the chain until its start is final
 //
 // Next (slots) and Track (attempts) are pure functions; the loops load, look, call them and store.
 //

@@ -1,13 +1,18 @@
 package deals_test
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/big"
 	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/deals"
 	"github.com/frostpin/frostpin/deals/dealstest"
@@ -71,6 +76,66 @@ func TestEveryFaultOfAProviderEndsWithAllCopiesElsewhere(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a provider has given up and publishes all the same is a deal that costs.
+func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		var mu sync.Mutex
+		billed := map[string]abi.TokenAmount{}
+		w.bill = func(_ context.Context, costs []deals.Cost) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, c := range costs {
+				billed[c.Deal.String()] = big.Add(orZero(billed[c.Deal.String()]), c.Amount)
+			}
+			return nil
+		}
+		w.make()
+		bad := honest()
+		bad.GiveUp, bad.Relents = true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 2)
+		var late deals.Attempt
+		w.until("it is given up", time.Hour, func() bool {
+			i := slices.IndexFunc(w.attempts(wish), func(a deals.Attempt) bool { return a.State == deals.Failed && a.Provider == 1000 })
+			if i >= 0 {
+				late = w.attempts(wish)[i]
+			}
+			return i >= 0
+		})
+		w.untilActive(wish, 2)
+		w.mustBeSound()
+		all := w.attempts(wish)
+		if len(all) != 2 {
+			t.Errorf("there are %d attempts", len(all))
+		}
+		i := slices.IndexFunc(all, func(a deals.Attempt) bool { return a.UUID == late.UUID })
+		late = all[i]
+		if !late.EndedAt.IsZero() || late.PublishedAt.IsZero() || late.Reserved.Sign() != 0 {
+			t.Errorf("it has ended at %s, was published at %s and reserves %s", late.EndedAt, late.PublishedAt, late.Reserved)
+		}
+		var spent string
+		err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT deals FROM spend WHERE day = ?`, late.Day).Row().Scan(&spent)
+		})
+		if want := big.Add(all[0].Cost(), all[1].Cost()); err != nil || spent != want.String() {
+			t.Errorf("%s are counted as spent, want %s: %v", spent, want, err)
+		}
+		w.until("it is charged", 5*time.Hour, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return orZero(billed[late.UUID.String()]).Sign() > 0
+		})
+	})
+}
+
+func orZero(a abi.TokenAmount) abi.TokenAmount {
+	if a.Nil() {
+		return big.Zero()
+	}
+	return a
 }
 
 func TestASlotThatCannotBeFilledSaysWhy(t *testing.T) {

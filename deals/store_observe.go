@@ -95,10 +95,24 @@ func (s *store) giveBack(tx *gorm.DB, before, after Attempt) error {
 	return s.refund(tx, before.Day, charged)
 }
 
-// release refunds attempts that their provider gave up, once they can no longer be published.
-func (s *store) release(ctx context.Context, final Epoch) error {
+// givenUp returns the next attempts after one that their provider gave up and may still publish, or have published.
+func (s *store) givenUp(ctx context.Context, after AttemptID, limit int) (ids []AttemptID, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		ids = nil
+		return query(tx, func(r row) error {
+			var id AttemptID
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT id FROM attempts WHERE reserved <> '0' AND state = 'failed' AND id > ? ORDER BY id LIMIT ?`, int64(after), limit)
+	})
+	return ids, err
+}
+
+// release refunds an attempt that its provider gave up and that can no longer be published, unless it was taken up.
+func (s *store) release(ctx context.Context, id AttemptID) error {
 	return s.work(ctx, func(tx *gorm.DB) error {
-		given, err := attempts(tx, `WHERE a.reserved <> '0' AND a.state = 'failed' AND a.start_epoch < ?`, int64(final))
+		given, err := attempts(tx, `WHERE a.id = ? AND a.reserved <> '0' AND a.state = 'failed'`, int64(id))
 		if err != nil {
 			return err
 		}

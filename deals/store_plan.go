@@ -272,8 +272,8 @@ func (s *store) question(d *dossier, slot *Slot, step Step, in planning) Questio
 func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
 	out := map[ProviderID]bool{}
 	for _, a := range d.attempts {
-		// One that has given an accepted deal up may still publish it before it was to start.
-		mayYet := a.State == Failed && !a.AcceptedAt.IsZero() && head <= a.Start
+		// One that has given an accepted deal up may still publish it before it was to start, and that has to be known then.
+		mayYet := a.mayYet() || a.State == Failed && !a.AcceptedAt.IsZero() && head <= a.Start
 		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
 			out[a.Provider] = true
 		}

@@ -38,10 +38,13 @@ type Observation struct {
 
 // Track is the attempt after an observation. It has no side effects. See the package comment for what moves what.
 func Track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
-	if a.State.Final() {
+	before := a.State
+	switch {
+	case takenUp(a, o):
+		a.State, a.Reason, a.EndedAt = Accepted, "", time.Time{}
+	case a.State.Final():
 		return a
 	}
-	before := a.State
 	a = track(a, o, p, now)
 	if a.State != before {
 		a.ChangedAt = now
@@ -56,6 +59,14 @@ func Track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 	a.NextAt = now.Add(lookAgain(a, o, p, now))
 	return a
 }
+
+// takenUp tells whether the chain has a deal that its provider had given up: it costs, and it is a copy.
+func takenUp(a Attempt, o Observation) bool {
+	return a.mayYet() && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
+}
+
+// mayYet tells whether a provider that has given up an accepted deal may still publish it, or have done so unseen.
+func (a Attempt) mayYet() bool { return a.State == Failed && a.Reserved.Sign() > 0 }
 
 func track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 	if a.State == Planned {

@@ -81,7 +81,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		began := w.s.now()
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
-		failed = errors.Join(failed, err, w.s.store.release(ctx, heads.Final))
+		failed = errors.Join(failed, err, w.settleGivenUp(ctx, heads))
 		w.round, w.owing = now, true
 	}
 	if now.Sub(w.doubt) >= p.Poll {
@@ -305,6 +305,49 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 	}
 	err = w.s.maker.record(ctx, a, o)
 	return err == nil, err
+}
+
+// settleGivenUp asks the chain for deals that their provider gave up. Until its start epoch a provider that has accepted one
+// can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more.
+func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
+	var failed error
+	for after, n := AttemptID(0), doubtBatch; n == doubtBatch && ctx.Err() == nil; {
+		ids, err := w.s.store.givenUp(ctx, after, doubtBatch)
+		if err != nil {
+			return errors.Join(failed, fmt.Errorf("reading deals that were given up: %w", err))
+		}
+		n = len(ids)
+		for _, id := range ids {
+			after = id
+			if err := w.settleOneGivenUp(ctx, id, heads); err != nil {
+				failed = errors.Join(failed, err)
+			}
+		}
+	}
+	return failed
+}
+
+func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Heads) (err error) {
+	defer w.s.maker.guard(&err)
+	a, err := w.s.store.attempt(ctx, byAttemptID, int64(id))
+	if err != nil {
+		return err
+	}
+	l, err := w.s.maker.looker(ctx, a, heads)
+	if err != nil {
+		return err
+	}
+	pending, err := w.s.parts.Chain.Pending(ctx, l.signed)
+	if err != nil {
+		return fmt.Errorf("asking whether deal %s, which was given up, is published: %w", a.UUID, err)
+	}
+	if pending {
+		return w.s.maker.record(ctx, a, Observation{Heads: heads, Pending: &pending})
+	}
+	if a.Start < heads.Final {
+		return w.s.store.release(ctx, id)
+	}
+	return nil
 }
 
 // readEvents looks for the ids of deals of ours that nobody has told.

@@ -14,12 +14,16 @@ import (
 type Sponsor interface {
 	// Carry tells whether an account can have a pin's DAG, of which so much is known, and so many cold copies. What
 	// that costs stays set aside for the pin until Settle. Asked again with more, only the difference is. Errors:
-	// *ShortError; anything else means that it cannot tell now.
+	// *ShortError; ErrUndecided, and nothing is fetched for the account for now; anything else means that it cannot tell
+	// now, and what was begun goes on.
 	Carry(ctx context.Context, account Account, pin ID, known Extent, copies int) error
 
 	// Settle says that nothing has to be set aside for pins any more. For those for which nothing is, it is no error.
 	Settle(ctx context.Context, pins []ID) error
 }
+
+// ErrUndecided says that it cannot be told before somebody sees to it what an account may have.
+var ErrUndecided = errors.New("what the account may have is not known")
 
 // An Extent is how large a DAG is, as far as it was fetched.
 type Extent struct{ Blocks, Bytes int64 }
@@ -82,8 +86,8 @@ func (d *scheduler) watchSize(ctx context.Context, j *job, end context.CancelCau
 	}
 }
 
-// carry returns a *Refused when no account that has a pin of a root can have so much of it. When that cannot be told now
-// the walk goes on.
+// carry returns a *Refused when no account that has a pin of a root can have so much of it, and ErrUndecided when one perhaps
+// can. When that cannot be told now the walk goes on.
 func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 	pins, err := s.store.wantedBy(ctx, j.root, carryPins)
 	if err != nil {
@@ -91,10 +95,14 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 		return nil
 	}
 	var short *ShortError
-	can := len(pins) == 0
+	can, undecided := len(pins) == 0, false
 	for _, p := range pins {
 		j.asked = append(j.asked, p.ID)
 		err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, known, p.Cold.Wanted)
+		if errors.Is(err, ErrUndecided) {
+			undecided = true
+			continue
+		}
 		if err == nil || !errors.As(err, &short) {
 			can = true
 		}
@@ -102,8 +110,11 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 			s.log.Warn("asking whether an account can have a dag", "cid", j.root.CID, "err", err)
 		}
 	}
-	if can {
+	switch {
+	case can:
 		return nil
+	case undecided:
+		return ErrUndecided
 	}
 	return &Refused{short.Error()}
 }

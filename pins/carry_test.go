@@ -3,6 +3,7 @@ package pins_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"sync"
@@ -174,6 +175,24 @@ func TestPinsAreNotRefusedBecauseNobodyCouldBeAsked(t *testing.T) {
 		d := pinstest.Tree("it", 3)
 		w.tier.AddNetwork(d.Blocks...)
 		w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+	})
+}
+
+// Nobody can tell what the account may have before its plan can be read: it gets nothing until then, and loses nothing.
+func TestNothingIsFetchedWhileItIsUndecidedWhatAnAccountMayHave(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		p.err = fmt.Errorf("its plan: %w", pins.ErrUndecided)
+		d := pinstest.Tree("it", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		pin := w.add(alice, request(d.Root))
+		w.until("the pin says what it waits for", func() bool {
+			pin = w.get(pin)
+			return strings.Contains(fmt.Sprint(pin.Info()["status_details"]), "is not known now")
+		})
+		if pin.Status() == spec.Failed || pin.Status() == spec.Pinned || w.held(d.Root) {
+			t.Errorf("it is %s, and held: %t", pin.Status(), w.held(d.Root))
+		}
+		w.nothingAside(p)
 	})
 }
 

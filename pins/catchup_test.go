@@ -77,6 +77,65 @@ func TestPinsFromBeforeTheArchiveGetTheDefault(t *testing.T) {
 	})
 }
 
+// Copies that were there already when a pin joined them are paid for from when they are its own, too.
+func TestPinsFromBeforeTheArchivePayForTheCopiesThatTheyFind(t *testing.T) {
+	databasetest.Each(t, archiveMigrations(), func(t *testing.T, db *database.DB) {
+		ctx := context.Background()
+		a := &archive{db: db}
+		first := newColdWorld(t, a, nil)
+		held, coming, none := leaf(0), leaf(1), leaf(2)
+		for _, root := range []cid.Cid{held, coming, none} {
+			first.addCold(alice, root, 2)
+			first.setHot(root, pins.HotHeld)
+		}
+		for _, root := range []cid.Cid{held, coming} {
+			if err := a.set(ctx, deals.Wish{Root: root, Terms: 2}, deals.Standing{Cold: deals.ColdStored, Wanted: 2, Active: 2}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first.setHot(coming, pins.HotRestoring)
+		before := newWorld(t, db, pinstest.NewTier(), config())
+		if err := pins.Begin(ctx, before.Service); err != nil {
+			t.Fatal(err)
+		}
+		want := make(map[pins.ID]int64)
+		for _, root := range []cid.Cid{held, coming, none} {
+			want[before.addCold(bob, root, pins.Undecided).ID] = 2
+			want[before.addCold(bob, root, pins.Uncopied).ID] = 0
+		}
+		w := newColdWorld(t, a, nil)
+		if err := pins.Begin(ctx, w.Service); err != nil {
+			t.Fatal(err)
+		}
+		if err := pins.CatchUp(ctx, w.Service); err != nil {
+			t.Fatal(err)
+		}
+		check := func() {
+			t.Helper()
+			copies := make(map[pins.ID]int64)
+			for h, err := range w.Holdings(ctx, true) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h.Account == bob && h.Until.IsZero() {
+					copies[h.Pin] = h.Copies
+				}
+			}
+			for _, p := range w.list(bob, all()).Pins {
+				if p.Root.Equals(none) {
+					want[p.ID] = 0
+				}
+				if copies[p.ID] != want[p.ID] {
+					t.Errorf("the pin of %s with terms %d occupies %d copies, want %d", p.Root, p.Terms, copies[p.ID], want[p.ID])
+				}
+			}
+		}
+		check()
+		w.setHot(coming, pins.HotHeld)
+		check()
+	})
+}
+
 func TestPinsThatComeDuringTheCatchUpAreNotForgotten(t *testing.T) {
 	eachCold(t, nil, func(t *testing.T, w *world, a *archive) {
 		ctx := context.Background()

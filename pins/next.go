@@ -106,6 +106,11 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 		r.NextAt, r.Attempts = now.Add(spaceRetry), max(1, r.Attempts)
 		r.WantedAt = r.NextAt
 		return r
+	case errors.Is(err, ErrUndecided):
+		r.Reason = "what this account may have is not known now; it is tried again"
+		r.NextAt, r.Attempts = now.Add(undecidedRetry), max(1, r.Attempts)
+		r.WantedAt = r.NextAt
+		return r
 	case err == nil:
 		r.Hot, r.Attempts, r.Reason, r.Lost = HotHeld, 0, "", false
 		r.Blocks, r.Bytes = blocks, bytes
@@ -155,6 +160,9 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 	r.NextAt = now.Add(backoff(r.Attempts, p.RetryFirst, limit))
 	return r
 }
+
+// undecidedRetry is how long a root waits whose accounts may have nobody knows what. Somebody has to see to that.
+const undecidedRetry = 10 * time.Minute
 
 // spaceRetry is how long a root waits that found no room. What shows that there is some again may be slower.
 const spaceRetry = 10 * time.Second

@@ -215,7 +215,9 @@ func (s *store) decide(ctx context.Context, after undecidedPin, terms deals.Term
 func (s *store) decidePage(tx *gorm.DB, page []undecidedPin, terms deals.TermsID) error {
 	var wishes []rootWish
 	byAccount := map[Account][]int64{}
+	joined := map[int64][][]any{} // by root: accounts and times of its pins
 	for _, p := range page {
+		joined[p.root] = append(joined[p.root], []any{p.account, p.createdMS})
 		wishes = append(wishes, rootWish{p.root, terms})
 		byAccount[p.account] = append(byAccount[p.account], p.createdMS)
 	}
@@ -245,10 +247,14 @@ func (s *store) decidePage(tx *gorm.DB, page []undecidedPin, terms deals.TermsID
 		return err
 	}
 	for id, r := range roots {
+		cold := s.coldOf(terms, standings, deals.Wish{Root: r.cid, Terms: terms})
+		if err := s.joinHoldings(tx, id, terms, cold.Active, joined[id]); err != nil {
+			return err
+		}
 		if !s.coldDecides(r.hot) {
 			continue
 		}
-		if err := s.restate(tx, id, r.hot, terms, s.coldOf(terms, standings, deals.Wish{Root: r.cid, Terms: terms})); err != nil {
+		if err := s.restate(tx, id, r.hot, terms, cold); err != nil {
 			return err
 		}
 	}

@@ -74,6 +74,22 @@ func (s *store) coldHoldings(tx *gorm.DB, root int64, terms deals.TermsID, copie
 		(SELECT 1 FROM pins p WHERE p.id = holdings.pin AND p.terms = ?)`, `copies = ?`, root, copies, int64(terms), copies)
 }
 
+// joinHoldings follows pins that have just got terms, by account and time: copies that are there already are theirs, too. The
+// root is locked, and so are they.
+func (s *store) joinHoldings(tx *gorm.DB, root int64, terms deals.TermsID, copies int, pins [][]any) error {
+	if copies == 0 {
+		return nil
+	}
+	if err := s.coldHoldings(tx, root, terms, copies); err != nil {
+		return err
+	}
+	// Those of a root that is not held have none yet. Its size is what the pins that were there before know.
+	return tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
+		SELECT p.id, p.root_id, p.account, (SELECT coalesce(max(h.bytes), 0) FROM holdings h WHERE h.root_id = p.root_id), 0,
+			CAST(? AS BIGINT), CAST(? AS BIGINT) FROM pins p WHERE (p.account, p.created_ms) IN ? AND p.lapsed_ms IS NULL
+		ON CONFLICT (pin) DO NOTHING`, copies, s.now().Unix(), pins).Error
+}
+
 // changeHoldings ends the holdings of pins that a condition names and lets others follow that differ in one figure. args
 // are those of the condition and then of the change.
 func changeHoldings(tx *gorm.DB, now int64, where, set string, args ...any) error {

@@ -380,6 +380,8 @@ func judgeMoney(err error) (verdict, bool) {
 		return verdict{http.StatusConflict, spec.ReasonInsufficientFunds, "the balance does not carry this pin: " + short.Error()}, true
 	case errors.Is(err, ledger.ErrFunds):
 		return verdict{http.StatusConflict, spec.ReasonInsufficientFunds, "the balance would fall below its floor"}, true
+	case errors.Is(err, ledger.ErrPlan):
+		return verdict{http.StatusServiceUnavailable, spec.ReasonServiceUnavailable, "the prices of this account's plan cannot be read here now; nothing new is taken until they can be"}, true
 	case errors.Is(err, ledger.ErrSignature):
 		return verdict{http.StatusForbidden, reasonForbidden, "the signature is not valid, or older than five minutes"}, true
 	case errors.Is(err, ledger.ErrKeyReused):

@@ -34,6 +34,8 @@ const (
 // payers are the plans of accounts.
 type payers struct{ accounts *auth.Service }
 
+func (payers) Past(context.Context, int64, time.Time) ([]ledger.Plan, error) { return nil, nil }
+
 func (p payers) Plan(ctx context.Context, account int64) (ledger.Plan, error) {
 	a, err := p.accounts.Account(ctx, account)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -43,10 +45,10 @@ const (
 // An interval is a piece of a holding, in Unix seconds. Its pin and start are its identity.
 type interval struct{ from, to int64 }
 
-// plan divides what is not accrued yet of a holding into intervals at the ends of periods, at most limit of them. A
-// period that is not over is left for later, unless the holding ended in it. Fractions of a second at both ends are
-// given away.
-func plan(h Holding, accrued int64, now time.Time, limit int) (due []interval) {
+// plan divides what is not accrued yet of a holding into intervals at the ends of periods and of past plans, at most limit
+// of them. A period that is not over is left for later, unless the holding ended in it. Fractions of a second at both ends
+// are given away.
+func plan(h Holding, accrued int64, now time.Time, limit int, past []Plan) (due []interval) {
 	const period = int64(accrualPeriod / time.Second)
 	from := max(accrued, ceilSeconds(h.Since))
 	end := now.Unix() / period * period
@@ -55,6 +57,11 @@ func plan(h Holding, accrued int64, now time.Time, limit int) (due []interval) {
 	}
 	for from < end && len(due) < limit {
 		to := min(end, (from/period+1)*period)
+		for _, p := range past {
+			if cut := ceilSeconds(p.Until); cut > from {
+				to = min(to, cut)
+			}
+		}
 		due = append(due, interval{from, to})
 		from = to
 	}
@@ -98,8 +105,13 @@ func (h Holding) check() error {
 
 // Accrue books storage up to the last midnight (UTC), and up to its end where it has ended. It is one step of a loop:
 // calling it once an hour is often enough, calling it twice or from two processes books nothing twice, and after a crash
-// it goes on where it was.
+// it goes on where it was. Accounts of a plan that cannot be read are passed over: what they have used is booked by the
+// first call that can read it. Errors: ErrPlan, with the names of such plans, when all others are done.
 func (s *Service) Accrue(ctx context.Context, source Source) error {
+	unread := make(map[int64]string) // accounts, with their plans' names
+	if err := s.bookDeferred(ctx, unread); err != nil {
+		return err
+	}
 	batch := make([]Holding, 0, accrualBatch)
 	for h, err := range source.Holdings(ctx) {
 		if err == nil {
@@ -111,27 +123,43 @@ func (s *Service) Accrue(ctx context.Context, source Source) error {
 		if batch = append(batch, h); len(batch) < accrualBatch {
 			continue
 		}
-		if err := s.accrueBatch(ctx, source, batch); err != nil {
+		if err := s.accrueBatch(ctx, source, batch, unread); err != nil {
 			return err
 		}
 		batch = batch[:0]
 	}
-	return s.accrueBatch(ctx, source, batch)
+	if err := s.accrueBatch(ctx, source, batch, unread); err != nil {
+		return err
+	}
+	if len(unread) > 0 {
+		names := slices.Compact(slices.Sorted(maps.Values(unread)))
+		return fmt.Errorf("what accounts of the plans %q have used waits: %w", names, ErrPlan)
+	}
+	return nil
 }
 
-func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding) error {
+func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holding, unread map[int64]string) error {
 	now := s.now()
-	plans := make(map[int64]Plan)
+	since, err := s.dueSince(ctx, batch, now)
+	if err != nil {
+		return fmt.Errorf("looking for what is to accrue of %d holdings: %w", len(batch), err)
+	}
+	plans, err := s.terms(ctx, since)
+	if err != nil {
+		return err
+	}
+	for account, t := range plans {
+		if t.Unknown {
+			unread[account] = t.Name
+		}
+	}
+	// Until the round is over, even if its plan is mended meanwhile: what a pin was before is accrued before what it is.
+	waits := func(account int64) bool { _, yes := unread[account]; return yes }
+	batch = slices.DeleteFunc(batch, func(h Holding) bool { return waits(h.Account) })
+	maps.DeleteFunc(plans, func(account int64, _ terms) bool { return waits(account) })
 	var ended []Holding
 	var removed []string
 	for _, h := range batch {
-		if _, known := plans[h.Account]; !known {
-			p, err := s.plan(ctx, h.Account)
-			if err != nil {
-				return err
-			}
-			plans[h.Account] = p
-		}
 		if h.ended(now) {
 			ended = append(ended, h)
 			if h.Removed {
@@ -139,8 +167,7 @@ func (s *Service) accrueBatch(ctx context.Context, source Source, batch []Holdin
 			}
 		}
 	}
-	more, err := s.anyDue(ctx, batch, now)
-	for more && err == nil {
+	for more := len(plans) > 0; more && err == nil; {
 		more, err = s.insertAccruals(ctx, batch, plans, now)
 	}
 	if err != nil {

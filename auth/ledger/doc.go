@@ -1,8 +1,8 @@
 // Package ledger knows what accounts have paid in, what they have used and what is left: an append-only list of entries,
 // a balance beside it, and holds for what is not known yet.
 //
-// It owns the tables ledger_entries, balances, holds, usage_days, tallies, accruals, notices and egress_flushes, the arithmetic of
-// prices, and the check of a payment's signature. An account is a number and a pin a text to it: it must not know accounts,
+// It owns the tables ledger_entries, balances, holds, usage_days, tallies, accruals, notices, egress_flushes and deferred_charges, the
+// arithmetic of prices, and the check of a payment's signature. An account is a number and a pin a text to it: it must not know accounts,
 // tokens, pins, deals, HTTP or configuration. Who pays which prices it asks Plans, what is held it asks a Source.
 //
 // Invariants:
@@ -18,7 +18,9 @@
 //   - What is held, together with the floor, is never more than the balance when a hold is placed or grows. Usage may eat
 //     into it later; then no hold grows any more.
 //   - Within an account, ids and times of entries grow together, so a page or a statement never misses what comes late.
-//   - Usage is counted for every account. Prices are for those with a plan that bills.
+//   - Usage is counted for every account. Prices are for those with a plan that bills. While the prices of a plan cannot be
+//     read, by a server older than the one that wrote them, what its accounts use waits: storage stays not accrued, the
+//     rest is in deferred_charges. Nobody else waits for it, and nothing is promised to them.
 //   - What an account was told of its balance changes under the lock on its row, so each notice is sent once. Whoever lets go
 //     what is not paid for holds the same lock: a payment is before or after it, never in between.
 //

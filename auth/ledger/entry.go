@@ -14,6 +14,7 @@ var (
 	ErrInvalid   = errors.New("not acceptable")
 	ErrKeyReused = errors.New("the key belongs to another entry")
 	ErrNotFound  = errors.New("not found")
+	ErrPlan      = errors.New("its prices cannot be read")
 	ErrSignature = errors.New("the signature is not valid")
 )
 

@@ -36,10 +36,14 @@ type plans map[int64]ledger.Plan
 
 func (p plans) Plan(_ context.Context, account int64) (ledger.Plan, error) { return p[account], nil }
 
+func (plans) Past(context.Context, int64, time.Time) ([]ledger.Plan, error) { return nil, nil }
+
 // everyone has one plan.
 type everyone ledger.Plan
 
 func (e everyone) Plan(context.Context, int64) (ledger.Plan, error) { return ledger.Plan(e), nil }
+
+func (everyone) Past(context.Context, int64, time.Time) ([]ledger.Plan, error) { return nil, nil }
 
 // A clock is set by the test.
 type clock struct{ ns atomic.Int64 }

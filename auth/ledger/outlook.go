@@ -20,9 +20,9 @@ type Outlook struct {
 const maxRunway = 100 * 365
 
 // Outlook estimates from what an account stores now: bytes held hot, and bytes x proven copies. Deals to come are not in it.
-// For an account that is not billed nothing costs anything.
+// For an account that is not billed nothing costs anything. Errors: ErrPlan.
 func (s *Service) Outlook(ctx context.Context, account, hot, cold int64) (Outlook, error) {
-	plan, err := s.plan(ctx, account)
+	plan, err := s.readPlan(ctx, account)
 	if err != nil {
 		return Outlook{}, err
 	}

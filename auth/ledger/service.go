@@ -10,14 +10,37 @@ import (
 
 // A Plan is how an account pays.
 type Plan struct {
-	Billed bool // false: usage is counted, nothing costs anything, nothing is refused for funds
-	Prices Prices
+	Name    string // for messages
+	Billed  bool   // false: usage is counted, nothing costs anything, nothing is refused for funds
+	Unknown bool   // its prices cannot be read here: what is used waits until they can be, and no more is promised
+	Prices  Prices
+	Until   time.Time // of a plan of the past: when the account got other prices
 }
 
 // Plans tells the plan of an account. An account that it does not know is not billed: an error means that it cannot tell
-// now, and nothing is booked before it can. It may be called concurrently, also inside a transaction that travels in ctx.
+// now of anybody, and nothing is booked before it can. It may be called concurrently, also inside a transaction that
+// travels in ctx.
 type Plans interface {
 	Plan(ctx context.Context, account int64) (Plan, error)
+	// Past returns the plans that an account had from a time on and has no more, oldest first. Where one cannot be read any
+	// more, it is left out, and the one after it counts.
+	Past(ctx context.Context, account int64, since time.Time) ([]Plan, error)
+}
+
+// terms are a plan and those before it.
+type terms struct {
+	Plan
+	past []Plan // oldest first
+}
+
+// at is the plan that counts for what was used at a time.
+func (t terms) at(moment time.Time) Plan {
+	for _, p := range t.past {
+		if moment.Before(p.Until) {
+			return p
+		}
+	}
+	return t.Plan
 }
 
 // A Service keeps the ledger of one database. All methods may be called concurrently, by several processes.
@@ -104,13 +127,13 @@ func (s *Service) SetFloor(ctx context.Context, account int64, floor Amount) err
 
 // Charge books what was used, all or nothing, and each key once: what is booked already is passed over. Usage is counted
 // and an entry written whether the account is billed or not. What would take a balance below its floor is waived: a charge
-// is never refused for funds, because what it is for has happened. Errors: ErrInvalid, ErrKeyReused.
+// is never refused for funds, because what it is for has happened. Errors: ErrInvalid, ErrKeyReused, ErrPlan.
 func (s *Service) Charge(ctx context.Context, charges ...Charge) error {
 	return s.charge(ctx, charges, false)
 }
 
 // Count is Charge for those who know by other means than the key what they have reported: usage without a price is counted
-// and has no entry. With the context of a transaction it joins it.
+// and has no entry, and what cannot be priced now is kept for Accrue. With the context of a transaction it joins it.
 func (s *Service) Count(ctx context.Context, charges ...Charge) error {
 	return s.charge(ctx, charges, true)
 }
@@ -125,6 +148,11 @@ func (s *Service) charge(ctx context.Context, charges []Charge, sparse bool) err
 	if err != nil {
 		return err
 	}
+	for _, plan := range plans {
+		if plan.Unknown && !sparse {
+			return plan.unreadable()
+		}
+	}
 	if err := s.insertCharges(ctx, charges, plans, sparse); err != nil {
 		return fmt.Errorf("booking %d charges: %w", len(charges), err)
 	}
@@ -132,19 +160,32 @@ func (s *Service) charge(ctx context.Context, charges []Charge, sparse bool) err
 }
 
 // plansOf asks before the transaction: what answers may read the database, too.
-func (s *Service) plansOf(ctx context.Context, charges []Charge) (map[int64]Plan, error) {
-	plans := make(map[int64]Plan)
+func (s *Service) plansOf(ctx context.Context, charges []Charge) (map[int64]terms, error) {
+	since := make(map[int64]time.Time)
 	for _, c := range charges {
-		if _, known := plans[c.Account]; known {
-			continue
+		if oldest, known := since[c.Account]; !known || c.At.Before(oldest) {
+			since[c.Account] = c.At
 		}
-		plan, err := s.plan(ctx, c.Account)
+	}
+	return s.terms(ctx, since)
+}
+
+// terms are those of accounts, each from a time on.
+func (s *Service) terms(ctx context.Context, since map[int64]time.Time) (map[int64]terms, error) {
+	all := make(map[int64]terms, len(since))
+	for account, from := range since {
+		plan, err := s.plan(ctx, account)
 		if err != nil {
 			return nil, err
 		}
-		plans[c.Account] = plan
+		// After the plan: what is changed in between must not count for what was before it.
+		past, err := s.plans.Past(ctx, account, from)
+		if err != nil {
+			return nil, fmt.Errorf("looking up the plans of account %d: %w", account, err)
+		}
+		all[account] = terms{plan, past}
 	}
-	return plans, nil
+	return all, nil
 }
 
 func (s *Service) plan(ctx context.Context, account int64) (Plan, error) {
@@ -154,6 +195,17 @@ func (s *Service) plan(ctx context.Context, account int64) (Plan, error) {
 	}
 	return plan, nil
 }
+
+// readPlan is plan for those who need its prices now. Errors: ErrPlan.
+func (s *Service) readPlan(ctx context.Context, account int64) (Plan, error) {
+	plan, err := s.plan(ctx, account)
+	if err == nil && plan.Unknown {
+		err = plan.unreadable()
+	}
+	return plan, err
+}
+
+func (p Plan) unreadable() error { return fmt.Errorf("plan %q: %w", p.Name, ErrPlan) }
 
 // A Stock is what an account stores: bytes held hot, and bytes x cold copies.
 type Stock struct{ Hot, Cold int64 }
@@ -169,7 +221,7 @@ func (e *FundsError) Error() string {
 func (e *FundsError) Is(target error) bool { return target == ErrFunds }
 
 // Afford tells whether an account that stores something can pay 30 days of more. What an allowance covers, and whatever
-// an account that is not billed asks for, can be had with nothing. Errors: *FundsError.
+// an account that is not billed asks for, can be had with nothing. Errors: *FundsError, ErrPlan.
 func (s *Service) Afford(ctx context.Context, account int64, stored, more Stock) error {
 	needed, err := s.Costs(ctx, account, stored, more)
 	if err != nil || needed == 0 {
@@ -182,9 +234,9 @@ func (s *Service) Afford(ctx context.Context, account int64, stored, more Stock)
 	return err
 }
 
-// Costs is what 30 days of more cost an account that stores something: nothing, if it is not billed.
+// Costs is what 30 days of more cost an account that stores something: nothing, if it is not billed. Errors: ErrPlan.
 func (s *Service) Costs(ctx context.Context, account int64, stored, more Stock) (Amount, error) {
-	plan, err := s.plan(ctx, account)
+	plan, err := s.readPlan(ctx, account)
 	if err != nil || !plan.Billed {
 		return 0, err
 	}
@@ -193,12 +245,12 @@ func (s *Service) Costs(ctx context.Context, account int64, stored, more Stock) 
 
 // Hold sets an amount of an account aside under a reference, such as a pin. A hold that exists grows to it, and never
 // shrinks. An account that is not billed needs no hold and gets none. Errors: ErrFunds when less is available, and nothing
-// has changed; ErrKeyReused when the reference is held for another account; ErrInvalid.
+// has changed; ErrKeyReused when the reference is held for another account; ErrInvalid, ErrPlan.
 func (s *Service) Hold(ctx context.Context, account int64, ref string, amount Amount) error {
 	if err := checkHold(ref, amount); err != nil {
 		return err
 	}
-	plan, err := s.plan(ctx, account)
+	plan, err := s.readPlan(ctx, account)
 	if err != nil || !plan.Billed {
 		return err
 	}

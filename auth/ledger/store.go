@@ -283,7 +283,7 @@ func (s *Service) insertTransfer(ctx context.Context, e Entry) (booked Entry, fr
 	return booked, fresh && err == nil, err
 }
 
-func (s *Service) insertCharges(ctx context.Context, charges []Charge, plans map[int64]Plan, sparse bool) error {
+func (s *Service) insertCharges(ctx context.Context, charges []Charge, plans map[int64]terms, sparse bool) error {
 	if len(charges) == 0 {
 		return nil
 	}

@@ -9,18 +9,26 @@ import (
 	"gorm.io/gorm"
 )
 
-// anyDue tells whether there is anything to book. Between two midnights there seldom is, and asking keeps nobody from writing.
-func (s *Service) anyDue(ctx context.Context, batch []Holding, now time.Time) (due bool, err error) {
+// dueSince tells of whom there is anything to book, and from when on. Between two midnights there seldom is, and asking keeps
+// nobody from writing.
+func (s *Service) dueSince(ctx context.Context, batch []Holding, now time.Time) (since map[int64]time.Time, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		since = make(map[int64]time.Time)
 		accrued, err := accruedUntil(tx, batch)
-		due = slices.ContainsFunc(batch, func(h Holding) bool { return len(plan(h, accrued[h.Pin], now, 1)) > 0 })
+		for _, h := range batch {
+			for _, i := range plan(h, accrued[h.Pin], now, 1, nil) {
+				if from := time.Unix(i.from, 0); since[h.Account].IsZero() || from.Before(since[h.Account]) {
+					since[h.Account] = from
+				}
+			}
+		}
 		return err
 	})
-	return due, err
+	return since, err
 }
 
 // insertAccruals books as many intervals as one transaction should; more says that there are others.
-func (s *Service) insertAccruals(ctx context.Context, batch []Holding, plans map[int64]Plan, now time.Time) (more bool, err error) {
+func (s *Service) insertAccruals(ctx context.Context, batch []Holding, plans map[int64]terms, now time.Time) (more bool, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		more = false
 		books, err := lock(tx, slices.Collect(maps.Keys(plans)))
@@ -34,7 +42,11 @@ func (s *Service) insertAccruals(ctx context.Context, batch []Holding, plans map
 		var charges []Charge
 		moved, room := make(map[string]int64), accrualIntervals
 		for _, h := range batch {
-			due := plan(h, accrued[h.Pin], now, room+1)
+			t, known := plans[h.Account]
+			if !known {
+				continue // nothing of it was due
+			}
+			due := plan(h, accrued[h.Pin], now, room+1, t.past)
 			if len(due) > room {
 				more, due = true, due[:room]
 			}

@@ -12,19 +12,35 @@ import (
 
 // bookCharges is the one way in which usage comes into the ledger: the days' counters, the months' tallies, the entries
 // and the balances, of accounts that the transaction has locked. sparse leaves out entries that could never cost anything,
-// for sources that know by other means than the key what they have reported.
-func (s *Service) bookCharges(tx *gorm.DB, books map[int64]*book, charges []Charge, plans map[int64]Plan, sparse bool) error {
+// for sources that know by other means than the key what they have reported; what they report of accounts whose plan
+// cannot be read is counted, and waits for its price.
+func (s *Service) bookCharges(tx *gorm.DB, books map[int64]*book, charges []Charge, plans map[int64]terms, sparse bool) error {
 	charges, err := unbooked(tx, charges)
 	if err != nil || len(charges) == 0 {
 		return err
 	}
-	c := counters{days: make(map[counterKey]*big.Int), months: make(map[counterKey]tally)}
-	entries := make([]Entry, 0, len(charges))
+	c := newCounters()
+	priced := make([]Charge, 0, len(charges))
 	for _, charge := range charges {
 		if err := c.count(tx, charge); err != nil {
 			return err
 		}
-		plan := plans[charge.Account]
+		if !plans[charge.Account].Unknown {
+			priced = append(priced, charge)
+			continue
+		}
+		if err := deferCharge(tx, charge); err != nil {
+			return err
+		}
+	}
+	return s.billCharges(tx, c, books, priced, plans, sparse)
+}
+
+// billCharges books what charges cost that are counted, and saves the counters.
+func (s *Service) billCharges(tx *gorm.DB, c counters, books map[int64]*book, charges []Charge, plans map[int64]terms, sparse bool) (err error) {
+	entries := make([]Entry, 0, len(charges))
+	for _, charge := range charges {
+		plan := plans[charge.Account].at(charge.At)
 		rate := plan.Prices[charge.Kind]
 		if !plan.Billed {
 			rate = Rate{}
@@ -105,6 +121,10 @@ type counterKey struct {
 type counters struct {
 	days   map[counterKey]*big.Int
 	months map[counterKey]tally
+}
+
+func newCounters() counters {
+	return counters{days: make(map[counterKey]*big.Int), months: make(map[counterKey]tally)}
 }
 
 func (c counters) count(tx *gorm.DB, charge Charge) error {

@@ -17,7 +17,7 @@ const forgetAfter = 7 * 24 * time.Hour
 
 // insertEgress books a batch of a process unless it is booked. The number, not the keys, tells: accounts that are not
 // billed have no entries.
-func (s *Service) insertEgress(ctx context.Context, source string, seq int64, charges []Charge, plans map[int64]Plan) error {
+func (s *Service) insertEgress(ctx context.Context, source string, seq int64, charges []Charge, plans map[int64]terms) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		books, err := lock(tx, slices.Collect(maps.Keys(plans)))
 		if err != nil {

@@ -30,11 +30,32 @@ func (p payers) Plan(ctx context.Context, account int64) (ledger.Plan, error) {
 		return ledger.Plan{}, err
 	}
 	plan, err := p.accounts.Plan(ctx, a.Plan)
+	if errors.Is(err, auth.ErrUnreadable) {
+		return ledger.Plan{Name: a.Plan, Unknown: true}, nil
+	}
 	if err != nil || !plan.Limits.Bills() {
 		return ledger.Plan{}, err
 	}
 	prices, err := ledger.ParsePrices(plan.Limits.Prices)
-	return ledger.Plan{Billed: true, Prices: prices}, err
+	if err != nil { // a newer server on the same database may have written them
+		return ledger.Plan{Name: a.Plan, Unknown: true}, nil //nolint:nilerr // it is the plan that is wrong: others go on
+	}
+	return ledger.Plan{Name: a.Plan, Billed: true, Prices: prices}, nil
+}
+
+// Past leaves out what cannot be read: it was mended by a change, and what it has become counts for it, too.
+func (p payers) Past(ctx context.Context, account int64, since time.Time) (list []ledger.Plan, err error) {
+	past, err := p.accounts.PastPlans(ctx, account, since)
+	if errors.Is(err, auth.ErrNotFound) {
+		return nil, nil
+	}
+	for _, was := range past {
+		prices, err := ledger.ParsePrices(was.Limits.Prices)
+		if err == nil {
+			list = append(list, ledger.Plan{Name: was.Name, Billed: was.Limits.Bills(), Prices: prices, Until: was.Until})
+		}
+	}
+	return list, err
 }
 
 func newLedger(db *database.DB, accounts *auth.Service, now func() time.Time, log *slog.Logger) *ledger.Service {

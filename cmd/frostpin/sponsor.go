@@ -65,6 +65,14 @@ func (s *sponsor) limitsOf(ctx context.Context, account pins.Account) (auth.Limi
 
 // Carry implements pins.Sponsor.
 func (s *sponsor) Carry(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, copies int) error {
+	err := s.carry(ctx, account, pin, known, copies)
+	if errors.Is(err, ledger.ErrPlan) || errors.Is(err, auth.ErrUnreadable) {
+		err = fmt.Errorf("%w: %w", pins.ErrUndecided, err)
+	}
+	return err
+}
+
+func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, copies int) error {
 	limits, err := s.limitsOf(ctx, account)
 	if err != nil {
 		return err

@@ -2,10 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,6 +96,47 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 		holds(40)
 		s.settleRest(t.Context(), slog.New(slog.DiscardHandler)) // no pin waits
 		holds(0)
+	})
+}
+
+// Sixty-four DAGs grow at once, on two servers, and share a balance that does not carry them all.
+func TestWhatGrowsAtOnceIsNeverPromisedMoreThanThereIs(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		const have, floor = 100 * ledger.Credit, -20 * ledger.Credit
+		if _, _, err := s.books.Credit(t.Context(), int64(account), have, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.books.SetFloor(t.Context(), int64(account), floor); err != nil {
+			t.Fatal(err)
+		}
+		other := newSponsor(auth.New(s.db, time.Now), newLedger(s.db, s.accounts, time.Now, slog.New(slog.DiscardHandler)), s.pins, time.Now)
+		var granted atomic.Int64 // MiB
+		var writers sync.WaitGroup
+		for i := range 64 {
+			server := []*sponsor{s.sponsor, other}[i%2]
+			writers.Go(func() {
+				for mib := range int64(5) {
+					err := server.Carry(t.Context(), account, pins.ID(fmt.Sprint("p", i)), pins.Extent{Blocks: 1, Bytes: (mib + 1) << 20}, 0)
+					var short *pins.ShortError
+					switch {
+					case err == nil:
+						granted.Add(1)
+					case !errors.As(err, &short):
+						t.Errorf("pin %d: %v", i, err)
+					}
+					b, err := s.books.Balance(t.Context(), int64(account))
+					if err != nil || b.Available() < 0 {
+						t.Errorf("%s of %s are promised: %v", b.Holds, b.Balance-b.Floor, err)
+					}
+				}
+			})
+		}
+		writers.Wait()
+		b, err := s.books.Balance(t.Context(), int64(account))
+		if err != nil || granted.Load() != 120 || b.Holds != have-floor {
+			t.Errorf("%d MiB were granted and %s is held, want 120: %v", granted.Load(), b.Holds, err)
+		}
 	})
 }
 

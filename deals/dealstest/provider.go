@@ -33,13 +33,14 @@ type Provider struct {
 	LoseProposal  bool        // breaks the connection before it has read the proposal
 	NeverPublish  bool
 	NeverSeal     bool
-	SealLate      bool     // after the start epoch
-	GiveUp        bool     // says that it failed
-	Forget        bool     // does not know what it has accepted, and publishes nothing
-	WrongID       bool     // names another deal's id
-	OtherProposal bool     // tells of another proposal
-	URLs          []string // where it serves over HTTP
-	Silent        bool     // never tells how a deal goes
+	SealLate      bool        // after the start epoch
+	GiveUp        bool        // says that it failed
+	Relents       deals.Epoch // after so many epochs it publishes what it gave up; 0: never
+	Forget        bool        // does not know what it has accepted, and publishes nothing
+	WrongID       bool        // names another deal's id
+	OtherProposal bool        // tells of another proposal
+	URLs          []string    // where it serves over HTTP
+	Silent        bool        // never tells how a deal goes
 	accepted      map[uuid.UUID]*deal
 }
 
@@ -208,10 +209,10 @@ func (n *Network) accept(p *Provider, id deals.ProviderID, signed market.DealPro
 		}
 	}
 	p.accepted[u] = d
-	if p.NeverPublish || p.Forget || p.GiveUp {
+	if p.NeverPublish || p.Forget || p.GiveUp && p.Relents == 0 {
 		return
 	}
-	publish := head + 1 + p.Publish
+	publish := head + 1 + p.Publish + p.Relents
 	n.at(publish, func(at deals.Epoch) { n.publish(d, at) })
 	switch {
 	case p.NeverSeal:
