@@ -307,14 +307,17 @@ func TestUploadIsAdmittedByTheSizeOfItsDAGs(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		a, b := pinstest.Tree("a", 20), pinstest.Leaf("b")
 		roots := []cid.Cid{a.Root, b.Root}
-		var asked []cid.Cid
+		var asked []pins.Sized
 		var size int64
 		upload := func(account pins.Account, answer error, list ...blocks.Block) ([]pins.Pin, error) {
 			asked, size = nil, 0
 			made, _, err := w.Upload(t.Context(), ingest.Upload{
 				Account: account, Key: "k", Format: ingest.CAR, Body: bytes.NewReader(carOf(t, roots, list...)),
-				Admit: func(roots []cid.Cid, bytes int64) error {
-					asked, size = roots, bytes
+				Admit: func(dags []pins.Sized) error {
+					asked = dags
+					for _, dag := range dags {
+						size += dag.Bytes
+					}
 					return answer
 				},
 			})
@@ -340,6 +343,35 @@ func TestUploadIsAdmittedByTheSizeOfItsDAGs(t *testing.T) {
 		}
 		if _, err := upload(1, nil); err != nil || len(asked) != 1 || size != b.Size() {
 			t.Errorf("the finished upload: asked about %v of %d bytes, %v; want one of %d", asked, size, err, b.Size())
+		}
+	})
+}
+
+func TestOwnDAGIsUploadedAgainWhateverIsLeftOfTheQuota(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 20)
+		quota := pins.Quota{Bytes: d.Size() + 1}
+		upload := func(account pins.Account, d pinstest.DAG) error {
+			_, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: account, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...)),
+				Admit: func(dags []pins.Sized) error {
+					refused, err := w.pins.Fits(t.Context(), account, quota, dags, "")
+					return errors.Join(append(refused, err)...)
+				},
+			})
+			return err
+		}
+		for range 2 {
+			if err := upload(1, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var over *pins.QuotaError
+		if err := upload(1, pinstest.Tree("other", 20)); !errors.As(err, &over) {
+			t.Errorf("another DAG: %v", err)
+		}
+		if n := w.count(t); n != 2 {
+			t.Errorf("%d pins, want 2", n)
 		}
 	})
 }
