@@ -32,6 +32,8 @@ type Pins interface {
 	EndUpload(ctx context.Context, account pins.Account, key string)
 	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision, u pins.Upload) (pins.Pin, error)
 	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
+	BeginHold(ctx context.Context, roots []cid.Cid) (id string, err error)
+	EndHold(id string)
 	Leftovers()
 }
 
@@ -143,6 +145,11 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			return nil, false, err // before any is held, so that nothing stays without a pin
 		}
 	}
+	held, err := s.pins.BeginHold(ctx, roots)
+	if err != nil {
+		return nil, false, err
+	}
+	defer s.pins.EndHold(held)
 	var asked []pins.Sized // those that get a pin now
 	for _, root := range roots {
 		size, err := s.hold(ctx, root)
@@ -165,7 +172,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			if err != nil {
 				return nil, false, err
 			}
-			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots)}); err != nil {
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held}); err != nil {
 				return nil, false, err
 			}
 		}

@@ -376,6 +376,114 @@ func TestOwnDAGIsUploadedAgainWhateverIsLeftOfTheQuota(t *testing.T) {
 	})
 }
 
+// until waits for what the scheduler brings about.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func (w *world) held(t *testing.T, root cid.Cid) bool {
+	t.Helper()
+	held, err := w.tier.Held(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// The tier of these tests is one that others use too.
+func TestRefusedUploadLeavesNothingHeldButWhatOthersHold(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		refused, theirs, failed, pinned := pinstest.Tree("refused", 5), pinstest.Tree("theirs", 5), pinstest.Tree("failed", 5), pinstest.Tree("pinned", 5)
+		upload := func(dags ...pinstest.DAG) error {
+			var roots []cid.Cid
+			var list []blocks.Block
+			for _, d := range dags {
+				roots, list = append(roots, d.Root), append(list, d.Blocks...)
+			}
+			_, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, roots, list...)),
+				Admit: func([]pins.Sized) error {
+					for _, root := range roots {
+						if !w.held(t, root) {
+							t.Errorf("%s is not held", root)
+						}
+					}
+					return errListed
+				},
+			})
+			return err
+		}
+		w.tier.AddPin(theirs.Root) // before a collection sees it
+		w.tier.AddLocal(theirs.Blocks...)
+		w.tier.AddNetwork(pinned.Blocks...)
+		w.tier.FailHold(failed.Root, &pins.Refused{Reason: "it is too deep"})
+		w.tier.AddNetwork(failed.Blocks...)
+		for _, d := range []pinstest.DAG{failed, pinned} {
+			r, err := spec.DecodePin([]byte(`{"cid":"` + d.Root.String() + `"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := w.pins.Add(t.Context(), 2, r, pins.Decision{Terms: pins.Uncopied})
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a pin has ended", func() bool {
+				p, err = w.pins.Get(t.Context(), 2, p.ID)
+				return err == nil && (p.Status() == spec.Failed || p.Status() == spec.Pinned)
+			})
+		}
+		w.tier.FailHold(failed.Root, nil)
+
+		if err := upload(refused, theirs, failed, pinned); !errors.Is(err, errListed) {
+			t.Fatal(err)
+		}
+		for _, d := range []pinstest.DAG{refused, failed} {
+			until(t, "what was refused is let go", func() bool { return !w.held(t, d.Root) })
+		}
+		until(t, "it is collected", func() bool { return !w.tier.Has(refused.Root) })
+		for _, d := range []pinstest.DAG{theirs, pinned} {
+			if !w.held(t, d.Root) {
+				t.Error("what others hold is gone")
+			}
+		}
+	})
+}
+
+func TestRefusedUploadTakesNothingFromAnother(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 5)
+		upload := func(admit func([]pins.Sized) error) ([]pins.Pin, error) {
+			made, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...)), Admit: admit,
+			})
+			return made, err
+		}
+		made, err := upload(func([]pins.Sized) error { // while it is held and has no pin
+			if _, err := upload(func([]pins.Sized) error { return errListed }); !errors.Is(err, errListed) {
+				t.Error(err)
+			}
+			return nil
+		})
+		if err != nil || len(made) != 1 || made[0].Status() != spec.Pinned || !w.held(t, d.Root) {
+			t.Fatalf("%v, %v", made, err)
+		}
+		if err := w.pins.Delete(t.Context(), 1, made[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is let go", func() bool { return !w.held(t, d.Root) })
+	})
+}
+
 // What an upload has stored is nobody's yet, and the collector may come at any moment.
 func TestCollectorTakesNothingFromAnUpload(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
