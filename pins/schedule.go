@@ -49,6 +49,8 @@ type scheduler struct {
 	unread               map[int64]time.Time // roots that verifies could not read, and when
 	turn                 int                 // which account is first: each pass begins with another
 	scarce               atomic.Int64        // when there was little room last, in Unix milliseconds; 0: never
+	failed               atomic.Int64        // when a walk found no room last, likewise
+	fetched              atomic.Int64        // walks after which the DAG was held
 }
 
 func newScheduler(s *Service) *scheduler {
