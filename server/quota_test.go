@@ -29,10 +29,13 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	root := []pins.Sized{{Root: spec.Canonical(cid.MustParse(cidV0))}}
 	uploaded := []pins.Sized{{Root: cid.MustParse(cidRaw), Extent: pins.Extent{Blocks: 1, Bytes: 8}}}
 	want := []asked{
-		{account: 1, quota: quota, more: 1}, {account: 1, quota: quota, dags: root},
-		{account: 1, quota: quota}, {account: 1, quota: quota, dags: root, replaced: pins.ID(id)},
+		{account: 1, quota: quota, more: 1},
+		{account: 1, quota: quota, dags: root},
+		{account: 1, quota: quota},
+		{account: 1, quota: quota, dags: root, replaced: pins.ID(id)},
 		{account: 1, quota: quota, more: 1}, // before it is read
-		{account: 1, quota: quota, more: 1}, {account: 1, quota: quota, dags: uploaded},
+		{account: 1, quota: quota, more: 1},
+		{account: 1, quota: quota, dags: uploaded},
 	}
 	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{}), cmp.Comparer(cid.Cid.Equals)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
