@@ -37,6 +37,8 @@
 //   - A pin that was let go because it was not paid for (Lapse) is failed, whatever becomes of its DAG, keeps nothing here and
 //     costs no hot storage. Its row, its terms and its wish stay; a root that only such pins name is released and given up.
 //   - A pin that has an end is removed after it and never before, by whichever server sees it first, as if it were deleted.
+//   - DAGs that wait for each other's room do not wait for ever (relief.go): the oldest goes on, others give up what has come
+//     of them and are queued again. None of them fails for it.
 //   - A DAG is released only in state releasing, which it enters in the transaction that removed its last reference.
 //   - created is unique and increasing in an account, in whole milliseconds, whatever the clock does.
 //   - The counters of pin_counts equal the rows of pins, because the transaction that inserts pins counts them and triggers

@@ -193,3 +193,11 @@ func SpansOf(ctx context.Context, s *Service, account Account) (n int, err error
 	})
 	return n, err
 }
+
+// Relieve is what is done about a shortage that is looked at again and again: none, collect, resume or drop.
+func Relieve() func(room Room, failed bool, walking int, held, collections int64, now time.Time) string {
+	var r relief
+	return func(room Room, failed bool, walking int, held, collections int64, now time.Time) string {
+		return []string{"none", "collect", "resume", "drop"}[r.next(shortage{room, failed, walking, held, collections}, now)]
+	}
+}

@@ -189,6 +189,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 		return // stopping: Run gives the claim back
 	}
 	if err = d.blame(err); errors.Is(err, ErrNoSpace) {
+		d.failed.Store(d.s.now().UnixMilli())
 		d.log.Warn("fetching a dag was stopped: there is no room", "cid", j.root.CID)
 	}
 	blocks, bytes := j.progress.Totals()
@@ -206,6 +207,7 @@ func (d *scheduler) walk(ctx context.Context, j *job) {
 	d.s.meter.walked(after.Hot, d.s.now().Sub(started))
 	switch after.Hot {
 	case HotHeld:
+		d.fetched.Add(1)
 		d.s.meter.held(blocks, bytes)
 		d.log.Info("dag held", "cid", after.CID, "blocks", blocks, "bytes", bytes)
 		d.announce(ctx, after)

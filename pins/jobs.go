@@ -63,6 +63,7 @@ type jobs struct {
 	walking   *shares
 	ready     map[Account][]*job // root block here, waiting for a slot
 	releasing map[int64]bool
+	alone     int64   // the root that may be walked while there is little room
 	retries   int     // walks of roots that have failed before
 	offered   []Root  // claimed by a request, to be looked for
 	returned  []int64 // claimed by a request, to be given back
@@ -97,20 +98,24 @@ func (j *jobs) nextReady() *job {
 			}
 		}
 	}
-	if best == nil {
-		return nil
+	if best != nil {
+		j.start(best, at)
 	}
-	a := best.root.Account
+	return best
+}
+
+// start gives a slot to the job that is ready at this place of its account. j.mu is held.
+func (j *jobs) start(next *job, at int) {
+	a := next.root.Account
 	if j.ready[a] = append(j.ready[a][:at], j.ready[a][at+1:]...); len(j.ready[a]) == 0 {
 		delete(j.ready, a)
 	}
 	j.finding.give(a)
 	j.walking.take(a, 1)
-	best.walking = true
-	if best.retry {
+	next.walking = true
+	if next.retry {
 		j.retries++
 	}
-	return best
 }
 
 func (j *jobs) better(a, b *job) bool {

@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ type meter struct {
 	gcSeconds                        prometheus.Histogram
 	pins, running                    *prometheus.Desc
 	queueAge                         *prometheus.Desc
+	collections                      atomic.Int64 // that have ended
 }
 
 func newMeter(s *Service) *meter {
@@ -66,6 +68,7 @@ func (m *meter) walked(hot Hot, took time.Duration) {
 }
 
 func (m *meter) collected(blocks int64, took time.Duration) {
+	m.collections.Add(1)
 	m.gcGone.Add(float64(blocks))
 	m.gcSeconds.Observe(took.Seconds())
 }

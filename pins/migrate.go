@@ -26,6 +26,7 @@ func Migrations() []*gormigrate.Migration {
 		lapsedMigration(),
 		lostMigration(),
 		spansMigration(),
+		uploadHoldsMigration(),
 	}
 }
 

@@ -75,6 +75,23 @@ func LetGo(r Root, reason string, now time.Time) Root {
 	return r
 }
 
+// Dropped is a root whose blocks here are let go before all have come, so that others have room. It waits the longer the
+// more often that happens, and the time is none in which it was tried.
+func Dropped(r Root, reason string, first time.Duration, now time.Time) Root {
+	r.Hot, r.Blocks, r.Bytes, r.Reason = HotQueued, 0, 0, reason
+	r.Attempts++
+	r.NextAt = now.Add(backoff(r.Attempts, first, dropMax))
+	r.WantedAt = r.NextAt
+	return r
+}
+
+// How long a root waits that was dropped: one that had to make room for others, and one that had no room alone.
+const (
+	dropFirst = time.Minute
+	dropLast  = time.Hour
+	dropMax   = 24 * time.Hour
+)
+
 // GivenUp is a root that is not looked for any more, and not kept if it was.
 func GivenUp(r Root, reason string) Root {
 	r.Hot, r.Attempts, r.Reason = HotGaveUp, 0, reason
@@ -105,6 +122,9 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 		r.Reason = "there was no room on the disk"
 		r.NextAt, r.Attempts = now.Add(spaceRetry), max(1, r.Attempts)
 		r.WantedAt = r.NextAt
+		if blocks > r.Blocks {
+			r.Blocks, r.Bytes = blocks, bytes
+		}
 		return r
 	case errors.Is(err, ErrUndecided):
 		r.Reason = "what this account may have is not known now; it is tried again"

@@ -45,4 +45,6 @@ type Page struct {
 type Upload struct {
 	Key string // the caller's name for the request; empty: nothing is remembered
 	Of  int    // how many pins the request makes
+
+	Hold string // of BeginHold, which ends for this root when it has its pin; empty: none
 }

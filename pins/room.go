@@ -12,7 +12,7 @@ type Room int
 
 const (
 	RoomPlenty Room = iota // everything goes on
-	RoomScarce             // nothing new is fetched; what is being fetched goes on
+	RoomScarce             // nothing new is fetched; what is being fetched goes on, and if nothing is the oldest that was
 	RoomNone               // nothing is fetched
 )
 
@@ -37,7 +37,9 @@ func (d *scheduler) room() Room {
 
 // rooms follows how much room there is: what cannot go on gives its claim back, and goes on once there is room.
 func (d *scheduler) rooms(ctx context.Context) {
+	var r relief
 	if d.s.cfg.Room == nil {
+		every(ctx, roomEvery, func(ctx context.Context) { d.relieve(ctx, &r, RoomPlenty) })
 		return
 	}
 	before := RoomPlenty
@@ -49,26 +51,31 @@ func (d *scheduler) rooms(ctx context.Context) {
 			d.poke()
 		case now == RoomPlenty:
 		default:
-			d.putOff(ctx)
+			d.putOff(ctx, now == RoomNone)
 			if now == RoomNone {
 				d.jobs.stop()
 			}
 		}
 		before = now
+		d.relieve(ctx, &r, now)
 	})
 }
 
 // nextWalk is the job that should be walked next, if any may.
 func (d *scheduler) nextWalk() *job {
-	if d.room() != RoomPlenty {
-		return nil
+	switch d.room() {
+	case RoomPlenty:
+		return d.jobs.nextReady()
+	case RoomScarce:
+		return d.jobs.nextAlone()
+	case RoomNone:
 	}
-	return d.jobs.nextReady()
+	return nil
 }
 
-// putOff gives roots back that wait for a slot.
-func (d *scheduler) putOff(ctx context.Context) {
-	waiting := d.jobs.takeReady()
+// putOff gives roots back that wait for a slot: all, or but the one that may go on alone.
+func (d *scheduler) putOff(ctx context.Context, all bool) {
+	waiting := d.jobs.takeReady(all)
 	if len(waiting) > 0 {
 		d.giveUpSlice(ctx, waiting, ErrNoSpace)
 	}
@@ -85,18 +92,40 @@ func (d *scheduler) giveOffered(offered []Root) (returned []int64) {
 	return returned
 }
 
-// takeReady takes the jobs that wait for a slot, by the key of their roots.
-func (j *jobs) takeReady() map[string]*job {
+// takeReady takes the jobs that wait for a slot, by the key of their roots: all, or but the one that may go on alone.
+func (j *jobs) takeReady(all bool) map[string]*job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	taken := make(map[string]*job)
 	for account, list := range j.ready {
+		var stay []*job
 		for _, waiting := range list {
+			if !all && waiting.root.id == j.alone {
+				stay = append(stay, waiting)
+				continue
+			}
 			taken[waiting.root.CID.KeyString()] = waiting
 		}
-		delete(j.ready, account)
+		if j.ready[account] = stay; len(stay) == 0 {
+			delete(j.ready, account)
+		}
 	}
 	return taken
+}
+
+// nextAlone takes the job that may be walked although there is little room, or nil.
+func (j *jobs) nextAlone() *job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, list := range j.ready {
+		for i, candidate := range list {
+			if candidate.root.id == j.alone {
+				j.start(candidate, i)
+				return candidate
+			}
+		}
+	}
+	return nil
 }
 
 // stop cancels every walk. Looking for root blocks ends by itself.

@@ -41,12 +41,16 @@ type scheduler struct {
 	dialling, announcing chan struct{} // counting semaphores
 	doubted              chan struct{} // a root was put among doubts
 	proven               chan struct{} // cold copies were proven
+	uploads              *uploadsAtWork
+	uploaded             chan struct{} // an upload has ended that held something
 	touches              *touches
 	doubting             sync.Mutex
 	doubts               map[string]cid.Cid  // roots to be verified out of turn, by their key
 	unread               map[int64]time.Time // roots that verifies could not read, and when
 	turn                 int                 // which account is first: each pass begins with another
 	scarce               atomic.Int64        // when there was little room last, in Unix milliseconds; 0: never
+	failed               atomic.Int64        // when a walk found no room last, likewise
+	fetched              atomic.Int64        // walks after which the DAG was held
 }
 
 func newScheduler(s *Service) *scheduler {
@@ -62,6 +66,8 @@ func newScheduler(s *Service) *scheduler {
 		announcing: make(chan struct{}, announceAtOnce),
 		doubted:    make(chan struct{}, 1),
 		proven:     make(chan struct{}, 1),
+		uploads:    &uploadsAtWork{ids: map[string]bool{}},
+		uploaded:   make(chan struct{}, 1),
 		touches:    newTouches(),
 		doubts:     map[string]cid.Cid{},
 		unread:     map[int64]time.Time{},
@@ -164,7 +170,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err // what must not be served is known before anything is
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks, d.obeys, d.spans}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.uploadHolds, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks, d.obeys, d.spans}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

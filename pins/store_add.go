@@ -214,6 +214,11 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 			}
 			uploads = append(uploads, []any{a.account, a.upload.Key, a.pin.ID, a.upload.Of, now.UnixMilli()})
 		}
+		if a.upload.Hold != "" {
+			if err := pinHold(tx, a.upload.Hold, r.Root); err != nil {
+				return err
+			}
+		}
 		for k, v := range r.Meta {
 			metas = append(metas, []any{a.account, metaKey(k, v), ms})
 		}

@@ -3,6 +3,7 @@ package pins
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -56,6 +57,57 @@ func (s *store) size(ctx context.Context, root cid.Cid) (bytes int64, err error)
 		return err
 	})
 	return bytes, err
+}
+
+// A countedDAG is what is known of how large a DAG is, and whether it is among what heldBytes adds up for an account.
+type countedDAG struct {
+	Extent
+	counted bool
+}
+
+// extentsAtOnce is how many DAGs one query looks up.
+const extentsAtOnce = 500
+
+// extents returns what is known of DAGs, by their canonical CIDs, where size would say it, and how many bytes are held
+// for an account only because of one of its pins.
+func (s *store) extents(ctx context.Context, account Account, dags []Sized, replaced ID) (there map[string]countedDAG, freed int64, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		there, freed = make(map[string]countedDAG, len(dags)), 0
+		for some := range slices.Chunk(dags, extentsAtOnce) {
+			roots := make([]string, len(some))
+			for i, dag := range some {
+				roots[i] = spec.Canonical(dag.Root).String()
+			}
+			err := query(tx, func(r row) error {
+				var text string
+				var hot Hot
+				var here, before Extent
+				var mine bool
+				if err := r.Scan(&text, &hot, &here.Blocks, &here.Bytes, &before.Bytes, &mine); err != nil {
+					return err
+				}
+				if hot != HotHeld && hot != HotOffloaded {
+					here.Bytes = max(here.Bytes, before.Bytes)
+				}
+				there[text] = countedDAG{here, mine && hot == HotHeld}
+				return nil
+			}, `SELECT r.cid, r.hot, r.blocks, r.bytes, coalesce((SELECT max(h.bytes) FROM holdings h WHERE h.root_id = r.id), 0),
+				EXISTS (SELECT 1 FROM pins p WHERE p.root_id = r.id AND p.account = ? AND p.lapsed_ms IS NULL)
+				FROM roots r WHERE r.cid IN ? AND (r.hot NOT IN ('queued','fetching') OR r.lost = 1)`, account, roots)
+			if err != nil {
+				return err
+			}
+		}
+		if replaced == "" {
+			return nil
+		}
+		return query(tx, func(r row) error { return r.Scan(&freed) },
+			`SELECT r.bytes FROM pins p JOIN roots r ON r.id = p.root_id
+			WHERE p.account = ? AND p.id = ? AND p.lapsed_ms IS NULL AND r.hot = ? AND NOT EXISTS (
+				SELECT 1 FROM pins o WHERE o.root_id = p.root_id AND o.account = p.account AND o.id <> p.id AND o.lapsed_ms IS NULL)`,
+			account, replaced, HotHeld)
+	})
+	return there, freed, err
 }
 
 // retryAtOnce is how many DAGs one transaction takes into work again.

@@ -20,9 +20,11 @@ type AccountUsage struct {
 
 // A Quota bounds what an account may have. Zero means no bound.
 type Quota struct {
-	Pins     int64
-	InFlight int64 // pins that are queued or pinning
-	Bytes    int64
+	Pins      int64
+	InFlight  int64 // pins that are queued or pinning
+	Bytes     int64 // that are held
+	DAGBytes  int64 // of the DAG of one pin
+	DAGBlocks int64
 }
 
 // A QuotaError tells which bound another pin would break, in words for the user.
@@ -40,30 +42,20 @@ func (s *Service) Usage(ctx context.Context, account Account) (AccountUsage, err
 	return AccountUsage{Pins: counts, Bytes: bytes}, err
 }
 
-// Admit tells whether an account may have so many pins more, which bring so many bytes with them: nil, or a *QuotaError.
-// Bytes that have yet to be fetched are not known, and count once they are here.
+// Admit tells whether an account may have so many pins more: nil, or a *QuotaError. Fits tells of their DAGs.
 //
-// It looks before the pins are inserted, and not in their transaction, which serves many accounts at once. So requests
+// Both look before the pins are inserted, and not in their transaction, which serves many accounts at once. So requests
 // that run at the same moment may together exceed a quota of pins by as many as there are of them, and a quota of bytes by
 // what they bring, by what is still being fetched, and by what became held since it was added up, a minute ago at most.
-func (s *Service) Admit(ctx context.Context, account Account, q Quota, pins, bytes int64) error {
-	if q.Pins > 0 || q.InFlight > 0 {
-		counts, err := s.store.accountCounts(ctx, account)
-		if err != nil {
-			return err
-		}
-		if err := q.admitPins(counts, pins); err != nil {
-			return err
-		}
-	}
-	if q.Bytes == 0 {
+func (s *Service) Admit(ctx context.Context, account Account, q Quota, pins int64) error {
+	if q.Pins == 0 && q.InFlight == 0 {
 		return nil
 	}
-	held, err := s.heldBytes.of(ctx, account)
-	if err == nil && held+max(bytes, 1) > q.Bytes {
-		err = &QuotaError{fmt.Sprintf("%d bytes are held for this account, and its plan allows %d", held, q.Bytes)}
+	counts, err := s.store.accountCounts(ctx, account)
+	if err != nil {
+		return err
 	}
-	return err
+	return q.admitPins(counts, pins)
 }
 
 func (q Quota) admitPins(counts map[spec.Status]int64, more int64) error {
@@ -77,6 +69,67 @@ func (q Quota) admitPins(counts map[spec.Status]int64, more int64) error {
 		return &QuotaError{fmt.Sprintf("this account has %d pins, and its plan allows %d", all, q.Pins)}
 	case q.InFlight > 0 && inFlight >= q.InFlight:
 		return &QuotaError{fmt.Sprintf("%d pins of this account wait for their data, and its plan allows %d", inFlight, q.InFlight)}
+	}
+	return nil
+}
+
+// A Sized is a DAG that is asked for, and how large it is as far as the asker knows.
+type Sized struct {
+	Root cid.Cid
+	Extent
+}
+
+// Fits tells of each of the DAGs that an account asks for together whether it may have it, in addition to those before
+// it: nil, or a *QuotaError. What is held for the account already brings nothing, and neither does what the pin that is
+// replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here.
+func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) ([]error, error) {
+	refused := make([]error, len(dags))
+	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
+		return refused, nil
+	}
+	there, freed, err := s.store.extents(ctx, account, dags, replaced)
+	if err != nil {
+		return nil, fmt.Errorf("looking up the sizes of dags: %w", err)
+	}
+	held := int64(0)
+	if q.Bytes > 0 {
+		if held, err = s.heldBytes.of(ctx, account); err != nil {
+			return nil, err
+		}
+	}
+	held = max(0, held-freed)
+	for i, dag := range dags {
+		key := spec.Canonical(dag.Root).String()
+		known := there[key]
+		known.Blocks, known.Bytes = max(known.Blocks, dag.Blocks), max(known.Bytes, dag.Bytes)
+		if refused[i] = q.FitsOne(known.Extent); refused[i] != nil || q.Bytes == 0 || known.counted {
+			continue
+		}
+		if held+max(known.Bytes, 1) > q.Bytes {
+			refused[i] = &QuotaError{q.full(held, known.Bytes)}
+			continue
+		}
+		held += known.Bytes
+		known.counted = true
+		there[key] = known
+	}
+	return refused, nil
+}
+
+func (q Quota) full(held, more int64) string {
+	if more == 0 {
+		return fmt.Sprintf("%d bytes are held for this account, and its plan allows %d", held, q.Bytes)
+	}
+	return fmt.Sprintf("%d bytes are held for this account, this has %d or more, and its plan allows %d", held, more, q.Bytes)
+}
+
+// FitsOne tells whether the DAG of one pin may be so large: nil, or a *QuotaError.
+func (q Quota) FitsOne(known Extent) error {
+	if q.DAGBytes > 0 && known.Bytes > q.DAGBytes {
+		return &QuotaError{fmt.Sprintf("it has more than the %d bytes that this account's plan allows", q.DAGBytes)}
+	}
+	if q.DAGBlocks > 0 && known.Blocks > q.DAGBlocks {
+		return &QuotaError{fmt.Sprintf("it has more than the %d blocks that this account's plan allows", q.DAGBlocks)}
 	}
 	return nil
 }

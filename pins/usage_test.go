@@ -3,11 +3,13 @@ package pins_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/pinstest"
@@ -35,29 +37,94 @@ func TestUsageCountsEachDAGOnceAndEachPin(t *testing.T) {
 			}
 		}
 
-		held := first.Size() + second.Size()
 		for name, c := range map[string]struct {
-			quota       pins.Quota
-			pins, bytes int64
-			ok          bool
+			quota pins.Quota
+			pins  int64
+			ok    bool
 		}{
-			"no bounds":                {pins.Quota{}, 1e6, 1 << 60, true},
-			"the last pin":             {pins.Quota{Pins: 5}, 1, 0, true},
-			"one more":                 {pins.Quota{Pins: 4}, 1, 0, false},
-			"two more":                 {pins.Quota{Pins: 5}, 2, 0, false},
-			"replaced, above the plan": {pins.Quota{Pins: 2}, 0, 0, true},
-			"one more that waits":      {pins.Quota{InFlight: 2}, 1, 0, true},
-			"enough that wait":         {pins.Quota{InFlight: 1}, 1, 0, false},
-			"a byte":                   {pins.Quota{Bytes: held + 1}, 1, 0, true},
-			"no byte":                  {pins.Quota{Bytes: held}, 1, 0, false},
-			"the bytes it brings":      {pins.Quota{Bytes: held + 10}, 1, 10, true},
-			"more than fits":           {pins.Quota{Bytes: held + 10}, 1, 11, false},
+			"no bounds":                {pins.Quota{}, 1e6, true},
+			"the last pin":             {pins.Quota{Pins: 5}, 1, true},
+			"one more":                 {pins.Quota{Pins: 4}, 1, false},
+			"two more":                 {pins.Quota{Pins: 5}, 2, false},
+			"replaced, above the plan": {pins.Quota{Pins: 2}, 0, true},
+			"one more that waits":      {pins.Quota{InFlight: 2}, 1, true},
+			"enough that wait":         {pins.Quota{InFlight: 1}, 1, false},
 		} {
-			err := w.Admit(t.Context(), alice, c.quota, c.pins, c.bytes)
+			err := w.Admit(t.Context(), alice, c.quota, c.pins)
 			var over *pins.QuotaError
 			if c.ok && err != nil || !c.ok && !errors.As(err, &over) {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	})
+}
+
+func TestPlanHasRoomForWhatIsHereAsForWhatIsFetched(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		first, second, third := pinstest.Tree("first", 3), pinstest.Tree("second", 50), pinstest.Tree("third", 5)
+		for _, dag := range []pinstest.DAG{first, second, third} {
+			w.tier.AddLocal(dag.Blocks...)
+		}
+		mine := w.add(alice, request(first.Root))
+		w.add(bob, request(first.Root))
+		w.add(bob, request(second.Root))
+		w.add(bob, request(third.Root))
+		unknown := pinstest.Leaf("nobody has it").Root
+		w.add(bob, request(unknown))
+
+		held := first.Size()
+		of := func(roots ...cid.Cid) (list []pins.Sized) {
+			for _, root := range roots {
+				list = append(list, pins.Sized{Root: root})
+			}
+			return list
+		}
+		brings := func(root cid.Cid, bytes int64) []pins.Sized {
+			return []pins.Sized{{Root: root, Extent: pins.Extent{Blocks: 1, Bytes: bytes}}}
+		}
+		for name, c := range map[string]struct {
+			quota    pins.Quota
+			dags     []pins.Sized
+			replaced pins.ID
+			want     []string // why each is refused
+		}{
+			"no bounds":                     {pins.Quota{}, brings(unknown, 1<<60), "", []string{""}},
+			"unknown, a byte is left":       {pins.Quota{Bytes: held + 1}, of(unknown), "", []string{""}},
+			"unknown, none is left":         {pins.Quota{Bytes: held}, of(unknown), "", []string{"bytes are held"}},
+			"the bytes it brings":           {pins.Quota{Bytes: held + 10}, brings(unknown, 10), "", []string{""}},
+			"more than fits":                {pins.Quota{Bytes: held + 10}, brings(unknown, 11), "", []string{"bytes are held"}},
+			"held for another":              {pins.Quota{Bytes: held + second.Size()}, of(second.Root), "", []string{""}},
+			"held for another, too large":   {pins.Quota{Bytes: held + second.Size() - 1}, of(second.Root), "", []string{"bytes are held"}},
+			"its own":                       {pins.Quota{Bytes: held}, of(first.Root), "", []string{""}},
+			"its own, uploaded again":       {pins.Quota{Bytes: held}, brings(first.Root, held), "", []string{""}},
+			"its own, above a smaller plan": {pins.Quota{Bytes: 1}, of(first.Root), "", []string{""}},
+			"two, room for one":             {pins.Quota{Bytes: held + second.Size()}, of(second.Root, third.Root), "", []string{"", "bytes are held"}},
+			"twice the same":                {pins.Quota{Bytes: held + second.Size()}, of(second.Root, second.Root), "", []string{"", ""}},
+			"the second fits":               {pins.Quota{Bytes: held + third.Size()}, of(second.Root, third.Root), "", []string{"bytes are held", ""}},
+			"in exchange":                   {pins.Quota{Bytes: second.Size()}, of(second.Root), mine.ID, []string{""}},
+			"in exchange, too large":        {pins.Quota{Bytes: second.Size() - 1}, of(second.Root), mine.ID, []string{"bytes are held"}},
+			"as large as a pin's may be":    {pins.Quota{DAGBytes: second.Size(), DAGBlocks: int64(len(second.Blocks))}, of(second.Root), "", []string{""}},
+			"larger than a pin's may be":    {pins.Quota{DAGBytes: second.Size() - 1}, of(second.Root), "", []string{"more than the"}},
+			"more blocks than a pin's":      {pins.Quota{DAGBlocks: int64(len(second.Blocks)) - 1}, of(second.Root), "", []string{"more than the"}},
+			"larger than it was known":      {pins.Quota{DAGBytes: 9}, brings(unknown, 10), "", []string{"more than the"}},
+		} {
+			refused, err := w.Fits(t.Context(), alice, c.quota, c.dags, c.replaced)
+			if err != nil || len(refused) != len(c.want) {
+				t.Fatalf("%s: %v, %v", name, refused, err)
+			}
+			for i, want := range c.want {
+				var over *pins.QuotaError
+				if want == "" && refused[i] != nil || want != "" && (!errors.As(refused[i], &over) || !strings.Contains(over.Problem, want)) {
+					t.Errorf("%s: %v, want %q", name, refused[i], want)
+				}
+			}
+		}
+
+		// What other pins of it keep is not freed by a replacement.
+		w.add(alice, named(first.Root, "again"))
+		refused, err := w.Fits(t.Context(), alice, pins.Quota{Bytes: second.Size()}, of(second.Root), mine.ID)
+		if err != nil || refused[0] == nil {
+			t.Errorf("what stays was taken for freed: %v, %v", refused, err)
 		}
 	})
 }

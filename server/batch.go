@@ -40,7 +40,7 @@ func (s ownAPI) AddPins(c echo.Context, params v1.AddPinsParams) error {
 	}
 	defer s.pins.EndBatch(ctx, batch)
 	if more := len(items) - len(batch.Made); more > 0 {
-		if err := s.room(c, int64(more), 0); err != nil {
+		if err := s.room(c, int64(more), nil, ""); err != nil {
 			return err
 		}
 	}
@@ -81,10 +81,40 @@ func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins
 		}
 		asked = append(asked, pins.Asked{Request: r, Decision: decided, Batch: batch, Place: i})
 	}
+	asked, err := s.fitting(c, asked, results)
+	if err != nil {
+		for _, a := range asked {
+			results[a.Place].Err = err
+		}
+		return results
+	}
 	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
 		results[asked[j].Place] = made
 	}
 	return results
+}
+
+// fitting returns those of a list for whose DAGs the caller's plan has room, and notes why the others are refused.
+func (s ownAPI) fitting(c echo.Context, asked []pins.Asked, results []pins.Result) ([]pins.Asked, error) {
+	quota, bounded := quotaOf(c)
+	if !bounded || len(asked) == 0 {
+		return asked, nil
+	}
+	dags := make([]pins.Sized, len(asked))
+	for i, a := range asked {
+		dags[i].Root = a.Root
+	}
+	refused, err := s.pins.Fits(c.Request().Context(), account(c), quota, dags, "")
+	if err != nil {
+		return asked, err
+	}
+	var fit []pins.Asked
+	for i, a := range asked {
+		if results[a.Place].Err = refused[i]; refused[i] == nil {
+			fit = append(fit, a)
+		}
+	}
+	return fit, nil
 }
 
 // readBatch reads an array of pins, none of which is looked at yet.

@@ -77,9 +77,11 @@ func (a *tokens) Plausible(token string) bool { return token == alice }
 
 // asked is what Admit was asked.
 type asked struct {
-	account     pins.Account
-	quota       pins.Quota
-	more, bytes int64
+	account  pins.Account
+	quota    pins.Quota
+	more     int64
+	dags     []pins.Sized
+	replaced pins.ID
 }
 
 // memory is a Pins that keeps everything in a slice. It has the semantics of the real service, except that only
@@ -91,7 +93,8 @@ type memory struct {
 	delegates []string
 	err       error                 // answered by every method, when set
 	choices   []pins.Choice         // that Decide was asked with
-	quotas    []asked               // that Admit was asked with
+	quotas    []asked               // that Admit and Fits were asked with
+	large     map[cid.Cid]bool      // DAGs that fit into no quota
 	cold      *cold                 // tells how what has terms stands, when set
 	before    func(context.Context) // called by every method, when set
 }
@@ -292,11 +295,25 @@ func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { retu
 func (m *memory) Size(context.Context, cid.Cid) (int64, error)            { return 0, nil }
 func (m *memory) Retry(context.Context, pins.Account, string) error       { return nil }
 
-func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error {
+func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, more int64) error {
 	leave, err := m.enter(ctx)
 	defer leave()
-	m.quotas = append(m.quotas, asked{account, q, more, bytes})
+	m.quotas = append(m.quotas, asked{account: account, quota: q, more: more})
 	return err
+}
+
+// Fits fits what fits says, and everything where it says nothing.
+func (m *memory) Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	m.quotas = append(m.quotas, asked{account: account, quota: q, dags: dags, replaced: replaced})
+	refused := make([]error, len(dags))
+	for i, dag := range dags {
+		if m.large[dag.Root] {
+			refused[i] = &pins.QuotaError{Problem: "it has more than the 3 bytes that this account's plan allows"}
+		}
+	}
+	return refused, err
 }
 
 func (m *memory) Delegates(ctx context.Context) ([]string, error) {

@@ -66,7 +66,7 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 1, r.Root, 0, decided.Copies); err != nil {
+	if err := s.admit(c, 1, r.Root, "", decided.Copies); err != nil {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
@@ -108,7 +108,7 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 0, r.Root, 0, decided.Copies); err != nil {
+	if err := s.admit(c, 0, r.Root, id, decided.Copies); err != nil {
 		return err
 	}
 	delegates, err := s.delegates(c)
@@ -134,26 +134,43 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 	return c.NoContent(http.StatusAccepted)
 }
 
-// admit tells whether the caller's plan has room for so many pins more, and its balance carries one of a DAG that brings so
-// many bytes and wants so many copies. The root is undefined, and the bytes are 0, where they are not known yet.
-func (s *Server) admit(c echo.Context, more int64, root cid.Cid, bytes int64, copies int) error {
-	if err := s.room(c, more, bytes); err != nil {
+// admit tells whether the caller's plan has room for so many pins more of a DAG, and its balance carries one that wants so
+// many copies. The pin that is replaced, if there is one, goes in exchange.
+func (s *Server) admit(c echo.Context, more int64, root cid.Cid, replaced pins.ID, copies int) error {
+	if err := s.room(c, more, []pins.Sized{{Root: root}}, replaced); err != nil {
 		return err
 	}
-	return s.afford(c, root, bytes, copies)
+	return s.afford(c, root, 0, copies)
 }
 
-// room tells whether the caller's plan has room for so many pins more, that bring so many bytes.
-func (s *Server) room(c echo.Context, more, bytes int64) error {
-	l := caller(c).Limits
-	if l == nil {
+// room tells whether the caller's plan has room for so many pins more, and for their DAGs.
+func (s *Server) room(c echo.Context, more int64, dags []pins.Sized, replaced pins.ID) error {
+	quota, bounded := quotaOf(c)
+	if !bounded {
 		return nil
 	}
-	quota := pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
-	if quota == (pins.Quota{}) {
-		return nil
+	ctx := c.Request().Context()
+	if err := s.pins.Admit(ctx, account(c), quota, more); err != nil || len(dags) == 0 {
+		return err
 	}
-	return s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes)
+	refused, err := s.pins.Fits(ctx, account(c), quota, dags, replaced)
+	if err != nil {
+		return err
+	}
+	for _, why := range refused {
+		if why != nil {
+			return why
+		}
+	}
+	return nil
+}
+
+// quotaOf is what the caller's plan bounds about pins, if it bounds anything.
+func quotaOf(c echo.Context) (quota pins.Quota, bounded bool) {
+	if l := caller(c).Limits; l != nil {
+		quota = pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes, DAGBytes: l.DAGBytes, DAGBlocks: l.DAGBlocks}
+	}
+	return quota, quota != pins.Quota{}
 }
 
 // parseID refuses what can be no id of ours before anything is asked.

@@ -8,9 +8,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
 )
 
 func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
@@ -19,15 +21,26 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	if len(f.pins.quotas) != 0 {
 		t.Errorf("asked about an account without quotas: %v", f.pins.quotas)
 	}
-	f.tokens.caller.Limits = &auth.Limits{Pins: 5, PinsInFlight: 4, Bytes: 3, UploadBytes: 10}
-	quota := pins.Quota{Pins: 5, InFlight: 4, Bytes: 3}
+	f.tokens.caller.Limits = &auth.Limits{Pins: 5, PinsInFlight: 4, Bytes: 9, UploadBytes: 10, DAGBytes: 8, DAGBlocks: 7}
+	quota := pins.Quota{Pins: 5, InFlight: 4, Bytes: 9, DAGBytes: 8, DAGBlocks: 7}
 	f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
 	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`"}`)
 	f.do(alice, "POST", "/api/v1/upload", "8 bytes.")
-	want := []asked{{1, quota, 1, 0}, {1, quota, 0, 0}, {1, quota, 1, 8}, {1, quota, 1, 8}} // uploads before and after they are read
-	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{})); diff != "" {
+	root := []pins.Sized{{Root: spec.Canonical(cid.MustParse(cidV0))}}
+	uploaded := []pins.Sized{{Root: cid.MustParse(cidRaw), Extent: pins.Extent{Blocks: 1, Bytes: 8}}}
+	want := []asked{
+		{account: 1, quota: quota, more: 1},
+		{account: 1, quota: quota, dags: root},
+		{account: 1, quota: quota},
+		{account: 1, quota: quota, dags: root, replaced: pins.ID(id)},
+		{account: 1, quota: quota, more: 1}, // before it is read
+		{account: 1, quota: quota, more: 1},
+		{account: 1, quota: quota, dags: uploaded},
+	}
+	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{}), cmp.Comparer(cid.Cid.Equals)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "10 bytes.."), http.StatusForbidden, "QUOTA_EXCEEDED", "plan allows 9")
 
 	f.pins.err = &pins.QuotaError{Problem: "this account has 5 pins, and its plan allows 5"}
 	rows := len(f.pins.rows)
@@ -36,6 +49,25 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	}
 	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "x"), http.StatusForbidden, "QUOTA_EXCEEDED", "its plan allows 5")
 	if len(f.pins.rows) != rows || len(u.bodies) != 1 {
+		t.Errorf("%d pins, %d uploads", len(f.pins.rows), len(u.bodies))
+	}
+}
+
+func TestDAGsThatDoNotFitThePlanAreRefusedWherePinsAreAskedFor(t *testing.T) {
+	f, u := newUploadFixture(t)
+	f.tokens.caller.Limits = &auth.Limits{DAGBytes: 3}
+	f.pins.large = map[cid.Cid]bool{spec.Canonical(cid.MustParse(cidV0)): true}
+	small := f.mustAdd(t, alice, `{"cid":"`+cidRaw+`"}`)
+	for _, target := range []string{"/psa/pins", "/psa/pins/" + small} {
+		wantFailure(t, f.do(alice, "POST", target, `{"cid":"`+cidV0+`"}`), http.StatusForbidden, "QUOTA_EXCEEDED", "the 3 bytes")
+	}
+	w := f.do(alice, "POST", "/api/v1/pins/batch", `[{"cid":"`+cidV0+`"},{"cid":"`+cidRaw+`"}]`)
+	if body := w.Body.String(); w.Code != http.StatusOK || !strings.Contains(body, `"code":403`) || !strings.Contains(body, `"code":202`) {
+		t.Errorf("%d %s", w.Code, body)
+	}
+	f.pins.large[cid.MustParse(cidRaw)] = true
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "x"), http.StatusForbidden, "QUOTA_EXCEEDED", "the 3 bytes")
+	if len(f.pins.rows) != 2 || len(u.bodies) != 0 {
 		t.Errorf("%d pins, %d uploads", len(f.pins.rows), len(u.bodies))
 	}
 }

@@ -41,8 +41,10 @@ type Pins interface {
 	List(ctx context.Context, account pins.Account, q spec.Query) (pins.Page, error)
 	Replace(ctx context.Context, account pins.Account, id pins.ID, r spec.Request, decided pins.Decision) (pins.Pin, error)
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
-	// Admit tells whether an account may have so many pins more, that bring so many bytes: *pins.QuotaError if not.
-	Admit(ctx context.Context, account pins.Account, q pins.Quota, more, bytes int64) error
+	// Admit tells whether an account may have so many pins more: *pins.QuotaError if not.
+	Admit(ctx context.Context, account pins.Account, q pins.Quota, more int64) error
+	// Fits tells of each DAG that an account asks for whether it may have it: nil, or a *pins.QuotaError.
+	Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, error)
 	// Usage returns what an account has here now.
 	Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error)
 	// Stock returns what the pins of an account occupy.

@@ -55,7 +55,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 			return err
 		}
 	}
-	if err := s.admit(c, 1, cid.Undef, c.Request().ContentLength, decided.Copies); err != nil {
+	if err := s.roomFor(c, c.Request().ContentLength, decided.Copies); err != nil {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
@@ -69,9 +69,16 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	default:
 		return errBusy
 	}
-	u.Admit = func(roots []cid.Cid, bytes int64) error {
+	u.Admit = func(dags []pins.Sized) error {
+		if err := s.room(c, int64(len(dags)), dags, ""); err != nil {
+			return err
+		}
+		bytes := int64(0)
+		for _, dag := range dags {
+			bytes += dag.Bytes
+		}
 		// An inlined root has no bytes, which would mean that nobody knows how many.
-		return s.admit(c, int64(len(roots)), cid.Undef, max(bytes, 1), decided.Copies)
+		return s.afford(c, cid.Undef, max(bytes, 1), decided.Copies)
 	}
 	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
 	if most > 0 {
@@ -96,6 +103,18 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		body = spec.AppendPinStatus(body, &status)
 	}
 	return s.send(c, code, append(body, ']', '}'))
+}
+
+// roomFor tells what is certain of an upload before it is read. A body may be of a DAG that is held for the account
+// already, which brings nothing, unless it is longer than all that the plan allows.
+func (s ownAPI) roomFor(c echo.Context, length int64, copies int) error {
+	if err := s.room(c, 1, nil, ""); err != nil {
+		return err
+	}
+	if quota, _ := quotaOf(c); quota.Bytes > 0 && length > quota.Bytes {
+		return &pins.QuotaError{Problem: fmt.Sprintf("the upload has %d bytes, and this account's plan allows %d", length, quota.Bytes)}
+	}
+	return s.afford(c, cid.Undef, length, copies)
 }
 
 // upload reads everything but the body.

@@ -38,7 +38,7 @@ func (u *uploads) Upload(_ context.Context, up ingest.Upload) ([]pins.Pin, bool,
 		return nil, false, err
 	}
 	if up.Admit != nil {
-		if err := up.Admit([]cid.Cid{cid.MustParse(cidRaw)}, int64(len(body))); err != nil {
+		if err := up.Admit([]pins.Sized{{Root: cid.MustParse(cidRaw), Extent: pins.Extent{Blocks: 1, Bytes: int64(len(body))}}}); err != nil {
 			return nil, false, err
 		}
 	}

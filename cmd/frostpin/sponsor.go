@@ -78,11 +78,9 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 		return err
 	}
 	bytes := known.Bytes
-	if limits.DAGBytes > 0 && bytes > limits.DAGBytes {
-		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf("it has more than the %d bytes that this account's plan allows", limits.DAGBytes)}
-	}
-	if limits.DAGBlocks > 0 && known.Blocks > limits.DAGBlocks {
-		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf("it has more than the %d blocks that this account's plan allows", limits.DAGBlocks)}
+	quota := pins.Quota{DAGBytes: limits.DAGBytes, DAGBlocks: limits.DAGBlocks}
+	if over := (*pins.QuotaError)(nil); errors.As(quota.FitsOne(known), &over) {
+		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: over.Problem}
 	}
 	if limits.Bytes > 0 {
 		usage, err := s.pins().Usage(ctx, account)

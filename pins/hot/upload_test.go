@@ -42,6 +42,10 @@ func (recorder) EndUpload(context.Context, pins.Account, string) {}
 
 func (recorder) Leftovers() {}
 
+func (recorder) BeginHold(context.Context, []cid.Cid) (string, error) { return "", nil }
+
+func (recorder) EndHold(string) {}
+
 func (recorder) Uploaded(context.Context, pins.Account, string) ([]pins.Pin, int, error) {
 	return nil, 0, nil
 }

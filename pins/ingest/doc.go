@@ -7,7 +7,8 @@
 //
 //   - Nothing is lost between the first block and the pin: an import keeps what it has stored from the collector, the
 //     DAG is held before the pin is recorded, and the import is closed after that. A crash in between leaves blocks
-//     that the next collection removes, or a held DAG that no pin names, which the scheduler lets go.
+//     that the next collection removes, or a held DAG that no pin names, which the scheduler lets go: what is about to be held
+//     is recorded before (BeginHold), because a tier that others use too does not tell whose its DAGs are.
 //   - Whatever may leave blocks that no pin needs says so to Pins, so that they are collected: an upload that fails, and a
 //     CAR, which may have more blocks than its DAGs.
 //   - Every block is verified by the tier before it is stored, and the whole DAG must be here: nothing is fetched.

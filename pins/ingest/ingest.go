@@ -32,6 +32,8 @@ type Pins interface {
 	EndUpload(ctx context.Context, account pins.Account, key string)
 	AddUploaded(ctx context.Context, account pins.Account, r spec.Request, decided pins.Decision, u pins.Upload) (pins.Pin, error)
 	Uploaded(ctx context.Context, account pins.Account, key string) (made []pins.Pin, of int, err error)
+	BeginHold(ctx context.Context, roots []cid.Cid) (id string, err error)
+	EndHold(id string)
 	Leftovers()
 }
 
@@ -57,10 +59,9 @@ type Upload struct {
 	Boundary string    // of Multipart
 	Body     io.Reader // its errors are returned as they are
 
-	// Admit tells whether the account may have pins of these roots, whose DAGs have so many bytes together; nil: always.
-	// A body does not tell how large they are: of what is here already it brings nothing. Its errors are returned as they
-	// are, and no pin is made then.
-	Admit func(roots []cid.Cid, bytes int64) error
+	// Admit tells whether the account may have pins of these DAGs; nil: always. A body does not tell how large they are:
+	// of what is here already it brings nothing. Its errors are returned as they are, and no pin is made then.
+	Admit func(dags []pins.Sized) error
 }
 
 // A LargeError says which limit an upload breaks, in words for the user.
@@ -144,19 +145,23 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			return nil, false, err // before any is held, so that nothing stays without a pin
 		}
 	}
-	var asked []cid.Cid // those that get a pin now
-	var bytes int64
+	held, err := s.pins.BeginHold(ctx, roots)
+	if err != nil {
+		return nil, false, err
+	}
+	defer s.pins.EndHold(held)
+	var asked []pins.Sized // those that get a pin now
 	for _, root := range roots {
 		size, err := s.hold(ctx, root)
 		if err != nil {
 			return nil, false, translate(err)
 		}
 		if _, again := before[spec.Canonical(root)]; !again {
-			asked, bytes = append(asked, root), bytes+size
+			asked = append(asked, pins.Sized{Root: root, Extent: size})
 		}
 	}
 	if u.Admit != nil && len(asked) > 0 {
-		if err := u.Admit(asked, bytes); err != nil {
+		if err := u.Admit(asked); err != nil {
 			return nil, false, err
 		}
 	}
@@ -167,7 +172,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			if err != nil {
 				return nil, false, err
 			}
-			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots)}); err != nil {
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held}); err != nil {
 				return nil, false, err
 			}
 		}
@@ -214,16 +219,10 @@ func (s *Service) read(ctx context.Context, u Upload, sh *shelf) ([]cid.Cid, err
 	return []cid.Cid{root}, err
 }
 
-// hold holds a DAG whose blocks must all be here, and returns the sum of their sizes.
-func (s *Service) hold(ctx context.Context, root cid.Cid) (bytes int64, err error) {
-	var p pins.Progress
-	err = s.tier.Hold(ctx, root, s.limits, &p)
-	_, bytes = p.Totals()
-	if s.limits.Bytes > 0 && bytes > s.limits.Bytes {
-		return 0, tooMany(s.limits.Bytes)
-	}
-	if !errors.Is(err, pins.ErrAbsent) {
-		return bytes, err
+// hold holds a DAG whose blocks must all be here, and returns how large it is.
+func (s *Service) hold(ctx context.Context, root cid.Cid) (size pins.Extent, err error) {
+	if size, err = s.tryHold(ctx, root); !errors.Is(err, pins.ErrAbsent) {
+		return size, err
 	}
 	_, walked := hold.Walk{Root: root, Limits: s.limits, Workers: 1, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		data, err := s.tier.Block(ctx, c)
@@ -233,12 +232,19 @@ func (s *Service) hold(ctx context.Context, root cid.Cid) (bytes int64, err erro
 		return hold.Block{Size: len(data), Data: data}, err
 	}}.Run(ctx)
 	if walked == nil { // it has come meanwhile
-		p.Reset()
-		err = s.tier.Hold(ctx, root, s.limits, &p)
-		_, bytes = p.Totals()
-		return bytes, err
+		return s.tryHold(ctx, root)
 	}
-	return 0, walked
+	return pins.Extent{}, walked
+}
+
+func (s *Service) tryHold(ctx context.Context, root cid.Cid) (size pins.Extent, err error) {
+	var p pins.Progress
+	err = s.tier.Hold(ctx, root, s.limits, &p)
+	size.Blocks, size.Bytes = p.Totals()
+	if s.limits.Bytes > 0 && size.Bytes > s.limits.Bytes {
+		return pins.Extent{}, tooMany(s.limits.Bytes)
+	}
+	return size, err
 }
 
 // lock waits until no other upload with this key is at work, here or in another process.

@@ -307,14 +307,17 @@ func TestUploadIsAdmittedByTheSizeOfItsDAGs(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		a, b := pinstest.Tree("a", 20), pinstest.Leaf("b")
 		roots := []cid.Cid{a.Root, b.Root}
-		var asked []cid.Cid
+		var asked []pins.Sized
 		var size int64
 		upload := func(account pins.Account, answer error, list ...blocks.Block) ([]pins.Pin, error) {
 			asked, size = nil, 0
 			made, _, err := w.Upload(t.Context(), ingest.Upload{
 				Account: account, Key: "k", Format: ingest.CAR, Body: bytes.NewReader(carOf(t, roots, list...)),
-				Admit: func(roots []cid.Cid, bytes int64) error {
-					asked, size = roots, bytes
+				Admit: func(dags []pins.Sized) error {
+					asked = dags
+					for _, dag := range dags {
+						size += dag.Bytes
+					}
 					return answer
 				},
 			})
@@ -341,6 +344,143 @@ func TestUploadIsAdmittedByTheSizeOfItsDAGs(t *testing.T) {
 		if _, err := upload(1, nil); err != nil || len(asked) != 1 || size != b.Size() {
 			t.Errorf("the finished upload: asked about %v of %d bytes, %v; want one of %d", asked, size, err, b.Size())
 		}
+	})
+}
+
+func TestOwnDAGIsUploadedAgainWhateverIsLeftOfTheQuota(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 20)
+		quota := pins.Quota{Bytes: d.Size() + 1}
+		upload := func(account pins.Account, d pinstest.DAG) error {
+			_, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: account, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...)),
+				Admit: func(dags []pins.Sized) error {
+					refused, err := w.pins.Fits(t.Context(), account, quota, dags, "")
+					return errors.Join(append(refused, err)...)
+				},
+			})
+			return err
+		}
+		for range 2 {
+			if err := upload(1, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var over *pins.QuotaError
+		if err := upload(1, pinstest.Tree("other", 20)); !errors.As(err, &over) {
+			t.Errorf("another DAG: %v", err)
+		}
+		if n := w.count(t); n != 2 {
+			t.Errorf("%d pins, want 2", n)
+		}
+	})
+}
+
+// until waits for what the scheduler brings about.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func (w *world) held(t *testing.T, root cid.Cid) bool {
+	t.Helper()
+	held, err := w.tier.Held(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// The tier of these tests is one that others use too.
+func TestRefusedUploadLeavesNothingHeldButWhatOthersHold(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		refused, theirs, failed, pinned := pinstest.Tree("refused", 5), pinstest.Tree("theirs", 5), pinstest.Tree("failed", 5), pinstest.Tree("pinned", 5)
+		upload := func(dags ...pinstest.DAG) error {
+			var roots []cid.Cid
+			var list []blocks.Block
+			for _, d := range dags {
+				roots, list = append(roots, d.Root), append(list, d.Blocks...)
+			}
+			_, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, roots, list...)),
+				Admit: func([]pins.Sized) error {
+					for _, root := range roots {
+						if !w.held(t, root) {
+							t.Errorf("%s is not held", root)
+						}
+					}
+					return errListed
+				},
+			})
+			return err
+		}
+		w.tier.AddPin(theirs.Root) // before a collection sees it
+		w.tier.AddLocal(theirs.Blocks...)
+		w.tier.AddNetwork(pinned.Blocks...)
+		w.tier.FailHold(failed.Root, &pins.Refused{Reason: "it is too deep"})
+		w.tier.AddNetwork(failed.Blocks...)
+		for _, d := range []pinstest.DAG{failed, pinned} {
+			r, err := spec.DecodePin([]byte(`{"cid":"` + d.Root.String() + `"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := w.pins.Add(t.Context(), 2, r, pins.Decision{Terms: pins.Uncopied})
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a pin has ended", func() bool {
+				p, err = w.pins.Get(t.Context(), 2, p.ID)
+				return err == nil && (p.Status() == spec.Failed || p.Status() == spec.Pinned)
+			})
+		}
+		w.tier.FailHold(failed.Root, nil)
+
+		if err := upload(refused, theirs, failed, pinned); !errors.Is(err, errListed) {
+			t.Fatal(err)
+		}
+		for _, d := range []pinstest.DAG{refused, failed} {
+			until(t, "what was refused is let go", func() bool { return !w.held(t, d.Root) })
+		}
+		until(t, "it is collected", func() bool { return !w.tier.Has(refused.Root) })
+		for _, d := range []pinstest.DAG{theirs, pinned} {
+			if !w.held(t, d.Root) {
+				t.Error("what others hold is gone")
+			}
+		}
+	})
+}
+
+func TestRefusedUploadTakesNothingFromAnother(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 5)
+		upload := func(admit func([]pins.Sized) error) ([]pins.Pin, error) {
+			made, _, err := w.Upload(t.Context(), ingest.Upload{
+				Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...)), Admit: admit,
+			})
+			return made, err
+		}
+		made, err := upload(func([]pins.Sized) error { // while it is held and has no pin
+			if _, err := upload(func([]pins.Sized) error { return errListed }); !errors.Is(err, errListed) {
+				t.Error(err)
+			}
+			return nil
+		})
+		if err != nil || len(made) != 1 || made[0].Status() != spec.Pinned || !w.held(t, d.Root) {
+			t.Fatalf("%v, %v", made, err)
+		}
+		if err := w.pins.Delete(t.Context(), 1, made[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is let go", func() bool { return !w.held(t, d.Root) })
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
 	"github.com/frostpin/frostpin/pins"
@@ -186,5 +188,35 @@ func TestServersThatRaceForAKeyMakeOnePin(t *testing.T) {
 		if len(ids) != 1 || fresh != 1 || all(t, a) != 1 {
 			t.Errorf("the answers name %d pins, %d of them say new, and there are %d", len(ids), fresh, all(t, a))
 		}
+	})
+}
+
+// A server that was killed while it held what was uploaded is followed by another one that finds it.
+func TestNothingIsHeldForUploadsOfAServerThatIsGone(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		tier := pinstest.NewTier()
+		d, theirs := pinstest.Tree("d", 5), pinstest.Tree("theirs", 5)
+		tier.AddLocal(d.Blocks...)
+		tier.AddLocal(theirs.Blocks...)
+		tier.AddPin(theirs.Root)
+		a := newPeer(t, db, tier, "a")
+		if _, err := a.pins.BeginHold(t.Context(), []cid.Cid{d.Root, theirs.Root}); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range []pinstest.DAG{d, theirs} {
+			if err := tier.Hold(t.Context(), d.Root, limits, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.stop()
+		b := newPeer(t, db, tier, "a")
+		until(t, "it is let go", func() bool {
+			held, err := tier.Held(t.Context(), d.Root)
+			return err == nil && !held
+		})
+		if held, err := tier.Held(t.Context(), theirs.Root); err != nil || !held {
+			t.Errorf("what others hold is gone, or %v", err)
+		}
+		b.stop() // before the database is closed
 	})
 }

@@ -1,0 +1,111 @@
+package pins
+
+import (
+	"context"
+	"errors"
+
+	"github.com/go-gormigrate/gormigrate/v2"
+	"github.com/ipfs/go-cid"
+	"gorm.io/gorm"
+)
+
+// uploadHoldsMigration makes the table of what uploads at work hold on the hot tier without a pin. It has a row for each
+// of their roots only.
+func uploadHoldsMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
+		ID: "20261129_70_upload_holds",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, []string{
+				`CREATE TABLE pin_upload_holds (
+					id         CTEXT NOT NULL,
+					root       CTEXT NOT NULL,
+					claimed_by CTEXT NOT NULL,
+					PRIMARY KEY (id, root)
+				)`,
+			})
+		},
+	}
+}
+
+// An uploadHold is one root that an upload holds.
+type uploadHold struct {
+	id, root string
+	mine     bool
+	alive    bool // who has begun it
+}
+
+// recordHold records what an upload is about to hold, but for what is held already and not by us: no root that should be
+// here has a row, and no other upload holds it.
+func (s *store) recordHold(ctx context.Context, id string, roots []cid.Cid, held []bool) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		for i, root := range roots {
+			ours := !held[i]
+			if !ours {
+				err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE cid = ? AND hot NOT IN ('gave_up','offloaded')) OR EXISTS (SELECT 1 FROM pin_upload_holds WHERE root = ?)`,
+					root.String(), root.String()).Row().Scan(&ours)
+				if err != nil {
+					return err
+				}
+			}
+			if !ours {
+				continue
+			}
+			if err := tx.Exec(`INSERT INTO pin_upload_holds (id, root, claimed_by) VALUES (?, ?, ?)`, id, root.String(), s.me).Error; err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pinHold ends what an upload holds, for a root that has a pin now.
+func pinHold(tx *gorm.DB, id string, root cid.Cid) error {
+	return tx.Exec(`DELETE FROM pin_upload_holds WHERE id = ? AND root = ?`, id, root.String()).Error
+}
+
+func (s *store) uploadHolds(ctx context.Context) (list []uploadHold, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var h uploadHold
+			var by string
+			err := r.Scan(&h.id, &h.root, &by, &h.alive)
+			h.mine = by == s.me
+			list = append(list, h)
+			return err
+		}, `SELECT h.id, h.root, h.claimed_by, EXISTS (SELECT 1 FROM workers w WHERE w.id = h.claimed_by) FROM pin_upload_holds h`)
+	})
+	return list, err
+}
+
+func (s *store) forgetHold(ctx context.Context, h uploadHold) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`DELETE FROM pin_upload_holds WHERE id = ? AND root = ?`, h.id, h.root).Error
+	})
+}
+
+// claimStray claims a root that has a row and is not to be on the hot tier. named tells whether it has one; busy means
+// that it is such a root and another one works on it.
+func (s *store) claimStray(ctx context.Context, c cid.Cid) (r Root, named, claimed, busy bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		named, claimed, busy = false, false, false
+		root, holder, err := lockRoot(tx, `r.cid = ?`, c.String())
+		if errors.Is(err, errStale) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		named = true
+		if root.Hot != HotGaveUp && root.Hot != HotOffloaded {
+			return nil
+		}
+		if holder != "" {
+			busy = true
+			return nil
+		}
+		r, claimed = root, true
+		return tx.Exec(`UPDATE roots SET claimed_by = ? WHERE id = ?`, s.me, root.id).Error
+	})
+	return r, named, claimed, busy, err
+}
