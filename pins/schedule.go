@@ -42,6 +42,7 @@ type scheduler struct {
 	doubted              chan struct{} // a root was put among doubts
 	proven               chan struct{} // cold copies were proven
 	touches              *touches
+	comparing            sync.Mutex
 	doubting             sync.Mutex
 	doubts               map[string]cid.Cid  // roots to be verified out of turn, by their key
 	unread               map[int64]time.Time // roots that verifies could not read, and when
