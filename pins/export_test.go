@@ -63,6 +63,9 @@ func VerifyNext(ctx context.Context, s *Service) (worked bool, err error) {
 }
 func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
 
+// HastenMending has a collection that is held up wait less for blocks that nobody has.
+func HastenMending(s *Service) { s.sched.holdUpTime = 200 * time.Millisecond }
+
 // Quiet waits for the moment of a collection.
 func Quiet(ctx context.Context, s *Service) { s.sched.quiet(ctx) }
 

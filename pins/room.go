@@ -12,7 +12,7 @@ type Room int
 
 const (
 	RoomPlenty Room = iota // everything goes on
-	RoomScarce             // nothing new is fetched; what is being fetched goes on
+	RoomScarce             // nothing new is fetched, except what holds up collections; what is being fetched goes on
 	RoomNone               // nothing is fetched
 )
 
@@ -32,6 +32,9 @@ func (d *scheduler) room() Room {
 	if now != RoomPlenty {
 		d.scarce.Store(d.s.now().UnixMilli())
 	}
+	if now == RoomNone {
+		d.full.Store(d.s.now().UnixMilli())
+	}
 	return now
 }
 
@@ -49,7 +52,7 @@ func (d *scheduler) rooms(ctx context.Context) {
 			d.poke()
 		case now == RoomPlenty:
 		default:
-			d.putOff(ctx)
+			d.putOff(ctx, now == RoomNone)
 			if now == RoomNone {
 				d.jobs.stop()
 			}
@@ -60,15 +63,16 @@ func (d *scheduler) rooms(ctx context.Context) {
 
 // nextWalk is the job that should be walked next, if any may.
 func (d *scheduler) nextWalk() *job {
-	if d.room() != RoomPlenty {
+	room := d.room()
+	if room == RoomNone {
 		return nil
 	}
-	return d.jobs.nextReady()
+	return d.jobs.nextReady(room == RoomScarce)
 }
 
-// putOff gives roots back that wait for a slot.
-func (d *scheduler) putOff(ctx context.Context) {
-	waiting := d.jobs.takeReady()
+// putOff gives roots back that wait for a slot, also urgent ones if all is true.
+func (d *scheduler) putOff(ctx context.Context, all bool) {
+	waiting := d.jobs.takeReady(all)
 	if len(waiting) > 0 {
 		d.giveUpSlice(ctx, waiting, ErrNoSpace)
 	}
@@ -85,16 +89,23 @@ func (d *scheduler) giveOffered(offered []Root) (returned []int64) {
 	return returned
 }
 
-// takeReady takes the jobs that wait for a slot, by the key of their roots.
-func (j *jobs) takeReady() map[string]*job {
+// takeReady takes the jobs that wait for a slot, by the key of their roots; urgent ones only if all is true.
+func (j *jobs) takeReady(all bool) map[string]*job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	taken := make(map[string]*job)
 	for account, list := range j.ready {
+		var stay []*job
 		for _, waiting := range list {
+			if waiting.urgent && !all {
+				stay = append(stay, waiting)
+				continue
+			}
 			taken[waiting.root.CID.KeyString()] = waiting
 		}
-		delete(j.ready, account)
+		if j.ready[account] = stay; len(stay) == 0 {
+			delete(j.ready, account)
+		}
 	}
 	return taken
 }
@@ -122,8 +133,12 @@ func (d *scheduler) blame(err error) error {
 
 // wantedAt is from when the deadline of a root runs: while there was no room nobody tried.
 func (d *scheduler) wantedAt(r Root) time.Time {
-	if since := time.UnixMilli(d.scarce.Load()); since.After(r.WantedAt) {
-		return since
+	nobody := time.UnixMilli(d.scarce.Load())
+	if since, urgent := d.urgent.since(r.id); urgent { // it is tried with little room, too
+		nobody = time.UnixMilli(max(since.UnixMilli(), d.full.Load()))
+	}
+	if nobody.After(r.WantedAt) {
+		return nobody
 	}
 	return r.WantedAt
 }
