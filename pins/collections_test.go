@@ -1,6 +1,7 @@
 package pins_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -126,6 +127,62 @@ func TestWhatLostItsPinOutlivesCollectionsUntilItIsPinnedAgain(t *testing.T) {
 		w.delete(p)
 		w.until("it is let go", func() bool { return !w.held(dag.Root) })
 		collect(false, "let go")
+	})
+}
+
+// The comparison of every hour may come after the collection.
+func TestCollectionKeepsWhatTheDatabaseHoldsAndTheTierHasLostJustNow(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		lost, gone := pinstest.Tree("lost just now", 3), pinstest.Tree("gone", 3)
+		w.tier.AddNetwork(lost.Blocks...)
+		p := w.untilStatus(w.add(alice, request(lost.Root)), spec.Pinned)
+		w.tier.Silence(true) // nobody else has it any more
+		w.tier.AddLocal(gone.Blocks...)
+		w.stop()
+		w.tier.LosePin(lost.Root)
+		for range 2 { // the first leaves time to pin it again
+			if err := pins.Collect(t.Context(), w.Service); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range lost.Blocks {
+				if !w.tier.Has(b.Cid()) {
+					t.Fatalf("block %s of a held dag was removed", b.Cid())
+				}
+			}
+		}
+		w.untilCollected(gone)
+		again := newWorld(t, w.db, w.tier, config())
+		again.start()
+		again.until("it is pinned again", func() bool { return again.held(lost.Root) && again.get(p).DAG.Hot == pins.HotHeld })
+	})
+}
+
+// A collection makes fetches pause, so it waits for a quiet moment; but not while it is what makes room.
+func TestCollectionWaitsForQuietOnlyWhileThereIsRoom(t *testing.T) {
+	change := func(c *pins.Config) {
+		c.GCEvery = time.Hour
+		c.Limits.Idle, c.Limits.Stall = time.Hour, time.Hour
+	}
+	eachRoom(t, change, func(t *testing.T, w *world, r *room) {
+		dag := pinstest.Tree("never whole", 3)
+		w.tier.AddNetwork(dag.Blocks[0])
+		p := w.add(alice, request(dag.Root))
+		w.until("it is being fetched", func() bool { return w.get(p).DAG.Hot == pins.HotFetching })
+		quiet := func(patience time.Duration) (came bool) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			pins.Quiet(ctx, w.Service)
+			return ctx.Err() == nil
+		}
+		if quiet(300 * time.Millisecond) {
+			t.Error("with room, the fetch is disturbed at once")
+		}
+		for _, little := range []pins.Room{pins.RoomScarce, pins.RoomNone} {
+			r.set(little)
+			if !quiet(20 * time.Second) {
+				t.Errorf("with little room (%d), the collection waits for the fetch", little)
+			}
+		}
 	})
 }
 

@@ -53,12 +53,21 @@ func Begin(ctx context.Context, s *Service) error   { return s.store.begin(ctx) 
 func CatchUp(ctx context.Context, s *Service) error { return s.catchUp(ctx) }
 
 // Compare, Collect and Sweep are what Run does from time to time.
-func Compare(ctx context.Context, s *Service) error { return s.sched.compare(ctx) }
+func Compare(ctx context.Context, s *Service) error {
+	_, err := s.sched.compare(ctx)
+	return err
+}
 
 func VerifyNext(ctx context.Context, s *Service) (worked bool, err error) {
 	return s.sched.verifyNext(ctx, unpaced)
 }
 func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx) }
+
+// HastenMending has a collection that is held up wait less for blocks that nobody has.
+func HastenMending(s *Service) { s.sched.holdUpTime = 200 * time.Millisecond }
+
+// Quiet waits for the moment of a collection.
+func Quiet(ctx context.Context, s *Service) { s.sched.quiet(ctx) }
 
 // PartialRoots is how a collection finds what is here in part.
 const PartialRoots = partialRoots

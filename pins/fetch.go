@@ -37,7 +37,7 @@ func (d *scheduler) find(ctx context.Context, batch []Root, retry bool) {
 	keys := make([]cid.Cid, 0, len(batch))
 	d.jobs.mu.Lock()
 	for _, r := range batch {
-		j := &job{root: r, retry: retry, release: func() {}}
+		j := d.newJob(r, retry)
 		j.ctx, j.cancel = context.WithDeadline(OnBehalf(ctx, r.Account), d.wantedAt(r).Add(d.s.cfg.Policy.Deadline)) //nolint:fatcontext // one for each job
 		d.jobs.byRoot[r.id] = j
 		waiting[r.CID.KeyString()] = j
@@ -71,6 +71,11 @@ func (d *scheduler) find(ctx context.Context, batch []Root, retry bool) {
 		return // Run gives the claims back
 	}
 	d.giveUpSlice(ctx, waiting, err)
+}
+
+func (d *scheduler) newJob(r Root, retry bool) *job {
+	_, urgent := d.urgent.since(r.id)
+	return &job{root: r, retry: retry, urgent: urgent, release: func() {}}
 }
 
 // findGuarded is Find with a panic made an error.

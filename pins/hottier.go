@@ -3,6 +3,7 @@ package pins
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -75,7 +76,7 @@ type HotTier interface {
 
 	// Collect removes blocks that no held DAG needs. What is present below the roots in keep, DAGs that are being
 	// fetched, stays as far as the tier can tell the node so. Running Holds pause for it. It returns the number of
-	// blocks removed.
+	// blocks removed. *HeldUp: nothing was removed, because of blocks that cannot be read.
 	Collect(ctx context.Context, keep []cid.Cid) (removed int64, err error)
 
 	// Close stops the node, or the connection to it. Running calls return.
@@ -144,3 +145,19 @@ var (
 type Refused struct{ Reason string }
 
 func (r *Refused) Error() string { return "refused: " + r.Reason }
+
+// HeldUp says that a collection has removed nothing, because it cannot tell what lies below some blocks. A tier that does
+// not know whose they are returns another error.
+type HeldUp struct{ Broken []Broken }
+
+func (h *HeldUp) Error() string {
+	b := h.Broken[0]
+	return fmt.Sprintf("nothing may be removed while %d blocks cannot be read; one is %s, below %s: %v", len(h.Broken), b.Block, b.Root, b.Err)
+}
+
+// A Broken block is missing from a held DAG, or wrong (ErrAbsent, ErrCorrupt), or could not be read. A block that several
+// roots need is told once, for one of them.
+type Broken struct {
+	Root, Block cid.Cid
+	Err         error
+}

@@ -10,6 +10,7 @@ import (
 type job struct {
 	root     Root
 	retry    bool
+	urgent   bool // it holds up collections, so it needs no room
 	walking  bool // it has a slot
 	progress Progress
 	ctx      context.Context //nolint:containedctx // a job lives longer than the call that starts it
@@ -76,8 +77,8 @@ func newJobs(find, slots int) *jobs {
 }
 
 // nextReady takes the job that should get the next free slot, or nil: from the account with the fewest walks, and a
-// root that has failed before only while such roots have less than half of the slots.
-func (j *jobs) nextReady() *job {
+// root that has failed before only while such roots have less than half of the slots. With little room few go on.
+func (j *jobs) nextReady(scarce bool) *job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var best *job
@@ -87,7 +88,7 @@ func (j *jobs) nextReady() *job {
 			continue
 		}
 		for i, candidate := range list {
-			if candidate.retry && j.retries >= max(1, j.walking.size/2) {
+			if scarce && !j.needsNoRoom(candidate) || candidate.retry && j.retries >= max(1, j.walking.size/2) {
 				continue
 			}
 			if best == nil || j.better(candidate, best) {

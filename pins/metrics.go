@@ -19,7 +19,7 @@ type meter struct {
 	walks                            *prometheus.HistogramVec
 	gcSeconds                        prometheus.Histogram
 	pins, running                    *prometheus.Desc
-	queueAge                         *prometheus.Desc
+	queueAge, holdUps                *prometheus.Desc
 	collections                      atomic.Int64 // that have ended
 }
 
@@ -53,6 +53,7 @@ func newMeter(s *Service) *meter {
 		}),
 		pins:     prometheus.NewDesc("frostpin_pins", "Pins by status.", []string{"status"}, nil),
 		running:  prometheus.NewDesc("frostpin_roots_active", "DAGs being worked on by this process, by stage.", []string{"stage"}, nil),
+		holdUps:  prometheus.NewDesc("frostpin_collections_held_up", "DAGs with missing or wrong blocks because of which the last collection has removed nothing.", nil, nil),
 		queueAge: prometheus.NewDesc("frostpin_queue_age_seconds", "Age of the oldest DAG that nobody has looked for yet.", nil, nil),
 	}
 }
@@ -86,6 +87,7 @@ func (m *meter) Describe(out chan<- *prometheus.Desc) {
 	out <- m.pins
 	out <- m.running
 	out <- m.queueAge
+	out <- m.holdUps
 }
 
 // scrapeTime bounds the queries behind one scrape.
@@ -103,6 +105,7 @@ func (m *meter) Collect(out chan<- prometheus.Metric) {
 			gauge(m.pins, float64(n), string(status))
 		}
 	}
+	gauge(m.holdUps, float64(len(m.s.sched.urgent.dags())))
 	finding, walking := m.s.sched.jobs.sizes()
 	gauge(m.running, float64(finding), "finding")
 	gauge(m.running, float64(walking), "walking")

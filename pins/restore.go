@@ -25,7 +25,7 @@ func (d *scheduler) startRestores(ctx context.Context, roots []Root, retry bool)
 		if r.Hot != HotRestoring {
 			continue
 		}
-		j := &job{root: r, retry: retry, release: func() {}}
+		j := d.newJob(r, retry)
 		j.ctx, j.cancel = context.WithCancel(OnBehalf(ctx, r.Account)) //nolint:fatcontext // one for each job
 		d.jobs.byRoot[r.id] = j
 		d.jobs.ready[r.Account] = append(d.jobs.ready[r.Account], j)

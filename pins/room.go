@@ -12,7 +12,7 @@ type Room int
 
 const (
 	RoomPlenty Room = iota // everything goes on
-	RoomScarce             // nothing new is fetched; what is being fetched goes on, and if nothing is the oldest that was
+	RoomScarce             // fetched is only what makes room, what is being fetched, and if nothing is the oldest that was
 	RoomNone               // nothing is fetched
 )
 
@@ -31,6 +31,9 @@ func (d *scheduler) room() Room {
 	now := d.s.room()
 	if now != RoomPlenty {
 		d.scarce.Store(d.s.now().UnixMilli())
+	}
+	if now == RoomNone {
+		d.full.Store(d.s.now().UnixMilli())
 	}
 	return now
 }
@@ -63,17 +66,14 @@ func (d *scheduler) rooms(ctx context.Context) {
 
 // nextWalk is the job that should be walked next, if any may.
 func (d *scheduler) nextWalk() *job {
-	switch d.room() {
-	case RoomPlenty:
-		return d.jobs.nextReady()
-	case RoomScarce:
-		return d.jobs.nextAlone()
-	case RoomNone:
+	room := d.room()
+	if room == RoomNone {
+		return nil
 	}
-	return nil
+	return d.jobs.nextReady(room == RoomScarce)
 }
 
-// putOff gives roots back that wait for a slot: all, or but the one that may go on alone.
+// putOff gives roots back that wait for a slot: all, or those that do not go on with little room.
 func (d *scheduler) putOff(ctx context.Context, all bool) {
 	waiting := d.jobs.takeReady(all)
 	if len(waiting) > 0 {
@@ -92,7 +92,7 @@ func (d *scheduler) giveOffered(offered []Root) (returned []int64) {
 	return returned
 }
 
-// takeReady takes the jobs that wait for a slot, by the key of their roots: all, or but the one that may go on alone.
+// takeReady takes the jobs that wait for a slot, by the key of their roots: all, or those that do not go on with little room.
 func (j *jobs) takeReady(all bool) map[string]*job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -100,7 +100,7 @@ func (j *jobs) takeReady(all bool) map[string]*job {
 	for account, list := range j.ready {
 		var stay []*job
 		for _, waiting := range list {
-			if !all && waiting.root.id == j.alone {
+			if !all && j.needsNoRoom(waiting) {
 				stay = append(stay, waiting)
 				continue
 			}
@@ -113,20 +113,8 @@ func (j *jobs) takeReady(all bool) map[string]*job {
 	return taken
 }
 
-// nextAlone takes the job that may be walked although there is little room, or nil.
-func (j *jobs) nextAlone() *job {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, list := range j.ready {
-		for i, candidate := range list {
-			if candidate.root.id == j.alone {
-				j.start(candidate, i)
-				return candidate
-			}
-		}
-	}
-	return nil
-}
+// needsNoRoom tells whether a job goes on while there is little room. j.mu is held.
+func (j *jobs) needsNoRoom(waiting *job) bool { return waiting.urgent || waiting.root.id == j.alone }
 
 // stop cancels every walk. Looking for root blocks ends by itself.
 func (j *jobs) stop() {
@@ -151,8 +139,12 @@ func (d *scheduler) blame(err error) error {
 
 // wantedAt is from when the deadline of a root runs: while there was no room nobody tried.
 func (d *scheduler) wantedAt(r Root) time.Time {
-	if since := time.UnixMilli(d.scarce.Load()); since.After(r.WantedAt) {
-		return since
+	nobody := time.UnixMilli(d.scarce.Load())
+	if since, urgent := d.urgent.since(r.id); urgent { // it is tried with little room, too
+		nobody = time.UnixMilli(max(since.UnixMilli(), d.full.Load()))
+	}
+	if nobody.After(r.WantedAt) {
+		return nobody
 	}
 	return r.WantedAt
 }

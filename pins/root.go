@@ -40,11 +40,10 @@ type DAG struct {
 	Reason   string    // why it waits or failed, in words for the user; empty when there is nothing to say
 }
 
-// unwanted tells whether a DAG that pins name is not to be on the hot tier: it was let go, or its content was blocked. A
-// block that was taken back leaves it so until somebody asks for it.
-func (d DAG) unwanted() bool {
-	return d.Hot == HotOffloaded || d.Hot == HotGaveUp && d.Reason == blockedReason
-}
+// unwanted tells whether a DAG that pins name is not to be on the hot tier: it was let go or given up, or its content was
+// blocked. What was held once and could not be mended would be pinned for ever else, and hold up every collection. A block
+// that was taken back leaves it so until somebody asks for it.
+func (d DAG) unwanted() bool { return d.Hot == HotOffloaded || d.Hot == HotGaveUp }
 
 // A Root is a DAG that at least one pin wants, or wanted. What happens to a DAG happens once, here.
 type Root struct {

@@ -44,13 +44,16 @@ type scheduler struct {
 	uploads              *uploadsAtWork
 	uploaded             chan struct{} // an upload has ended that held something
 	touches              *touches
+	comparing            sync.Mutex
 	doubting             sync.Mutex
 	doubts               map[string]cid.Cid  // roots to be verified out of turn, by their key
 	unread               map[int64]time.Time // roots that verifies could not read, and when
 	turn                 int                 // which account is first: each pass begins with another
-	scarce               atomic.Int64        // when there was little room last, in Unix milliseconds; 0: never
+	scarce, full         atomic.Int64        // when there was little or no room last, in Unix milliseconds; 0: never
 	failed               atomic.Int64        // when a walk found no room last, likewise
 	fetched              atomic.Int64        // walks after which the DAG was held
+	urgent               urgent
+	holdUpTime           time.Duration
 }
 
 func newScheduler(s *Service) *scheduler {
@@ -71,6 +74,7 @@ func newScheduler(s *Service) *scheduler {
 		touches:    newTouches(),
 		doubts:     map[string]cid.Cid{},
 		unread:     map[int64]time.Time{},
+		holdUpTime: holdUpTime,
 	}
 }
 
@@ -240,7 +244,7 @@ func (d *scheduler) pass(ctx context.Context) error {
 		return err
 	}
 	if !plenty {
-		return nil
+		return d.claimUrgent(ctx)
 	}
 	if err := d.claimInTurn(ctx, freshRoots, d.s.store.claimFresh, false); err != nil {
 		return err
@@ -286,6 +290,22 @@ func (d *scheduler) claimInTurn(ctx context.Context, condition string, claim fun
 	}
 	d.startFinds(ctx, claimed, retry)
 	return nil
+}
+
+// claimUrgent claims what holds up collections while nothing else is fetched.
+func (d *scheduler) claimUrgent(ctx context.Context) error {
+	roots := d.urgent.roots()
+	if len(roots) == 0 || d.room() == RoomNone {
+		return nil
+	}
+	claimed, err := d.s.store.claimSome(ctx, roots)
+	d.jobs.mu.Lock()
+	for _, r := range claimed {
+		d.jobs.finding.take(r.Account, 1) // others take none now
+	}
+	d.jobs.mu.Unlock()
+	d.startFinds(ctx, claimed, true)
+	return err
 }
 
 // claimAtOnce bounds what one pass takes of one account, so that no account waits long for the others.

@@ -168,20 +168,64 @@ func (s *store) lost(ctx context.Context, id int64, damaged bool) error {
 		if before.Hot != HotHeld {
 			return errStale
 		}
-		if before.Cold, err = s.hasCold(tx, before); err != nil {
-			return err
-		}
-		if damaged {
-			if err := tx.Exec(`UPDATE roots SET verified_ms = -1 WHERE id = ?`, id).Error; err != nil {
-				return err
-			}
-		}
-		return s.saveRoot(tx, before, Lost(before, s.now()), holder)
+		return s.loseIn(tx, before, holder, damaged)
 	})
 	if errors.Is(err, errStale) {
 		return nil
 	}
 	return err
+}
+
+func (s *store) loseIn(tx *gorm.DB, before Root, holder string, damaged bool) (err error) {
+	if before.Cold, err = s.hasCold(tx, before); err != nil {
+		return err
+	}
+	if damaged {
+		if err := setDamaged(tx, before.id); err != nil {
+			return err
+		}
+	}
+	return s.saveRoot(tx, before, Lost(before, s.now()), holder)
+}
+
+func setDamaged(tx *gorm.DB, id int64) error {
+	return tx.Exec(`UPDATE roots SET verified_ms = -1 WHERE id = ?`, id).Error
+}
+
+// damaged notes that blocks of a root are missing or wrong, and returns it as it is then: lost if it was held. waits is
+// false if nobody will make it whole.
+func (s *store) damaged(ctx context.Context, root cid.Cid) (after Root, waits, fresh bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		waits, fresh = false, false
+		before, holder, err := lockRoot(tx, `r.cid = ?`, root.String())
+		if err != nil {
+			return err
+		}
+		after, waits, fresh = before, before.Hot.waits() || before.Hot == HotHeld, before.Hot == HotHeld
+		switch {
+		case fresh:
+			return s.loseIn(tx, before, holder, true)
+		case waits:
+			return setDamaged(tx, before.id)
+		}
+		return nil
+	})
+	if errors.Is(err, errStale) {
+		err = nil
+	}
+	return after, waits, fresh, err
+}
+
+// claimSome claims those of some roots that a time slice is due to.
+func (s *store) claimSome(ctx context.Context, roots []int64) (claimed []Root, err error) {
+	for some := range slices.Chunk(roots, 500) {
+		list, err := s.claim(ctx, `r.id IN ? AND (`+freshRoots+` OR `+retryRoots+` AND r.next_ms <= ?)`, some, s.now().UnixMilli())
+		if err != nil {
+			return claimed, err
+		}
+		claimed = append(claimed, list...)
+	}
+	return claimed, nil
 }
 
 // released deletes a root after the hot tier has let it go, or gives it up while pins name it that were let go, or one of
@@ -283,11 +327,11 @@ func (s *store) walkRoots(ctx context.Context, yield func(rootRef) error) error 
 			return query(tx, func(r row) error {
 				var ref rootRef
 				var dag DAG
-				err := r.Scan(&ref.id, &ref.cid, &dag.Hot, &dag.Reason)
+				err := r.Scan(&ref.id, &ref.cid, &dag.Hot)
 				ref.hot, ref.unwanted = dag.Hot, dag.unwanted()
 				refs = append(refs, ref)
 				return err
-			}, `SELECT id, cid, hot, reason FROM roots WHERE id > ? ORDER BY id LIMIT ?`, last, page)
+			}, `SELECT id, cid, hot FROM roots WHERE id > ? ORDER BY id LIMIT ?`, last, page)
 		})
 		if err != nil {
 			return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"slices"
-	"time"
 
 	"github.com/ipfs/go-cid"
 )
@@ -84,23 +83,26 @@ func (d *scheduler) makeSpans(ctx context.Context, account Account) error {
 // compares holds the database, which is the authority, against the hot tier.
 func (d *scheduler) compares(ctx context.Context) {
 	every(ctx, compareEvery, func(ctx context.Context) {
-		if err := d.compare(ctx); err != nil && ctx.Err() == nil {
+		if _, err := d.compare(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("comparing pins with the hot tier", "err", err)
 		}
 	})
 }
 
 // compare fetches again what should be held and is not, and releases what is held without being wanted, if the tier
-// is ours alone. The two sets are compared by hashes, eight bytes a root; what differs is then looked at exactly.
-func (d *scheduler) compare(ctx context.Context) error {
+// is ours alone. The two sets are compared by hashes, eight bytes a root; what differs is then looked at exactly. It
+// returns how many hot copies turned out to be lost.
+func (d *scheduler) compare(ctx context.Context) (lost int, err error) {
+	d.comparing.Lock()
+	defer d.comparing.Unlock()
 	seed := maphash.MakeSeed()
 	var onTier []uint64
-	err := d.s.hot.Roots(ctx, func(c cid.Cid) error {
+	err = d.s.hot.Roots(ctx, func(c cid.Cid) error {
 		onTier = append(onTier, maphash.String(seed, c.String()))
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	slices.Sort(onTier)
 	var known []uint64
@@ -116,18 +118,22 @@ func (d *scheduler) compare(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, ref := range missing {
-		if err := d.recheck(ctx, ref); err != nil {
-			return err
+		gone, err := d.recheck(ctx, ref)
+		if err != nil {
+			return lost, err
+		}
+		if gone {
+			lost++
 		}
 	}
 	if !d.s.cfg.Exclusive {
-		return nil
+		return lost, nil
 	}
 	slices.Sort(known)
-	return d.s.hot.Roots(ctx, func(c cid.Cid) error {
+	return lost, d.s.hot.Roots(ctx, func(c cid.Cid) error {
 		if _, found := slices.BinarySearch(known, maphash.String(seed, c.String())); found {
 			return nil
 		}
@@ -136,96 +142,22 @@ func (d *scheduler) compare(ctx context.Context) error {
 }
 
 // recheck has a root fetched again that the tier really does not hold.
-func (d *scheduler) recheck(ctx context.Context, ref rootRef) error {
+func (d *scheduler) recheck(ctx context.Context, ref rootRef) (lost bool, err error) {
 	c, err := cid.Decode(ref.cid)
 	if err != nil {
-		return err
+		return false, err
 	}
 	held, err := d.s.hot.Held(ctx, c)
 	if err != nil || held {
-		return err
+		return false, err
 	}
 	d.log.Warn("a hot copy was lost", "cid", c)
 	d.s.meter.losses.Inc()
 	if err := d.s.store.lost(ctx, ref.id, false); err != nil {
-		return err
+		return false, err
 	}
 	d.poke()
-	return nil
-}
-
-// scarceGC is how often blocks are collected while there is little room.
-const scarceGC = time.Minute
-
-// collections collects blocks that nothing needs, at most once in GCEvery and only after something was released or given
-// up. With little room it does not wait so long, and then it is what ends the want of room: whoever leaves blocks behind
-// says so.
-func (d *scheduler) collections(ctx context.Context) {
-	if d.s.cfg.GCEvery == 0 {
-		return
-	}
-	// What was released before a crash is still there: the first collection needs no reason.
-	signal(d.garbage)
-	ticker := time.NewTicker(min(d.s.cfg.GCEvery, scarceGC))
-	defer ticker.Stop()
-	for last := time.Now(); ; last = time.Now() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			// A tick comes a little early or late.
-			if time.Since(last) > d.s.cfg.GCEvery-scarceGC/2 || d.room() != RoomPlenty {
-				break
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.garbage:
-		}
-		d.quiet(ctx)
-		if err := d.collect(ctx); err != nil && ctx.Err() == nil {
-			d.log.Error("collecting blocks", "err", err)
-			signal(d.garbage)
-		}
-	}
-}
-
-// quiet waits for a moment in which no DAG is being fetched, because a collection makes them pause; not for longer than the
-// collections are apart.
-func (d *scheduler) quiet(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, d.s.cfg.GCEvery)
-	defer cancel()
-	ticker := time.NewTicker(quietEvery)
-	defer ticker.Stop()
-	for {
-		if _, walking := d.jobs.sizes(); walking == 0 {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
-func (d *scheduler) collect(ctx context.Context) error {
-	partial, err := d.s.store.partial(ctx)
-	if err != nil {
-		return err
-	}
-	started := d.s.now()
-	removed, err := d.s.hot.Collect(ctx, partial)
-	if err != nil {
-		return err
-	}
-	took := d.s.now().Sub(started)
-	d.s.meter.collected(removed, took)
-	d.log.Info("blocks collected", "removed", removed, "took", took)
-	return nil
+	return true, nil
 }
 
 // releaseStray has a DAG let go that the tier holds and that is not wanted there: one that no pin names, or one whose

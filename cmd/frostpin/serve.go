@@ -182,6 +182,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 			{Name: "database", Run: db.Ping, Critical: true},
 			{Name: "hot", Run: func(ctx context.Context) error { return checkHot(ctx, tier) }},
 			{Name: "disk", Run: guard.Check},
+			{Name: "collections", Run: service.CheckCollections},
 		},
 		Uploads:     ingest.New(tier, uploadPins{service, denied}, config.Limits),
 		UploadSlots: c.UploadSlots,

@@ -2,28 +2,20 @@ package hot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/datastore/dshelp"
-	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
-	ipld "github.com/ipfs/go-ipld-format"
-	"github.com/ipfs/kubo/core/corerepo"
-	"github.com/ipfs/kubo/gc"
 	"github.com/multiformats/go-multihash"
-
-	"github.com/frostpin/frostpin/pins/hot/hold"
 )
 
-// Collect implements pins.HotTier. It marks what is pinned with Kubo's own collector and sweeps itself. The roots in
-// keep and those of running Holds it follows itself, as far as blocks are there: Kubo's collector would give up at
-// the first block it cannot read below them, and such a block is easily sent by a stranger.
+// Collect implements pins.HotTier. It marks and sweeps itself: Kubo's collector would give up at the first block that it
+// cannot read, also below the roots in keep and those of running Holds, where such a block is easily sent by a stranger.
 func (e *Embedded) Collect(ctx context.Context, keep []cid.Cid) (removed int64, err error) {
 	ctx, done, err := e.life.begin(ctx)
 	if err != nil {
@@ -41,76 +33,6 @@ func (e *Embedded) Collect(ctx context.Context, keep []cid.Cid) (removed int64, 
 		return err
 	})
 	return removed, err
-}
-
-// mark returns the hashes of all blocks that stay.
-func (e *Embedded) mark(ctx context.Context, keep []cid.Cid) (map[string]struct{}, error) {
-	roots, err := corerepo.BestEffortRoots(e.node)
-	if err != nil {
-		return nil, fmt.Errorf("finding what to keep: %w", err)
-	}
-	problems := make(chan gc.Result)
-	var problem error
-	listened := make(chan struct{})
-	go func() {
-		defer close(listened)
-		for p := range problems {
-			if p.Error != nil && problem == nil {
-				problem = p.Error
-			}
-		}
-	}()
-	pinned, err := gc.ColoredSet(ctx, e.node.Pinning, merkledag.NewDAGService(e.local), roots, problems)
-	close(problems)
-	<-listened
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if err = errors.Join(err, problem); err != nil {
-		return nil, fmt.Errorf("finding what is pinned: %w", err)
-	}
-	live := make(map[string]struct{}, pinned.Len())
-	if err := pinned.ForEach(func(c cid.Cid) error {
-		live[string(c.Hash())] = struct{}{}
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("finding what is pinned: %w", err)
-	}
-	e.imports.Each(func(hash string) { live[hash] = struct{}{} })
-	return live, e.markPresent(ctx, live, keep)
-}
-
-// markPresent adds what is here below the roots.
-func (e *Embedded) markPresent(ctx context.Context, live map[string]struct{}, roots []cid.Cid) error {
-	decoder := hold.NewDecoder()
-	todo := hold.NewTodo(roots...)
-	for c, more := todo.Next(); more; c, more = todo.Next() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if hold.Admit(c) != nil {
-			continue
-		}
-		data, inline := hold.Identity(c)
-		if !inline {
-			live[string(c.Hash())] = struct{}{}
-			if c.Type() == cid.Raw {
-				continue
-			}
-			block, err := e.node.Blockstore.Get(ctx, c)
-			switch {
-			case ipld.IsNotFound(err):
-				continue // not here yet
-			case err != nil: // what is below it would be removed
-				return fmt.Errorf("finding what to keep: %w", err)
-			}
-			data = block.RawData()
-		}
-		if links, err := decoder.Links(c, data); err == nil {
-			todo.Add(links)
-		}
-	}
-	return nil
 }
 
 func (e *Embedded) sweep(ctx context.Context, live map[string]struct{}) (removed int64, err error) {

@@ -1,7 +1,6 @@
 package pinstest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -221,20 +220,14 @@ func (t *Tier) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 		return nil, context.Cause(ctx)
 	}
 	t.mu.Lock()
-	b, ok := t.local[blockKey(c)]
-	err := cmp.Or(t.up(), t.unreadable[blockKey(c)])
-	t.mu.Unlock()
-	_, inline := hold.Identity(c)
-	switch {
-	case err != nil:
+	defer t.mu.Unlock()
+	if err := t.up(); err != nil {
 		return nil, err
-	case !ok, inline:
+	}
+	if _, inline := hold.Identity(c); inline {
 		return nil, pins.ErrAbsent
 	}
-	if sum, err := c.Prefix().Sum(b.RawData()); err != nil || !sum.Equals(c) {
-		return nil, pins.ErrCorrupt
-	}
-	return b.RawData(), nil
+	return t.read(c)
 }
 
 // Find implements pins.HotTier.
@@ -339,23 +332,15 @@ func (t *Tier) Collect(ctx context.Context, keep []cid.Cid) (removed int64, err 
 			return err
 		}
 		marked := make(map[string]bool)
-		todo := slices.Concat(keep, running, slices.Collect(maps.Keys(t.held)))
-		decoder := hold.NewDecoder()
-		for len(todo) > 0 {
-			c := todo[len(todo)-1]
-			todo = todo[:len(todo)-1]
-			data, ok := hold.Identity(c)
-			if !ok {
-				b, here := t.local[blockKey(c)]
-				if !here || marked[c.KeyString()] {
-					continue
-				}
-				data = b.RawData()
-			}
-			marked[c.KeyString()], marked[blockKey(c)] = true, true
-			if links, err := decoder.Links(c, data); err == nil {
-				todo = append(todo, links...)
-			}
+		var broken []pins.Broken
+		for root := range t.held {
+			broken = append(broken, t.follow(root, marked)...)
+		}
+		if len(broken) > 0 {
+			return &pins.HeldUp{Broken: broken}
+		}
+		for _, root := range slices.Concat(keep, running) {
+			t.follow(root, marked)
 		}
 		t.imports.Each(func(hash string) { marked[hash] = true })
 		for key := range t.local {
@@ -367,6 +352,51 @@ func (t *Tier) Collect(ctx context.Context, keep []cid.Cid) (removed int64, err 
 		return nil
 	})
 	return removed, err
+}
+
+// follow marks what is below root and was not marked before, and returns the blocks below which it cannot look. t.mu is
+// held.
+func (t *Tier) follow(root cid.Cid, marked map[string]bool) (broken []pins.Broken) {
+	todo := []cid.Cid{root}
+	decoder := hold.NewDecoder()
+	for len(todo) > 0 {
+		c := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if marked[c.KeyString()] {
+			continue
+		}
+		marked[c.KeyString()], marked[blockKey(c)] = true, true
+		if c.Type() == cid.Raw {
+			continue
+		}
+		data, inline := hold.Identity(c)
+		if !inline {
+			var err error
+			if data, err = t.read(c); err != nil {
+				broken = append(broken, pins.Broken{Root: canonical(root), Block: c, Err: err})
+				continue
+			}
+		}
+		if links, err := decoder.Links(c, data); err == nil {
+			todo = append(todo, links...)
+		}
+	}
+	return broken
+}
+
+// read returns the bytes of a block that is here. t.mu is held.
+func (t *Tier) read(c cid.Cid) ([]byte, error) {
+	b, ok := t.local[blockKey(c)]
+	switch err := t.unreadable[blockKey(c)]; {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, pins.ErrAbsent
+	}
+	if sum, err := c.Prefix().Sum(b.RawData()); err != nil || !sum.Equals(c) {
+		return nil, pins.ErrCorrupt
+	}
+	return b.RawData(), nil
 }
 
 // Close implements pins.HotTier.

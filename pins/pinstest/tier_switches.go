@@ -50,6 +50,15 @@ func (t *Tier) AddLocal(add ...blocks.Block) {
 	})
 }
 
+// RemoveLocal loses blocks that are here, held or not.
+func (t *Tier) RemoveLocal(cids ...cid.Cid) {
+	t.change(func() {
+		for _, c := range cids {
+			delete(t.local, blockKey(c))
+		}
+	})
+}
+
 // Corrupt changes the bytes of a block that is here, as a failing disk would.
 func (t *Tier) Corrupt(c cid.Cid) {
 	t.change(func() {
