@@ -488,6 +488,123 @@ func TestManyServersTellEachEventOnce(t *testing.T) {
 	})
 }
 
+// A slowReceiver answers nothing before it is told to.
+type slowReceiver struct {
+	*httptest.Server
+	called chan struct{} // for each call that has arrived
+	answer chan struct{} // closed when it is told to
+	ended  atomic.Int64  // calls that are over, answered or not
+	now    atomic.Int64
+	most   atomic.Int64 // calls at the same time
+}
+
+func newSlowReceiver(t *testing.T) *slowReceiver {
+	t.Helper()
+	r := &slowReceiver{called: make(chan struct{}, 1000), answer: make(chan struct{})}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		defer r.ended.Add(1)
+		defer r.now.Add(-1)
+		for n := r.now.Add(1); ; {
+			if most := r.most.Load(); n <= most || r.most.CompareAndSwap(most, n) {
+				break
+			}
+		}
+		r.called <- struct{}{}
+		_, _ = io.Copy(io.Discard, req.Body) // only then does the server see that the caller has gone
+		select {
+		case <-r.answer:
+		case <-req.Context().Done():
+		}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+// runs has the service run until the test or stop ends it.
+func (w *world) runs() (stop func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				w.t.Error(err)
+			}
+		})
+	}
+	w.t.Cleanup(stop)
+	return stop
+}
+
+func TestSlowWebhooksOfSomeAccountsDelayNoOthers(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		slow := newSlowReceiver(t)
+		for i := range 70 { // of seven accounts, ten each
+			account := int64(100 + i/10)
+			if _, _, err := w.Create(t.Context(), account, slow.URL, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+			w.happens(account, "pin.pinned")
+		}
+		told := make(chan struct{})
+		fast := newReceiver(t)
+		fast.during(func() { close(told) })
+		w.hook(ben, fast)
+		stop := w.runs()
+		for range 7 {
+			<-slow.called
+		}
+		w.happens(ben, "pin.pinned")
+		<-told
+		if n := slow.ended.Load(); n > 0 {
+			t.Errorf("the webhook was called after %d calls of slow ones had ended", n)
+		}
+		stop()
+	})
+}
+
+func TestAnAccountHasSomeOfItsWebhooksCalledAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		slow := newSlowReceiver(t)
+		for range 10 {
+			if _, _, err := w.Create(t.Context(), ann, slow.URL, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.happens(ann, "pin.pinned")
+		stop := w.runs()
+		for range hooks.OfOneAtOnce {
+			<-slow.called
+		}
+		close(slow.answer)
+		for range 10 - hooks.OfOneAtOnce { // the others have their turn when these are over
+			<-slow.called
+		}
+		if n := slow.most.Load(); n > hooks.OfOneAtOnce {
+			t.Errorf("%d webhooks of one account were called at once", n)
+		}
+		stop()
+	})
+}
+
+// What cannot be worked for is left alone until the next look: a server must not spend all its time on it.
+func TestAWebhookThatCannotBeTakenIsNotTriedWithoutEnd(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.hook(ann, newReceiver(t))
+		w.happens(ann, "pin.pinned")
+		var writes atomic.Int64
+		w.db = failing{w.db, func() bool { writes.Add(1); return true }}
+		if err := w.server().Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := writes.Load(); n != 1 {
+			t.Errorf("it was tried %d times", n)
+		}
+	})
+}
+
 func TestWebhooksOfOthersDoNotExist(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		h := w.hook(ann, newReceiver(t))
