@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -352,6 +353,26 @@ func TestReplayLosesNothingThatWaits(t *testing.T) {
 		}
 		w.pass()
 		r.wants("1-pin1 pin.pinned", "2-pin2 pin.failed")
+	})
+}
+
+// A hook that was put past the newest event would be told of nothing until it is reached.
+func TestReplayFromPastTheNewestEventIsRefused(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		for _, after := range []events.Position{{Seq: 2}, {Seq: 2, Pin: "pin2"}, {Seq: math.MaxInt64}, {Seq: math.MaxInt64, Pin: "pin1"}} {
+			var bad *hooks.InvalidError
+			if err := w.Replay(t.Context(), ann, h.ID, after); !errors.As(err, &bad) || bad.Field != "after" {
+				t.Errorf("after %s: %v", after, err)
+			}
+		}
+		w.pass()
+		r.wants("1-pin1 pin.pinned")
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{Seq: 1}); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
