@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/frostpin/frostpin/deals/piece"
 )
 
 const (
@@ -99,7 +101,10 @@ func (l *locator) join(id ProviderID) *search {
 	l.running.Go(func() {
 		ctx, cancel := context.WithTimeoutCause(context.Background(), locateTimeout, errors.New("it did not answer in time"))
 		defer cancel()
-		f.urls, f.err = l.ask(ctx, id)
+		f.err = piece.Calm(func() (err error) {
+			f.urls, err = l.ask(ctx, id)
+			return err
+		})
 		f.at = l.now()
 		if f.err != nil {
 			l.log.Debug("asking a provider where it serves", "provider", id.String(), "err", f.err)

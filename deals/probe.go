@@ -11,6 +11,8 @@ import (
 	"time"
 
 	fbig "github.com/filecoin-project/go-state-types/big"
+
+	"github.com/frostpin/frostpin/deals/piece"
 )
 
 const (
@@ -165,7 +167,10 @@ func (p *prober) join(id ProviderID) *flight {
 	p.running.Go(func() {
 		ctx, cancel := context.WithTimeout(life, probeTimeout)
 		defer cancel()
-		f.provider, f.err = p.ask(ctx, id)
+		f.err = piece.Calm(func() (err error) {
+			f.provider, err = p.ask(ctx, id)
+			return err
+		})
 		p.mu.Lock()
 		delete(p.flights, id)
 		p.mu.Unlock()

@@ -30,7 +30,8 @@ type miners struct {
 	asks  map[deals.ProviderID]deals.Ask
 	fault map[deals.ProviderID]error // what Ask answers instead
 	hang  map[deals.ProviderID]bool
-	down  error // of the node
+	trap  map[deals.ProviderID]string // what reading the answer panics with
+	down  error                       // of the node
 	asked map[deals.ProviderID]int
 	last  deals.Contact
 }
@@ -71,6 +72,9 @@ func (m *miners) Ask(ctx context.Context, c deals.Contact) (deals.Ask, error) {
 	m.last = c
 	hang, ask, err := m.hang[c.Provider], m.asks[c.Provider], m.fault[c.Provider]
 	m.mu.Unlock()
+	if id, trapped := m.trap[c.Provider]; trapped {
+		panic(id)
+	}
 	if hang {
 		<-ctx.Done()
 		return deals.Ask{}, context.Cause(ctx)
@@ -156,6 +160,32 @@ func TestAProbeSaysWhyThereIsNoAsk(t *testing.T) {
 				t.Errorf("the last ask was forgotten: %+v", got.Ask)
 			}
 		})
+	}
+}
+
+func TestAPanicWhileReadingAnAnswerIsTheErrorOfThatProbe(t *testing.T) {
+	db := databasetest.Open(t)
+	if err := db.Migrate(t.Context(), deals.Migrations()...); err != nil {
+		t.Fatal(err)
+	}
+	clock := func() time.Time { return noon }
+	m, err := deals.NewMoney(t.Context(), db, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []deals.ProviderID{1000, 1001} {
+		if err := deals.NewRegistry(db, clock).Add(t.Context(), deals.Decision{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	model := newMiners(1000, 1001)
+	model.trap = map[deals.ProviderID]string{1000: "a decoder"}
+	prober := m.Prober(model, model, quiet)
+	if _, err := prober.Probe(t.Context(), 1000); err == nil || !strings.Contains(err.Error(), "panic: a decoder") {
+		t.Errorf("the probe ended with %v", err)
+	}
+	if _, err := prober.Probe(t.Context(), 1001); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -126,6 +126,7 @@ func (d *scheduler) giveUpSlice(ctx context.Context, waiting map[string]*job, er
 
 // connect dials the peers that requests for a root have named.
 func (d *scheduler) connect(ctx context.Context, j *job) {
+	defer d.guard(j.root, new(error))
 	texts, err := d.s.store.origins(ctx, j.root.id)
 	if err != nil || len(texts) == 0 {
 		return

@@ -2,6 +2,7 @@ package pins
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -382,8 +383,10 @@ func (d *scheduler) releaseHot(ctx context.Context, r Root) (err error) {
 // guard keeps a panic in the work on one root from ending the process.
 func (d *scheduler) guard(r Root, err *error) {
 	if p := recover(); p != nil {
-		d.log.Error("panic while working on a dag", "cid", r.CID, "panic", p, "stack", string(debug.Stack()))
-		*err = fmt.Errorf("panic: %v", p)
+		*err = &PanicError{Value: p, Stack: debug.Stack()}
+	}
+	if p, panicked := errors.AsType[*PanicError](*err); panicked { // also one of a worker of the tier
+		d.log.Error("panic while working on a dag", "cid", r.CID, "panic", p.Value, "stack", string(p.Stack))
 	}
 }
 

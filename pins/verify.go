@@ -110,10 +110,7 @@ func (d *scheduler) passedOver() []int64 {
 
 // verify reads one DAG. One with blocks that are missing or wrong is lost, whatever the node says of its pin.
 func (d *scheduler) verify(ctx context.Context, r Root, pace func(context.Context, int) error) error {
-	err := d.s.hot.Verify(ctx, r.CID, pace, func(c cid.Cid, cause error) error {
-		d.log.Warn("a block of a hot copy is damaged", "cid", r.CID, "block", c, "err", cause)
-		return errDamaged
-	})
+	err := d.readHot(ctx, r, pace)
 	switch {
 	case errors.Is(err, errDamaged):
 		d.s.meter.damaged.Inc()
@@ -124,6 +121,15 @@ func (d *scheduler) verify(ctx context.Context, r Root, pace func(context.Contex
 		return err
 	}
 	return d.s.store.verified(ctx, r.id)
+}
+
+// readHot is HotTier.Verify, which ends at the first damaged block, with a panic made an error.
+func (d *scheduler) readHot(ctx context.Context, r Root, pace func(context.Context, int) error) (err error) {
+	defer d.guard(r, &err)
+	return d.s.hot.Verify(ctx, r.CID, pace, func(c cid.Cid, cause error) error {
+		d.log.Warn("a block of a hot copy is damaged", "cid", r.CID, "block", c, "err", cause)
+		return errDamaged
+	})
 }
 
 // mend gets the wrong blocks of a DAG from the network and stores them over what is here. Blocks that nobody has stay

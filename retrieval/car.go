@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -66,14 +67,29 @@ func (s *section) check() {
 	})
 }
 
-// safely makes a panic an error: what strangers send must not end the program.
+// A panicError is a panic that became the error of what was being done.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// safely makes a panic a *panicError: what strangers send must not end the program.
 func safely(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
+			err = &panicError{p, debug.Stack()}
 		}
 	}()
 	return do()
+}
+
+// notePanic shows the operator where it was that err panicked, if it did.
+func (s *Service) notePanic(err error) {
+	if p, panicked := errors.AsType[*panicError](err); panicked {
+		s.log.Error("panic while retrieving", "panic", p.value, "stack", string(p.stack))
+	}
 }
 
 // follow reads a CAR whose blocks come in the order of a walk from root, each once, as from `car-order=dfs&car-dups=n`,

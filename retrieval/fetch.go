@@ -126,11 +126,14 @@ func (s *Service) race(ctx context.Context, c cid.Cid, sources []Source, worst *
 		next++
 		running++
 		go func() {
-			b, err := s.block(ctx, from, c)
-			a := attempt{got{provider: from.Provider}, err}
-			if err == nil {
-				a.data = b.RawData()
-			}
+			a := attempt{got: got{provider: from.Provider}}
+			a.err = safely(func() error {
+				b, err := s.block(ctx, from, c)
+				if err == nil {
+					a.data = b.RawData()
+				}
+				return err
+			})
 			results <- a
 		}()
 	}
@@ -191,10 +194,15 @@ const networkTime = 10 * time.Second
 func (s *Service) fromNetwork(ctx context.Context, c cid.Cid) attempt {
 	ctx, cancel := context.WithTimeout(ctx, min(networkTime, s.cfg.FetchTime/2))
 	defer cancel()
-	data, err := s.parts.Network.Fetch(ctx, c)
-	if err == nil && !verified(c, data) {
-		err = errors.New("the network's bytes are not the block")
-	}
+	var data []byte
+	err := safely(func() (err error) {
+		data, err = s.parts.Network.Fetch(ctx, c)
+		if err == nil && !verified(c, data) {
+			err = errors.New("the network's bytes are not the block")
+		}
+		return err
+	})
+	s.notePanic(err)
 	if err == nil {
 		s.meter.bytes.WithLabelValues(ipfs).Add(float64(len(data)))
 	}

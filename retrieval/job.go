@@ -324,13 +324,7 @@ func (j *job) count(c cid.Cid, size, depth int) error {
 }
 
 // guarded runs the job with a panic made an error, when there is a place for it.
-func (j *job) guarded(ctx context.Context) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			j.s.log.Error("panic while transferring a dag", "cid", j.top, "panic", p)
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
+func (j *job) guarded(ctx context.Context) error {
 	select {
 	case j.s.slots <- struct{}{}:
 		defer func() { <-j.s.slots }()
@@ -340,7 +334,9 @@ func (j *job) guarded(ctx context.Context) (err error) {
 	running, cancel := context.WithCancel(ctx)
 	defer j.lanes.Wait()
 	defer cancel()
-	err = j.run(running)
+	err := safely(func() error { return j.run(running) })
 	// What has arrived stays, also when the rest did not come.
-	return cmp.Or(err, j.flush(ctx), j.settle())
+	err = cmp.Or(err, j.flush(ctx), j.settle())
+	j.s.notePanic(err)
+	return err
 }

@@ -152,7 +152,12 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, ag
 		defer close(fetched)
 		var group sync.WaitGroup
 		for i, leaf := range list {
-			group.Go(func() { results[i], failures[i] = j.s.fetchAlone(fetching, j.root, leaf.cid, slow) })
+			group.Go(func() {
+				failures[i] = safely(func() (err error) {
+					results[i], err = j.s.fetchAlone(fetching, j.root, leaf.cid, slow)
+					return err
+				})
+			})
 		}
 		group.Wait()
 	}()

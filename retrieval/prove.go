@@ -44,7 +44,7 @@ func (s *Service) Prove(ctx context.Context, root cid.Cid) (provider string, err
 func (s *Service) prove(ctx context.Context, root cid.Cid, from Source) error {
 	inner, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
-	err := s.readBack(inner, root, from)
+	err := safely(func() error { return s.readBack(inner, root, from) })
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // nothing is known
 	}

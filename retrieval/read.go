@@ -227,8 +227,13 @@ func (hotStore) AllKeysChan(context.Context) (<-chan cid.Cid, error) { return ni
 type coldExchange struct{ s *Service }
 
 // GetBlock implements exchange.Fetcher.
-func (e coldExchange) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	return e.s.cold(ctx, c, ErrAbsent)
+func (e coldExchange) GetBlock(ctx context.Context, c cid.Cid) (b blocks.Block, err error) {
+	err = safely(func() (err error) {
+		b, err = e.s.cold(ctx, c, ErrAbsent)
+		return err
+	})
+	e.s.notePanic(err)
+	return b, err
 }
 
 // readAtOnce is how many blocks of one list are read at the same time.

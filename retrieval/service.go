@@ -189,6 +189,7 @@ func (s *Service) holders(ctx context.Context, root cid.Cid) ([]Source, error) {
 
 // note remembers what a provider has failed with.
 func (s *Service) note(provider string, err error) failure {
+	s.notePanic(err)
 	f := failure{class: Refused, err: err}
 	if known := (*failure)(nil); errors.As(err, &known) {
 		f = *known

@@ -76,7 +76,7 @@ func (s ownAPI) ListEvents(c echo.Context, params v1.ListEventsParams) error {
 	if s.cfg.Events == nil {
 		return errNoEvents
 	}
-	after, given, err := startOf(params)
+	after, given, err := s.startOf(c.Request().Context(), params)
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,9 @@ func (s ownAPI) ListEvents(c echo.Context, params v1.ListEventsParams) error {
 	return s.respond(c, http.StatusOK, list)
 }
 
-// startOf is where a caller wants to go on. What a browser sends by itself counts more than the URL it once opened.
-func startOf(params v1.ListEventsParams) (p events.Position, given bool, err error) {
+// startOf is where a caller wants to go on. What a browser sends by itself counts more than the URL it once opened. Past
+// the newest event nothing would be told until there are as many.
+func (s ownAPI) startOf(ctx context.Context, params v1.ListEventsParams) (p events.Position, given bool, err error) {
 	field, text := "Last-Event-ID", params.LastEventID
 	if text == nil || *text == "" {
 		field, text = "after", params.After
@@ -116,6 +117,13 @@ func startOf(params v1.ListEventsParams) (p events.Position, given bool, err err
 	}
 	if p, err = events.ParsePosition(*text); err != nil {
 		return events.Position{}, false, &spec.InvalidError{Field: field, Problem: "is not the id of an event"}
+	}
+	last, err := s.cfg.Events.Last(ctx)
+	if err != nil {
+		return events.Position{}, false, fmt.Errorf("reading events: %w", err)
+	}
+	if p.Seq > last.Seq {
+		return events.Position{}, false, &spec.InvalidError{Field: field, Problem: "is past the newest event"}
 	}
 	return p, true, nil
 }

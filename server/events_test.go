@@ -176,6 +176,24 @@ func (s *stream) ids(t *testing.T, n int) (ids []string) {
 	return ids
 }
 
+// Whoever waited for what comes after a position that is not reached yet would miss all until then.
+func TestAPositionPastTheNewestEventIsRefused(t *testing.T) {
+	h := newHappened()
+	f := newFixture(t, withEvents(h))
+	h.add(1, 41, "")
+	for _, accept := range []string{"application/json", "text/event-stream"} {
+		for _, id := range []string{"42", "42-a", "9223372036854775807", "9223372036854775807-a"} {
+			wantFailure(t, f.do(alice, "GET", "/api/v1/events?after="+id, "", "Accept", accept), 400, "BAD_REQUEST", "after is past the newest event")
+			wantFailure(t, f.do(alice, "GET", "/api/v1/events", "", "Accept", accept, "Last-Event-ID", id), 400, "BAD_REQUEST", "Last-Event-ID")
+		}
+	}
+	for _, id := range []string{"0", "41", "41-a"} {
+		if w := f.do(alice, "GET", "/api/v1/events?after="+id, ""); w.Code != 200 {
+			t.Errorf("after %s: %d %s", id, w.Code, w.Body)
+		}
+	}
+}
+
 func TestAStreamGoesOnWhereItEnded(t *testing.T) {
 	h := newHappened()
 	h.add(1, 1, "a")

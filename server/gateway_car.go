@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
-	"runtime/debug"
 
 	"github.com/ipfs/boxo/blockservice"
 	bsfetcher "github.com/ipfs/boxo/fetcher/impl/blockservice"
@@ -21,6 +20,8 @@ import (
 	cidlink "github.com/ipld/go-ipld-prime/linking/cid"
 	"github.com/ipld/go-ipld-prime/traversal"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/frostpin/frostpin/pins"
 )
 
 // carBackend is boxo's backend with a walk of its own for CARs of whole DAGs. boxo's keeps every node above the one it is
@@ -44,12 +45,9 @@ func (b carBackend) GetCAR(ctx context.Context, p path.ImmutablePath, params gat
 	out, w := io.Pipe()
 	go func() {
 		defer head.Close()
-		defer func() {
-			if v := recover(); v != nil { // decoders read here what strangers made
-				_ = w.CloseWithError(fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
-			}
-		}()
-		_ = w.CloseWithError(b.whole(ctx, w, head, md.LastSegment.RootCid(), params.Duplicates.Bool()))
+		_ = w.CloseWithError(pins.Safely(func() error { // decoders read here what strangers made
+			return b.whole(ctx, w, head, md.LastSegment.RootCid(), params.Duplicates.Bool())
+		}))
 	}()
 	return md, out, nil
 }

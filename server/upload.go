@@ -80,7 +80,9 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		// An inlined root has no bytes, which would mean that nobody knows how many.
 		return s.afford(c, cid.Undef, max(bytes, 1), decided.Copies)
 	}
-	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
+	if u.Body == nil {
+		u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
+	}
 	if most > 0 {
 		u.Body = &shortened{u.Body, most, most}
 	}
@@ -117,7 +119,7 @@ func (s ownAPI) roomFor(c echo.Context, length int64, copies int) error {
 	return s.afford(c, cid.Undef, length, copies)
 }
 
-// upload reads everything but the body.
+// upload reads everything but what is uploaded.
 func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, error) {
 	u := ingest.Upload{Account: account(c), Choice: choiceOf(c), Name: params.Name}
 	var err error
@@ -137,9 +139,13 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 		}
 		u.Choice.Path = *params.Policy
 	}
-	kind, details, err := mime.ParseMediaType(c.Request().Header.Get("Content-Type"))
-	if err != nil {
-		kind = "" // no type that we know: one file
+	kind, details := mediaType(c.Request().Header.Get("Content-Type"))
+	if kind == "multipart/mixed" {
+		inner, err := labelled(c, &u, details["boundary"])
+		if err != nil {
+			return u, err
+		}
+		kind, details = mediaType(inner)
 	}
 	switch kind {
 	case "application/vnd.ipld.car":
@@ -157,6 +163,15 @@ func (s ownAPI) upload(c echo.Context, params v1.UploadParams) (ingest.Upload, e
 		}
 	}
 	return u, nil
+}
+
+// mediaType is what a Content-Type says; nothing for one that nobody knows.
+func mediaType(header string) (kind string, details map[string]string) {
+	kind, details, err := mime.ParseMediaType(header)
+	if err != nil {
+		return "", nil
+	}
+	return kind, details
 }
 
 // idempotencyKey is the name that a client gives a request so that it can be repeated; empty when it gives none.

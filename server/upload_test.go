@@ -2,8 +2,11 @@ package server_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -213,6 +216,85 @@ func TestLargeUploadIsReadToItsEnd(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != 202 || len(u.bodies) != 1 || len(u.bodies[0]) != 40*64<<10 {
 		t.Errorf("%d, %d bodies", resp.StatusCode, len(u.bodies))
+	}
+}
+
+// The longest name and meta of the contract, each character of which a query needs twelve for, fit beside every kind of upload.
+func TestUploadTakesTheLongestNameAndMeta(t *testing.T) {
+	name, meta := strings.Repeat("𐍈", 255), map[string]string{}
+	for i := range 1000 {
+		meta[fmt.Sprintf("%04d", i)] = strings.Repeat("я", 6)
+	}
+	meta["0000"] += strings.Repeat("я", 192) // 16 KiB in all
+	label, err := json.Marshal(map[string]any{"name": name, "meta": meta})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, u := newUploadFixture(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.Serve(ctx, ln) }()
+	defer func() { stop(); <-ended }()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	for kind, want := range map[string]ingest.Upload{
+		"application/vnd.ipld.car":         {Format: ingest.CAR},
+		"application/x-tar":                {Format: ingest.Tar},
+		"multipart/form-data; boundary=bb": {Format: ingest.Multipart, Boundary: "bb"},
+		"text/plain":                       {Format: ingest.File},
+	} {
+		u.asked, u.bodies = nil, nil
+		body := mixed("application/json", string(label), kind, "--bb hello")
+		req, err := http.NewRequestWithContext(ctx, "POST", "http://"+ln.Addr().String()+"/api/v1/upload?policy=archive", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"Authorization": {"Bearer " + alice}, "Content-Type": {"multipart/mixed; boundary=m"}}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 202 || len(u.asked) != 1 || u.bodies[0] != "--bb hello" {
+			t.Fatalf("%s: %d, %q", kind, resp.StatusCode, u.bodies)
+		}
+		got := u.asked[0]
+		if *got.Name != name || !maps.Equal(got.Meta, meta) || got.Format != want.Format || got.Boundary != want.Boundary || got.Choice.Path != "archive" {
+			t.Errorf("%s is %+v", kind, got)
+		}
+	}
+}
+
+func mixed(parts ...string) string {
+	var b strings.Builder
+	for i := 0; i < len(parts); i += 2 {
+		fmt.Fprintf(&b, "--m\r\nContent-Type: %s\r\n\r\n%s\r\n", parts[i], parts[i+1])
+	}
+	return b.String() + "--m--\r\n"
+}
+
+func TestUploadInPartsIsRefusedWhenItIsNotTwo(t *testing.T) {
+	f, u := newUploadFixture(t)
+	for _, c := range []struct{ query, kind, body, want string }{
+		{"", "multipart/mixed", "", "boundary"},
+		{"", "multipart/mixed; boundary=m", "", "two parts"},
+		{"", "multipart/mixed; boundary=m", mixed("application/json", "{}"), "two parts"},
+		{"", "multipart/mixed; boundary=m", mixed("application/json", "{", "text/plain", "x"), "JSON"},
+		{"", "multipart/mixed; boundary=m", mixed("application/json", `{"name":1}`, "text/plain", "x"), "name"},
+		{"", "multipart/mixed; boundary=m", mixed("application/json", `{"meta":{"a":"b","a":"c"}}`, "text/plain", "x"), "twice"},
+		{"", "multipart/mixed; boundary=m", mixed("application/json", strings.Repeat(" ", 1<<20)+"{}", "text/plain", "x"), "two parts"},
+		{"?name=n", "multipart/mixed; boundary=m", mixed("application/json", "{}", "text/plain", "x"), "query"},
+		{"?meta[a]=b", "multipart/mixed; boundary=m", mixed("application/json", "{}", "text/plain", "x"), "query"},
+	} {
+		wantFailure(t, f.do(alice, "POST", "/api/v1/upload"+c.query, c.body, "Content-Type", c.kind), 400, "BAD_REQUEST", c.want)
+	}
+	body := mixed("application/json", "{}", "text/plain", "hello")
+	if w := f.do(alice, "POST", "/api/v1/upload", body[:len(body)-9], "Content-Type", "multipart/mixed; boundary=m"); w.Code/100 == 2 || len(u.asked) > 0 {
+		t.Errorf("a body that breaks off is answered with %d", w.Code)
 	}
 }
 

@@ -43,21 +43,8 @@ func DecodePin(body []byte) (Request, error) {
 		return Request{}, err
 	}
 
-	if raw, ok := fields["name"]; ok {
-		name, err := decodeString("name", raw)
-		if err != nil {
-			return Request{}, err
-		}
-		if err := checkName(name); err != nil {
-			return Request{}, err
-		}
-		r.Name = &name
-	}
-
-	if raw, ok := fields["meta"]; ok {
-		if r.Meta, err = decodeMeta(raw); err != nil {
-			return Request{}, err
-		}
+	if r.Name, r.Meta, err = decodeLabel(fields); err != nil {
+		return Request{}, err
 	}
 
 	if raw, ok := fields["origins"]; ok {
@@ -66,6 +53,34 @@ func DecodePin(body []byte) (Request, error) {
 		}
 	}
 	return r, nil
+}
+
+// DecodeLabel reads the name and meta of a pin whose CID is not known yet, as DecodePin does.
+func DecodeLabel(body []byte) (name *string, meta map[string]string, err error) {
+	fields, err := decodeObject("body", body, "name", "meta")
+	if err != nil {
+		return nil, nil, err
+	}
+	return decodeLabel(fields)
+}
+
+func decodeLabel(fields map[string]json.RawMessage) (name *string, meta map[string]string, err error) {
+	if raw, ok := fields["name"]; ok {
+		text, err := decodeString("name", raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := checkName(text); err != nil {
+			return nil, nil, err
+		}
+		name = &text
+	}
+	if raw, ok := fields["meta"]; ok {
+		if meta, err = decodeMeta(raw); err != nil {
+			return nil, nil, err
+		}
+	}
+	return name, meta, nil
 }
 
 const (

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/frostpin/frostpin/auth/events"
@@ -17,8 +16,6 @@ import (
 const (
 	lookEvery  = time.Second
 	sweepEvery = time.Hour
-	hooksAtOne = 64               // that are looked up at once
-	atOnce     = 8                // hooks that are called at the same time
 	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
 	passFor    = 30 * time.Second // that one hook is read or called for, so that others get their turn
 	callFor    = 10 * time.Second
@@ -36,47 +33,28 @@ func (s *Service) Run(ctx context.Context) error {
 	sweep, look := time.NewTicker(sweepEvery), time.NewTicker(lookEvery)
 	defer sweep.Stop()
 	defer look.Stop()
-	for {
-		changed := s.events.Changed()
-		if err := s.pass(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("calling webhooks; it is tried again", "err", err)
+	c := s.newCrew()
+	defer c.working.Wait()
+	changed := s.events.Changed()
+	for c.stale = true; ; {
+		if err := c.look(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("looking for webhooks to call; it is tried again", "err", err)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case t := <-c.ended:
+			c.end(t)
 		case <-changed:
+			changed, c.stale = s.events.Changed(), true
 		case <-look.C:
+			c.stale = true
 		case <-sweep.C:
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
 			}
 		}
 	}
-}
-
-// pass works once for each hook for which there is something to do.
-func (s *Service) pass(ctx context.Context) error {
-	last, err := s.events.Last(ctx)
-	if err != nil {
-		return err
-	}
-	ids, err := s.due(ctx, last.Seq, hooksAtOne)
-	if err != nil {
-		return err
-	}
-	var working sync.WaitGroup
-	places := make(chan struct{}, atOnce)
-	for _, id := range ids {
-		places <- struct{}{}
-		working.Go(func() {
-			defer func() { <-places }()
-			if err := s.serve(ctx, id, last); err != nil && ctx.Err() == nil {
-				s.log.Warn("calling a webhook; it is tried again", "webhook", id, "err", err)
-			}
-		})
-	}
-	working.Wait()
-	return nil
 }
 
 // serve makes deliveries of what has happened, and sends what is due. Last is up to where something had happened before.

@@ -18,5 +18,7 @@
 //     it in the ids. After some failures in a row the hook rests.
 //   - What fails is tried again after 10 seconds, twice as long each time up to six hours, and is dead after three days.
 //     The account can have it tried again, and have everything since an event sent again.
+//   - A process calls 64 hooks at the same time, four of one account: addresses that do not answer take their own account's
+//     places, and whoever else has waited longest gets the next that is free.
 //   - 410 from the address ends the hook: that is what it says. Redirects are failures.
 package hooks

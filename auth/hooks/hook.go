@@ -191,8 +191,15 @@ func (s *Service) Deliveries(ctx context.Context, account int64, id string, befo
 }
 
 // Replay has everything sent again that happened after a position, delivered or not, and enables the hook. Errors:
-// ErrNotFound.
+// ErrNotFound, *InvalidError.
 func (s *Service) Replay(ctx context.Context, account int64, id string, after events.Position) error {
+	last, err := s.events.Last(ctx)
+	if err != nil {
+		return fmt.Errorf("replaying events: %w", err)
+	}
+	if after.Seq > last.Seq {
+		return &InvalidError{"after", "is past the newest event"}
+	}
 	if err := s.rewind(ctx, account, id, after); err != nil {
 		return fmt.Errorf("replaying events: %w", err)
 	}

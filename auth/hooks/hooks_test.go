@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -355,6 +356,26 @@ func TestReplayLosesNothingThatWaits(t *testing.T) {
 	})
 }
 
+// A hook that was put past the newest event would be told of nothing until it is reached.
+func TestReplayFromPastTheNewestEventIsRefused(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		for _, after := range []events.Position{{Seq: 2}, {Seq: 2, Pin: "pin2"}, {Seq: math.MaxInt64}, {Seq: math.MaxInt64, Pin: "pin1"}} {
+			var bad *hooks.InvalidError
+			if err := w.Replay(t.Context(), ann, h.ID, after); !errors.As(err, &bad) || bad.Field != "after" {
+				t.Errorf("after %s: %v", after, err)
+			}
+		}
+		w.pass()
+		r.wants("1-pin1 pin.pinned")
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{Seq: 1}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestReplayDuringAFailingCallCounts(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		r := newReceiver(t)
@@ -484,6 +505,123 @@ func TestManyServersTellEachEventOnce(t *testing.T) {
 		servers.Wait()
 		if told := slices.Compact(slices.Sorted(slices.Values(r.got))); len(told) != n || len(r.got) != n {
 			t.Errorf("%d events, %d of them different, were told of %d", len(r.got), len(told), n)
+		}
+	})
+}
+
+// A slowReceiver answers nothing before it is told to.
+type slowReceiver struct {
+	*httptest.Server
+	called chan struct{} // for each call that has arrived
+	answer chan struct{} // closed when it is told to
+	ended  atomic.Int64  // calls that are over, answered or not
+	now    atomic.Int64
+	most   atomic.Int64 // calls at the same time
+}
+
+func newSlowReceiver(t *testing.T) *slowReceiver {
+	t.Helper()
+	r := &slowReceiver{called: make(chan struct{}, 1000), answer: make(chan struct{})}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		defer r.ended.Add(1)
+		defer r.now.Add(-1)
+		for n := r.now.Add(1); ; {
+			if most := r.most.Load(); n <= most || r.most.CompareAndSwap(most, n) {
+				break
+			}
+		}
+		r.called <- struct{}{}
+		_, _ = io.Copy(io.Discard, req.Body) // only then does the server see that the caller has gone
+		select {
+		case <-r.answer:
+		case <-req.Context().Done():
+		}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+// runs has the service run until the test or stop ends it.
+func (w *world) runs() (stop func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				w.t.Error(err)
+			}
+		})
+	}
+	w.t.Cleanup(stop)
+	return stop
+}
+
+func TestSlowWebhooksOfSomeAccountsDelayNoOthers(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		slow := newSlowReceiver(t)
+		for i := range 70 { // of seven accounts, ten each
+			account := int64(100 + i/10)
+			if _, _, err := w.Create(t.Context(), account, slow.URL, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+			w.happens(account, "pin.pinned")
+		}
+		told := make(chan struct{})
+		fast := newReceiver(t)
+		fast.during(func() { close(told) })
+		w.hook(ben, fast)
+		stop := w.runs()
+		for range 7 {
+			<-slow.called
+		}
+		w.happens(ben, "pin.pinned")
+		<-told
+		if n := slow.ended.Load(); n > 0 {
+			t.Errorf("the webhook was called after %d calls of slow ones had ended", n)
+		}
+		stop()
+	})
+}
+
+func TestAnAccountHasSomeOfItsWebhooksCalledAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		slow := newSlowReceiver(t)
+		for range 10 {
+			if _, _, err := w.Create(t.Context(), ann, slow.URL, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.happens(ann, "pin.pinned")
+		stop := w.runs()
+		for range hooks.OfOneAtOnce {
+			<-slow.called
+		}
+		close(slow.answer)
+		for range 10 - hooks.OfOneAtOnce { // the others have their turn when these are over
+			<-slow.called
+		}
+		if n := slow.most.Load(); n > hooks.OfOneAtOnce {
+			t.Errorf("%d webhooks of one account were called at once", n)
+		}
+		stop()
+	})
+}
+
+// What cannot be worked for is left alone until the next look: a server must not spend all its time on it.
+func TestAWebhookThatCannotBeTakenIsNotTriedWithoutEnd(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.hook(ann, newReceiver(t))
+		w.happens(ann, "pin.pinned")
+		var writes atomic.Int64
+		w.db = failing{w.db, func() bool { writes.Add(1); return true }}
+		if err := w.server().Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := writes.Load(); n != 1 {
+			t.Errorf("it was tried %d times", n)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 
 	"github.com/frostpin/frostpin/auth/events"
 )
@@ -135,29 +136,36 @@ func (s *Service) selectDeliveries(ctx context.Context, account int64, id string
 	return list, err
 }
 
-// due returns hooks for which there is something to do and nobody does it.
-func (s *Service) due(ctx context.Context, last int64, limit int) (ids []string, err error) {
+// due returns hooks for which there is something to do and nobody does it, but none of the accounts that are named. Those
+// that have waited longest come first.
+func (s *Service) due(ctx context.Context, last int64, except []int64, limit int) (list []turn, err error) {
+	others := clause.Expr{SQL: "TRUE"}
+	if len(except) > 0 {
+		others = gorm.Expr("h.account NOT IN ?", except)
+	}
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		ids = nil
+		list = nil
 		now := s.now().UnixMilli()
 		return query(tx, func(r row) error {
-			var id string
-			err := r.Scan(&id)
-			ids = append(ids, id)
+			var t turn
+			err := r.Scan(&t.hook, &t.account)
+			list = append(list, t)
 			return err
-		}, `SELECT h.id FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND (h.at_seq < ? OR EXISTS
+		}, `SELECT h.id, h.account FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ? AND
+			(h.at_seq < ? OR EXISTS
 			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?))
-			ORDER BY h.lease_ms LIMIT ?`, now, now, last, now, limit)
+			ORDER BY h.lease_ms LIMIT ?`, now, now, others, last, now, limit)
 	})
-	return ids, err
+	return list, err
 }
 
-// lease takes a hook for a while; taken is false when another process has it.
+// lease takes a hook for a while; taken is false when another process has it, or has found since that it must rest.
 func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook, secret string, taken bool, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		taken = false
-		done := tx.Exec(`UPDATE webhooks SET lease_ms = ? WHERE id = ? AND lease_ms < ? AND disabled = ''`,
-			until.UnixMilli(), id, s.now().UnixMilli())
+		now := s.now().UnixMilli()
+		done := tx.Exec(`UPDATE webhooks SET lease_ms = ? WHERE id = ? AND lease_ms < ? AND rest_ms <= ? AND disabled = ''`,
+			until.UnixMilli(), id, now, now)
 		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
 		}

@@ -225,7 +225,7 @@ func (b *bench) get(ctx context.Context) error {
 		return err
 	}
 	floor := &service{cmd: exec.CommandContext(ctx, self, "-static", address), base: "http://" + address, http: newClient(128)}
-	if err := floor.cmd.Start(); err != nil {
+	if err := b.begin(floor.cmd); err != nil {
 		return err
 	}
 	if err := floor.ready(ctx); err != nil {

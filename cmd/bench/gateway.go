@@ -228,7 +228,7 @@ func (b *bench) startKubo(ctx context.Context, repo string) (*service, error) {
 	cmd := exec.CommandContext(ctx, binary, "daemon", "--offline", "--migrate=false")
 	cmd.Env = append(os.Environ(), "IPFS_PATH="+repo, "IPFS_TELEMETRY=off", "IPFS_CONTENT_BLOCKING_DISABLE=1")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	port, err := started(cmd, gatewayLine)
+	port, err := b.launch(cmd, gatewayLine)
 	if err != nil {
 		return nil, fmt.Errorf("starting ipfs: %w", err)
 	}

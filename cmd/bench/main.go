@@ -96,12 +96,27 @@ func (b *bench) table(ctx context.Context, match *regexp.Regexp) error {
 		{"gateway", b.gateway},
 	} {
 		if match.MatchString(m.name) {
-			if err := m.run(ctx); err != nil {
+			if err := b.measure(ctx, m.run); err != nil {
 				return fmt.Errorf("measuring %s: %w", m.name, err)
 			}
 		}
 	}
 	return nil
+}
+
+// measure measures one thing and ends what was started for it and still runs, as it does when something has failed or the
+// bench was interrupted.
+func (b *bench) measure(ctx context.Context, run func(context.Context) error) error {
+	defer func() {
+		for _, cmd := range b.started {
+			if cmd.ProcessState == nil { // nobody has waited for it
+				_ = cmd.Process.Kill() // it may have ended just now
+				_ = cmd.Wait()         // that it was killed is known
+			}
+		}
+		b.started = nil
+	}()
+	return run(ctx)
 }
 
 // A bench knows where things are and how much to do.
@@ -111,7 +126,8 @@ type bench struct {
 	scale  int
 	rows   *regexp.Regexp // of the gateway
 
-	plugins bool // of Kubo are registered in this process
+	started []*exec.Cmd // for what is measured now
+	plugins bool        // of Kubo are registered in this process
 }
 
 // A goal is what a ratio should be at least, or at most.

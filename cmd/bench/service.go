@@ -36,7 +36,7 @@ var pasteLine = regexp.MustCompile(`ipfs pin remote service add \S+ (\S+) (\S+)`
 func (b *bench) start(ctx context.Context, dir, token string) (*service, error) {
 	cmd := exec.CommandContext(ctx, b.binary, "serve", "--data-dir", dir, "--network", "private", "--listen", "127.0.0.1:0", "--log-level", "warn")
 	cmd.Stderr = os.Stderr
-	m, err := started(cmd, pasteLine)
+	m, err := b.launch(cmd, pasteLine)
 	if err != nil {
 		return nil, err
 	}
@@ -47,13 +47,22 @@ func (b *bench) start(ctx context.Context, dir, token string) (*service, error) 
 	return s, s.ready(ctx)
 }
 
-// started starts a program and returns what matches in its output once something does.
-func started(cmd *exec.Cmd, line *regexp.Regexp) ([]string, error) {
+// begin starts a program that ends with the measurement, if not before.
+func (b *bench) begin(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	b.started = append(b.started, cmd)
+	return nil
+}
+
+// launch starts a program and returns what matches in its output once something does.
+func (b *bench) launch(cmd *exec.Cmd, line *regexp.Regexp) ([]string, error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := b.begin(cmd); err != nil {
 		return nil, err
 	}
 	var seen strings.Builder

@@ -156,7 +156,9 @@ func (a *adder) upload() (u upload, total int64, err error) {
 		}
 		u.kind = carType
 	}
-	u.describe(name, a.meta)
+	if err := u.describe(name, a.meta); err != nil {
+		return upload{}, 0, err
+	}
 	if a.policy != "" {
 		u.query.Set("policy", a.policy)
 	}

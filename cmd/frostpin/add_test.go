@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -112,6 +114,33 @@ type discarded struct{ header http.Header }
 func (d discarded) Header() http.Header         { return d.header }
 func (d discarded) Write(b []byte) (int, error) { return len(b), nil }
 func (d discarded) WriteHeader(int)             {}
+
+// Servers, and proxies before them, take headers of some KiB; the longest meta fills 70 as a query.
+func TestAddSendsTheLongestNameAndMeta(t *testing.T) {
+	m := newModel(t)
+	m.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		if len(r.URL.RawQuery) > 7<<10 {
+			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
+			return true
+		}
+		return false
+	}
+	name, meta := strings.Repeat("𐍈", 255), map[string]string{}
+	for i := range 1000 {
+		meta[fmt.Sprintf("%04d", i)] = strings.Repeat("я", 6)
+	}
+	made, err := testAPI(t, m).upload(t.Context(), uploadOf(t, adder{path: fileOf(t, "f"), name: name, named: true, meta: meta}))
+	if err != nil || len(m.rows) != 1 {
+		t.Fatalf("%v; the server has %v", err, m.rows)
+	}
+	if p := made[0].Pin; p.Name != name || !maps.Equal(p.Meta, meta) {
+		t.Errorf("the pin is %+v", p)
+	}
+	short, err := testAPI(t, m).upload(t.Context(), uploadOf(t, adder{path: fileOf(t, "f")}))
+	if err != nil || short[0].Pin.CID != made[0].Pin.CID {
+		t.Errorf("with a short name it is another DAG: %v, %v", short, err)
+	}
+}
 
 func TestAddReadsStandardInputOnce(t *testing.T) {
 	m := newModel(t)

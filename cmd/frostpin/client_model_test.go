@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"mime"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -160,6 +162,11 @@ func (m *model) receipt(w http.ResponseWriter, r *http.Request) {
 
 // upload checks every block, as the real one does, and is repeatable by key. What is no CAR becomes one raw block.
 func (m *model) upload(w http.ResponseWriter, r *http.Request) {
+	label, err := unlabelled(r)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
 	root, got, err := received(r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
@@ -177,13 +184,44 @@ func (m *model) upload(w http.ResponseWriter, r *http.Request) {
 				meta[strings.TrimSuffix(k, "]")] = v[0]
 			}
 		}
-		row = m.pin(wanted{CID: root.String(), Name: r.URL.Query().Get("name"), Meta: meta}, spec.Pinned)
+		if label != nil {
+			meta = label.Meta
+		}
+		name := r.URL.Query().Get("name")
+		if label != nil {
+			name = label.Name
+		}
+		row = m.pin(wanted{CID: root.String(), Name: name, Meta: meta}, spec.Pinned)
 		m.mu.Lock()
 		m.uploads[key] = row
 		m.mu.Unlock()
 	}
 	w.WriteHeader(http.StatusAccepted)
 	_ = json.NewEncoder(w).Encode(map[string]any{"pins": []pinned{row}})
+}
+
+// unlabelled reads the first of two parts, and makes the request one of the second.
+func unlabelled(r *http.Request) (*wanted, error) {
+	kind, details, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/mixed" {
+		return nil, err
+	}
+	parts := multipart.NewReader(r.Body, details["boundary"])
+	first, err := parts.NextRawPart()
+	if err != nil {
+		return nil, err
+	}
+	label := &wanted{}
+	if err := json.NewDecoder(first).Decode(label); err != nil {
+		return nil, err
+	}
+	second, err := parts.NextRawPart()
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", second.Header.Get("Content-Type"))
+	r.Body = second
+	return label, nil
 }
 
 func received(r *http.Request) (root cid.Cid, got map[cid.Cid]blocks.Block, err error) {

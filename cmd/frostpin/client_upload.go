@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -17,6 +21,7 @@ type upload struct {
 	kind  string     // media type
 	key   string     // by which the server knows a repetition
 	query url.Values // name, meta and policy
+	label []byte     // name and meta as JSON, where they are too long for the query
 	// open returns the data, for each try from its beginning, and how long it is, 0: unknown. It may fail with errOnce.
 	open func() (io.ReadCloser, int64, error)
 }
@@ -24,8 +29,11 @@ type upload struct {
 // errOnce is data that cannot be sent again.
 var errOnce = errors.New("the data cannot be read a second time")
 
+// maxQuery is the longest query that is sent: servers, and proxies before them, take headers of 8 KiB or a little more.
+const maxQuery = 4 << 10
+
 // describe says what the pins are called.
-func (u *upload) describe(name string, meta map[string]string) {
+func (u *upload) describe(name string, meta map[string]string) error {
 	u.query = url.Values{}
 	if name != "" {
 		u.query.Set("name", name)
@@ -33,6 +41,34 @@ func (u *upload) describe(name string, meta map[string]string) {
 	for key, value := range meta {
 		u.query.Set("meta["+key+"]", value)
 	}
+	if len(u.query.Encode()) <= maxQuery {
+		return nil
+	}
+	u.query = url.Values{}
+	var err error
+	u.label, err = json.Marshal(struct {
+		Name string            `json:"name,omitempty"`
+		Meta map[string]string `json:"meta,omitempty"`
+	}{name, meta})
+	return err
+}
+
+// labelled puts the label before data, in a body of two parts. It returns the type and size of the body.
+func (u *upload) labelled(data io.Reader, size int64) (kind string, body io.Reader, all int64, err error) {
+	var before bytes.Buffer
+	parts := multipart.NewWriter(&before)
+	first, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/json"}})
+	if err == nil {
+		_, err = first.Write(u.label)
+	}
+	if err == nil {
+		_, err = parts.CreatePart(textproto.MIMEHeader{"Content-Type": {u.kind}})
+	}
+	after := "\r\n--" + parts.Boundary() + "--\r\n"
+	if size > 0 {
+		size += int64(before.Len() + len(after))
+	}
+	return "multipart/mixed; boundary=" + parts.Boundary(), io.MultiReader(&before, data, strings.NewReader(after)), size, err
 }
 
 // upload sends data and returns the pins that the server has made of it, one at least.
@@ -60,11 +96,17 @@ func (a *api) uploadOnce(ctx context.Context, u upload) ([]pinned, error) {
 	stalled := fmt.Errorf("%w: nothing has moved for %v", errCut, stallPatience)
 	watch := time.AfterFunc(stallPatience, func() { cancel(stalled) })
 	defer watch.Stop()
-	body := &source{r: data, watch: watch}
+	kind, whole := u.kind, io.Reader(data)
+	if u.label != nil {
+		if kind, whole, size, err = u.labelled(data, size); err != nil {
+			return nil, err
+		}
+	}
+	body := &source{r: whole, watch: watch}
 	response, err := a.send(ctx, call{
 		method: http.MethodPost, url: a.origin + "/api/v1/upload?" + u.query.Encode(), size: size,
 		// Who is refused, or told to come later, hears it before anything is sent.
-		header: http.Header{"Content-Type": {u.kind}, "Idempotency-Key": {u.key}, "Expect": {"100-continue"}},
+		header: http.Header{"Content-Type": {kind}, "Idempotency-Key": {u.key}, "Expect": {"100-continue"}},
 	}, body)
 	if err == nil {
 		defer response.Body.Close()

@@ -241,7 +241,9 @@ func (i *importer) upload(ctx context.Context, row pinned, root cid.Cid, name st
 	}
 	sum := sha256.Sum256([]byte("frostpin import\n" + row.ID + "\n" + spec.Canonical(root).String()))
 	u := upload{kind: carType, key: hex.EncodeToString(sum[:16]), open: func() (io.ReadCloser, int64, error) { return i.archive.Open(name) }}
-	u.describe(row.Pin.Name, row.Pin.Meta)
+	if err := u.describe(row.Pin.Name, row.Pin.Meta); err != nil {
+		return pinned{}, err
+	}
 	made, err := i.api.upload(ctx, u)
 	if err != nil {
 		return pinned{}, err

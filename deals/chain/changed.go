@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/deals/piece"
 )
 
 // batchSize is how many ids are compared at once: the more, the more nodes are read side by side.
@@ -200,9 +201,11 @@ func (w *walk) compare(ctx context.Context, ids []abi.DealID) ([]bool, error) {
 	group.SetLimit(w.parallel())
 	for i, id := range ids {
 		group.Go(func() error {
-			d, found, err := dealAt(ctx, w.s, w.at, id)
-			named[i] = !found || d.SectorStart < 0 || d.SlashEpoch >= 0
-			return err
+			return piece.Calm(func() error {
+				d, found, err := dealAt(ctx, w.s, w.at, id)
+				named[i] = !found || d.SectorStart < 0 || d.SlashEpoch >= 0
+				return err
+			})
 		})
 	}
 	return named, group.Wait()
@@ -278,19 +281,21 @@ func (w *walk) read(ctx context.Context, places []place, height uint) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(w.parallel())
 	for i := range places {
-		group.Go(func() (err error) {
-			p := &places[i]
-			p.now, err = w.l.vertex(ctx, w.s, p.link.cid, w.now.width, height)
-			if err != nil || !p.wasLink.there || height == 0 {
-				return err // of an earlier leaf all is known: the deals asked about were active
-			}
-			p.was.vertex, err = w.l.vertex(ctx, w.s, p.wasLink.cid, w.now.width, height)
-			if errors.Is(err, errUnreadable) {
-				p.was = past{} // the node no longer keeps what was
-				return nil
-			}
-			return err
-		})
+		group.Go(func() error { return piece.Calm(func() error { return w.readPlace(ctx, &places[i], height) }) })
 	}
 	return group.Wait()
+}
+
+// readPlace reads the vertices of one place.
+func (w *walk) readPlace(ctx context.Context, p *place, height uint) (err error) {
+	p.now, err = w.l.vertex(ctx, w.s, p.link.cid, w.now.width, height)
+	if err != nil || !p.wasLink.there || height == 0 {
+		return err // of an earlier leaf all is known: the deals asked about were active
+	}
+	p.was.vertex, err = w.l.vertex(ctx, w.s, p.wasLink.cid, w.now.width, height)
+	if errors.Is(err, errUnreadable) {
+		p.was = past{} // the node no longer keeps what was
+		return nil
+	}
+	return err
 }

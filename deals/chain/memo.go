@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/filecoin-project/lotus/chain/types"
+
+	"github.com/frostpin/frostpin/deals/piece"
 )
 
 // A memo remembers what was learned under one head, and lets those who ask for the same thing wait for one answer.
@@ -36,7 +38,10 @@ func remember[V any](ctx context.Context, m *memo, s *session, at types.TipSetKe
 		e = &entry[V]{done: make(chan struct{})}
 		entries[key] = e
 		go func() {
-			e.v, e.err = get(s.ctx)
+			e.err = piece.Calm(func() (err error) { // it says what strangers have written
+				e.v, err = get(s.ctx)
+				return err
+			})
 			if e.err != nil {
 				m.mu.Lock()
 				delete(entries, key)

@@ -66,7 +66,7 @@ func newLine(ctx context.Context, blocks Blocks, limit, most int64) *line {
 // fill runs f, which puts blocks into the line. What f returns next returns after the last block; nil is the end.
 func (l *line) fill(f func() error) {
 	l.running.Go(func() {
-		err := calm(f)
+		err := Calm(f)
 		l.mu.Lock()
 		l.err = err
 		l.mu.Unlock()
@@ -95,7 +95,7 @@ func (l *line) start(f *fetch) *fetch {
 			f.err = context.Cause(l.ctx)
 			return
 		}
-		f.err = calm(func() (err error) {
+		f.err = Calm(func() (err error) {
 			f.data, err = l.blocks.Block(l.ctx, f.cid)
 			return err
 		})
@@ -182,8 +182,8 @@ func (l *line) next() (*fetch, error) {
 	return f, nil
 }
 
-// calm makes a panic an error. Strangers choose the blocks, and the code that decodes them is not ours.
-func calm(f func() error) (err error) {
+// Calm makes a panic an error. Strangers choose the blocks, and the code that decodes them is not ours.
+func Calm(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())

@@ -31,7 +31,7 @@ func (r *rooms) do(ctx context.Context, key string, f func(context.Context) erro
 		}
 		r.open[key] = in
 		go func() {
-			in.err = f(run)
+			in.err = Calm(func() error { return f(run) })
 			cancel()
 			r.mu.Lock()
 			if r.open[key] == in {

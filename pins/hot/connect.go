@@ -2,6 +2,7 @@ package hot
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/frostpin/frostpin/pins"
 )
 
 const (
@@ -92,7 +95,7 @@ func (e *Embedded) Connect(ctx context.Context, origins []peer.AddrInfo) (releas
 	release = e.origins.protect(e.node, usable)
 	var dials sync.WaitGroup
 	for _, origin := range usable {
-		dials.Go(func() { e.dial(ctx, origin) })
+		dials.Go(func() { apart(e.log, "dialling an origin", func() { e.dial(ctx, origin) }) })
 	}
 	dials.Wait()
 	return release
@@ -129,6 +132,13 @@ func (e *Embedded) dial(ctx context.Context, to peer.AddrInfo) {
 	}
 	if err := e.node.PeerHost.Connect(ctx, to); err != nil {
 		e.log.Debug("could not connect to a peer", "peer", to.ID, "err", err)
+	}
+}
+
+// apart does something in a goroutine of its own, where a panic would end the process. Addresses are what strangers say.
+func apart(log *slog.Logger, what string, do func()) {
+	if err := pins.Safely(func() error { do(); return nil }); err != nil {
+		log.Error("panic while looking for peers", "at", what, "err", err)
 	}
 }
 

@@ -165,7 +165,7 @@ func (e *Embedded) searchAll(ctx context.Context, roots []cid.Cid, arrived *root
 			case <-ctx.Done():
 				return
 			}
-			e.searchOne(ctx, root)
+			apart(e.log, "looking for providers", func() { e.searchOne(ctx, root) })
 			<-e.search
 		}
 		if sleep(ctx, pause) != nil {
@@ -184,7 +184,11 @@ func (e *Embedded) searchOne(ctx context.Context, root cid.Cid) {
 		if provider.ID == e.node.Identity {
 			continue
 		}
-		dials.Go(func() { e.dial(ctx, peer.AddrInfo{ID: provider.ID, Addrs: e.policy.filter(provider.Addrs)}) })
+		dials.Go(func() {
+			apart(e.log, "dialling a provider", func() {
+				e.dial(ctx, peer.AddrInfo{ID: provider.ID, Addrs: e.policy.filter(provider.Addrs)})
+			})
+		})
 	}
 }
 

@@ -178,7 +178,9 @@ func (i *remoteImport) Put(ctx context.Context, list []blocks.Block) error {
 	group.SetLimit(putAtOnce)
 	for _, b := range list {
 		group.Go(func() error {
-			return i.r.daemon.quick(ctx, func(ctx context.Context) error { return putBlock(ctx, i.r.local, b) })
+			return i.r.daemon.quick(ctx, func(ctx context.Context) error {
+				return pins.Safely(func() error { return putBlock(ctx, i.r.local, b) })
+			})
 		})
 	}
 	return spaced(group.Wait())

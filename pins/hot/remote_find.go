@@ -44,7 +44,7 @@ func (r *Remote) Find(ctx context.Context, roots []cid.Cid, found func(cid.Cid))
 		}
 		looking++
 		go func() {
-			if err := r.look(ctx, root); err != nil {
+			if err := pins.Safely(func() error { return r.look(ctx, root) }); err != nil {
 				cancel(err)
 				root = cid.Undef
 			}

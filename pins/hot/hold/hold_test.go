@@ -73,6 +73,33 @@ func TestFirstErrorEndsEveryWorker(t *testing.T) {
 	})
 }
 
+// Strangers' blocks are decoded in the workers, where a panic would end the process.
+func TestAPanicInAWorkerIsTheErrorOfItsWalk(t *testing.T) {
+	children := make([]cid.Cid, 20)
+	for i := range children {
+		children[i] = pinstest.Raw(fmt.Sprintf("child %d", i)).Cid()
+	}
+	root := pinstest.Node("root", children...)
+	have := onShelf(root)
+	var waiting sync.WaitGroup
+	waiting.Add(7)
+	_, err := hold.Walk{Root: root.Cid(), Workers: 8, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
+		switch c {
+		case root.Cid():
+			return have.get(ctx, c)
+		case children[7]:
+			waiting.Wait() // all others are at work: this one cannot be the caller's goroutine alone
+			panic("a decoder")
+		}
+		waiting.Done()
+		return have.get(ctx, c)
+	}}.Run(t.Context())
+	p, panicked := errors.AsType[*pins.PanicError](err)
+	if !panicked || p.Value != "a decoder" || !strings.Contains(string(p.Stack), "hold_test.go") {
+		t.Errorf("the walk ended with %v", err)
+	}
+}
+
 // A block that links to millions must not fill the memory with what is to be done.
 func TestTooManyLinksAreRefusedBeforeTheyAreFollowed(t *testing.T) {
 	wide := pinstest.Tree("wide", 1000)

@@ -129,7 +129,7 @@ func (r *run) work() {
 		if !ok {
 			return
 		}
-		if err := r.visit(t); err != nil {
+		if err := pins.Safely(func() error { return r.visit(t) }); err != nil {
 			// Every other worker may be waiting for a block that never comes (H18).
 			r.cancel(err)
 		}
