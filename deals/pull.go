@@ -22,7 +22,8 @@ import (
 type PieceFile interface {
 	io.ReadSeekCloser
 	Size() int64
-	ETag() string // strong, with its quotes
+	ETag() string     // strong, without quotes
+	Provider() string // whom it is for
 }
 
 // bearer is the token with which the provider of one attempt gets its piece. It is derived, not stored: whoever has the
@@ -97,7 +98,10 @@ type pull struct {
 }
 
 // ETag implements PieceFile.
-func (p *pull) ETag() string { return `"` + p.a.Piece.CIDv2.String() + `"` }
+func (p *pull) ETag() string { return p.a.Piece.CIDv2.String() }
+
+// Provider implements PieceFile.
+func (p *pull) Provider() string { return p.a.Provider.String() }
 
 // Read implements io.Reader.
 func (p *pull) Read(b []byte) (int, error) {

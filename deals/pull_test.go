@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestAProviderGetsItsPieceWithItsTokenUntilTheDealIsOver(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			if f.Size() != a.Piece.RawSize || f.ETag() == "" {
+			if f.Size() != a.Piece.RawSize || strings.Trim(f.ETag(), `"`) != f.ETag() || f.ETag() == "" || f.Provider() != a.Provider.String() {
 				t.Errorf("got %d bytes with %s", f.Size(), f.ETag())
 			}
 			if _, err := f.Seek(10, io.SeekStart); err != nil {

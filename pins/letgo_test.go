@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/cmd/database/databasetest"
@@ -229,6 +230,24 @@ func TestWhatIsReadOftenComesBack(t *testing.T) {
 		}
 		c.start()
 		c.until("it is held again", func() bool { return c.get(p).DAG.Hot == pins.HotHeld && c.held(d.Root) })
+	})
+}
+
+func TestReadsCountHoweverTheCIDIsWritten(t *testing.T) {
+	eachCellar(t, 10_000, func(t *testing.T, c *cellar) {
+		d := pinstest.Tree("written in two ways", 3)
+		c.add(alice, request(d.Root))
+		c.Touched(cid.NewCidV0(d.Root.Hash()), false)
+		if err := pins.RecordTouches(t.Context(), c.Service); err != nil {
+			t.Fatal(err)
+		}
+		var roots int
+		err := c.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT count(*) FROM root_heat h JOIN roots r ON r.id = h.root_id WHERE r.cid = ?`, d.Root.String()).Scan(&roots).Error
+		})
+		if err != nil || roots != 1 {
+			t.Errorf("%d roots were read: %v", roots, err)
+		}
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/pins/heat"
+	"github.com/frostpin/frostpin/spec"
 )
 
 const (
@@ -37,6 +38,7 @@ func (s *Service) Touched(root cid.Cid, cold bool) {
 	t := s.sched.touches
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	root = spec.Canonical(root) // as rows have it
 	key := root.KeyString()
 	if seen, known := t.reads[key]; known || len(t.reads) < maxTouched {
 		t.reads[key] = touch{root, seen.reads + 1}

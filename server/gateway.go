@@ -42,6 +42,7 @@ type gatewayHandler struct {
 	links           linkKey
 
 	running  atomic.Int64
+	places   *shares[pins.Account]
 	requests *prometheus.CounterVec
 	sent     *prometheus.CounterVec
 	busy     prometheus.GaugeFunc
@@ -57,6 +58,7 @@ func newGateway(cfg Gateway, denied Denylist, gate *gate, log *slog.Logger, metr
 		roots:   knownRoots{ask: cfg.Roots.Known, now: cfg.Now},
 		links:   linkKey(cfg.LinkKey),
 		headers: gatewayHeaders(),
+		places:  newShares[pins.Account](max(1, cfg.MaxRequests/4)),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "frostpin_gateway_requests_total",
 			Help: "Reads answered, by the tier they came from, the format and the class of their status.",
@@ -177,6 +179,13 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 		return err
 	}
 	c.Set(callerKey, &auth.Caller{Account: int64(a.account)})
+	if a.account != 0 { // what one address may take is bounded by its connections
+		leave, ok := g.places.enter(a.account)
+		if !ok {
+			return errBusy
+		}
+		defer leave()
+	}
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()

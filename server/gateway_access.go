@@ -7,9 +7,9 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/boxo/path"
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
@@ -57,11 +57,27 @@ func (g *gatewayHandler) admit(r *http.Request) (admission, error) {
 			return a, err
 		}
 	}
-	if a.root.Prefix().MhType == multihash.IDENTITY {
-		return a, nil // it is in the CID: nobody gave it to us, and nobody needs to
+	if inTheCID(a.root) {
+		return a, nil // nobody gave it to us, and nobody needs to
 	}
 	a.fetch, err = g.mayFetch(r.Context(), a)
 	return a, err
+}
+
+// inTheCID tells whether a CID holds all of its DAG. One with links in it leads to what others have given us.
+func inTheCID(c cid.Cid) bool {
+	block, err := inlinedBlock(c)
+	if block == nil || err != nil {
+		return false
+	}
+	switch c.Type() {
+	case cid.Raw:
+		return true
+	case cid.DagProtobuf:
+		node, err := merkledag.DecodeProtobuf(block.RawData())
+		return err == nil && len(node.Links()) == 0
+	}
+	return false
 }
 
 // mayFetch reports whether blocks below a root may come from afar.

@@ -11,10 +11,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/ipfs/boxo/ipld/merkledag"
+	"github.com/ipfs/boxo/ipld/unixfs"
 	"github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
@@ -158,6 +163,77 @@ func TestPrivateContentNeedsATokenOfWhoPinsIt(t *testing.T) {
 	if strings.Contains(r.log.String(), alice) {
 		t.Error("the token is in the log")
 	}
+}
+
+// An identity CID can hold the node of a directory whose entries are other people's.
+func TestCIDThatHoldsLinksOpensNothingOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		token string
+		mode  func(*server.Gateway)
+	}{
+		{"another account", bob, private},
+		{"nobody's pin", "", func(g *server.Gateway) { g.Fetch = server.FetchOnly }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newReads(t, withGateway(c.mode))
+			if c.token == "" {
+				delete(r.pinned, spec.Canonical(r.file))
+			}
+			node := unixfs.EmptyDirNode()
+			if err := node.AddRawLink("x", &ipld.Link{Cid: r.file}); err != nil {
+				t.Fatal(err)
+			}
+			inlined := func(codec uint64, data []byte) string {
+				return "/ipfs/" + cid.NewCidV1(codec, must(multihash.Sum(data, multihash.IDENTITY, -1))).String()
+			}
+			carrier := inlined(cid.DagProtobuf, must(node.EncodeProtobuf(false)))
+			for _, target := range []string{"/ipfs/" + r.file.String(), carrier, carrier + "/x", carrier + "/x?format=raw", carrier + "?format=car", carrier + "?format=tar"} {
+				wantFailure(t, r.do(c.token, "GET", target, ""), 404, "NOT_FOUND", "no such content")
+			}
+			for _, target := range []string{
+				inlined(cid.Raw, []byte("all of it")),
+				inlined(cid.DagProtobuf, must(merkledag.NodeWithData(unixfs.FilePBData([]byte("all of it"), 9)).EncodeProtobuf(false))),
+			} {
+				if w := r.do(c.token, "GET", target, ""); w.Code != 200 || w.Body.String() != "all of it" {
+					t.Errorf("%s: %d %q", target, w.Code, w.Body)
+				}
+			}
+		})
+	}
+}
+
+// An account that takes its bytes slowly leaves places to others.
+func TestOneAccountDoesNotTakeAllPlaces(t *testing.T) {
+	r := newReads(t, withGateway(func(g *server.Gateway) {
+		private(g)
+		g.MaxRequests = 8
+	}))
+	s := over(t, r)
+	r.chill(t, everything)
+	r.faults[r.file] = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	for range 2 {
+		req := must(http.NewRequestWithContext(ctx, "GET", s.URL+"/ipfs/"+r.file.String(), nil))
+		req.Header.Set("Authorization", "Bearer "+alice)
+		reading.Go(func() {
+			if res, err := s.Client().Do(req); err == nil {
+				res.Body.Close()
+			}
+		})
+	}
+	tiny := "/ipfs/" + cid.NewCidV1(cid.Raw, must(multihash.Sum([]byte("tiny"), multihash.IDENTITY, -1))).String()
+	status := func(token string) int {
+		return fetchAll(t, s, "GET", tiny, "Authorization", "Bearer "+token).StatusCode
+	}
+	poll(t, func() bool { return status(alice) == 429 })
+	if got := status(bob); got != 200 {
+		t.Errorf("the other account is answered %d", got)
+	}
+	cancel()
+	reading.Wait()
+	poll(t, func() bool { return status(alice) == 200 })
 }
 
 // link asks for a link and returns its target.

@@ -95,7 +95,7 @@ type Gateway struct {
 	LinkKey   []byte   // signs links; at least 32 bytes. No links when empty
 	URL       string   // where readers find this server, for links: https://gateway.example.org. The request's host when empty
 
-	MaxRequests         int           // at once; 1024
+	MaxRequests         int           // at once; 1024. One account gets a quarter
 	RetrievalTimeout    time.Duration // without any progress, until 504 or the cut; 60 s. Longer than retrieval itself tries
 	Stall               time.Duration // a reader who takes nothing for so long is dropped; 30 s
 	MaxDuration         time.Duration // of one answer; 24 h

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -31,13 +30,14 @@ type Pieces interface {
 type PieceFile interface {
 	io.ReadSeekCloser
 	Size() int64
-	ETag() string // a strong one, without quotes
+	ETag() string     // a strong one, without quotes
+	Provider() string // whom it is for
 }
 
 // PieceLimits bound what providers may take. Zero means the default, except for rates, where it means no bound.
 type PieceLimits struct {
 	Transfers int           // at once; 64
-	PerToken  int           // of them with one token; 16
+	PerToken  int           // of them with one token; 16. One provider, whatever deals it has, gets half of all
 	Rate      int64         // bytes a second, all transfers together
 	EachRate  int64         // bytes a second, one transfer. Curio gives up below 10 Mbit/s
 	Stall     time.Duration // a provider that takes nothing for so long is dropped; 30 s
@@ -58,9 +58,9 @@ type pieces struct {
 	limits PieceLimits
 	all    *rate.Limiter
 
-	mu      sync.Mutex
-	running int
-	tokens  map[[sha256.Size]byte]int
+	running   *shares[struct{}]
+	tokens    *shares[[sha256.Size]byte]
+	providers *shares[string]
 
 	sent      prometheus.Counter
 	transfers prometheus.Gauge
@@ -71,7 +71,9 @@ func newPieces(from Pieces, limits PieceLimits, r prometheus.Registerer) (*piece
 	limits.PerToken = cmp.Or(limits.PerToken, 16)
 	limits.Stall = cmp.Or(limits.Stall, 30*time.Second)
 	p := &pieces{
-		from: from, limits: limits, all: limiter(limits.Rate), tokens: make(map[[sha256.Size]byte]int),
+		from: from, limits: limits, all: limiter(limits.Rate),
+		running: newShares[struct{}](limits.Transfers), tokens: newShares[[sha256.Size]byte](limits.PerToken),
+		providers: newShares[string]((limits.Transfers + 1) / 2),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "frostpin_piece_sent_bytes_total",
 			Help: "Bytes of pieces sent to storage providers.",
@@ -108,9 +110,10 @@ func (p *pieces) serve(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	leave, err := p.enterToken(token)
-	if err != nil {
-		return err
+	// Before anything is asked. Keys are hashes, so that no secrets are held and strangers' tokens take no more room than others.
+	leave, ok := p.tokens.enter(sha256.Sum256([]byte(token)))
+	if !ok {
+		return errBusy
 	}
 	defer leave()
 	id, err := cid.Decode(c.Param("piece"))
@@ -128,11 +131,18 @@ func (p *pieces) serve(c echo.Context) error {
 		h.Set("Content-Range", "bytes */"+strconv.FormatInt(file.Size(), 10))
 		return err
 	}
-	leave, err = p.enter()
-	if err != nil {
-		return err
+	// Only those with a live token come so far, so strangers keep nobody out; nor does a provider that takes its time with
+	// many deals.
+	if leave, ok = p.providers.enter(file.Provider()); !ok {
+		return errBusy
 	}
 	defer leave()
+	if leave, ok = p.running.enter(struct{}{}); !ok {
+		return errBusy
+	}
+	defer leave()
+	p.transfers.Inc()
+	defer p.transfers.Dec()
 	return p.send(c, file, etag)
 }
 
@@ -193,42 +203,6 @@ func position(s string) (int64, error) {
 		return 0, errRange
 	}
 	return strconv.ParseInt(s, 10, 64)
-}
-
-// enterToken counts a request against its token before anything is asked. Keys are hashes, so that the table holds no
-// secrets and strangers' tokens take no more room than others.
-func (p *pieces) enterToken(token string) (leave func(), err error) {
-	key := sha256.Sum256([]byte(token))
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.tokens[key] >= p.limits.PerToken {
-		return nil, errBusy
-	}
-	p.tokens[key]++
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.tokens[key]--; p.tokens[key] == 0 {
-			delete(p.tokens, key)
-		}
-	}, nil
-}
-
-// enter counts a transfer. Only those with a live token come so far, so strangers keep nobody out.
-func (p *pieces) enter() (leave func(), err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.running >= p.limits.Transfers {
-		return nil, errBusy
-	}
-	p.running++
-	p.transfers.Inc()
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.running--
-		p.transfers.Dec()
-	}, nil
 }
 
 // A pieceWriter sends at the pace that is allowed, and gives up when nothing is taken.

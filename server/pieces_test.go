@@ -48,7 +48,8 @@ func (s *shelf) OpenPiece(ctx context.Context, piece cid.Cid, bearer string) (se
 	for _, token := range s.tokens {
 		if piece.String() == pieceCID && token == bearer {
 			s.open.Add(1)
-			return &shelved{Reader: bytes.NewReader(s.data), shelf: s, ctx: ctx}, nil
+			provider, _, _ := strings.Cut(token, "-of-another-deal")
+			return &shelved{Reader: bytes.NewReader(s.data), shelf: s, ctx: ctx, provider: provider}, nil
 		}
 	}
 	return nil, fmt.Errorf("looking for a deal: %w", deals.ErrUnauthorized)
@@ -56,9 +57,10 @@ func (s *shelf) OpenPiece(ctx context.Context, piece cid.Cid, bearer string) (se
 
 type shelved struct {
 	*bytes.Reader
-	shelf *shelf
-	ctx   context.Context
-	once  sync.Once
+	shelf    *shelf
+	provider string
+	ctx      context.Context
+	once     sync.Once
 }
 
 // The reader's other ways out would go around Read.
@@ -77,8 +79,9 @@ func (f *shelved) Read(p []byte) (int, error) {
 	return f.Reader.Read(p)
 }
 
-func (f *shelved) ETag() string { return pieceCID }
-func (f *shelved) Close() error { f.once.Do(func() { f.shelf.open.Add(-1) }); return nil }
+func (f *shelved) ETag() string     { return pieceCID }
+func (f *shelved) Provider() string { return f.provider }
+func (f *shelved) Close() error     { f.once.Do(func() { f.shelf.open.Add(-1) }); return nil }
 
 // content is n bytes that show where they stand.
 func content(n int) []byte {
@@ -275,7 +278,7 @@ func FuzzPieceRange(f *testing.F) {
 
 func TestTransfersAreBounded(t *testing.T) {
 	gate := make(chan struct{})
-	s := &shelf{data: content(1000), tokens: []string{"a", "b", "c"}}
+	s := &shelf{data: content(1000), tokens: []string{"a", "a-of-another-deal", "b", "c"}}
 	s.read = func(ctx context.Context, _ int64) error {
 		select {
 		case <-gate:
@@ -310,6 +313,7 @@ func TestTransfersAreBounded(t *testing.T) {
 	run("a")
 	run("a")
 	refused("a", "a third with one token")
+	refused("a-of-another-deal", "more than half of all by one provider")
 	run("b")
 	refused("c", "a fourth in all")
 	if w := f.do("stranger", "GET", "/piece/"+pieceCID, ""); w.Code != http.StatusUnauthorized {

@@ -129,8 +129,8 @@ type Server struct {
 
 	uploading chan struct{} // one for each upload that runs
 
-	tails    tails
-	stopping chan struct{} // closed when Serve is told to stop: streams do not end by themselves
+	tails    *shares[int64] // streams of events of each account
+	stopping chan struct{}  // closed when Serve is told to stop: streams do not end by themselves
 	stop     func()
 }
 
@@ -162,6 +162,7 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		tails:     newShares[int64](accountTails),
 		stopping:  make(chan struct{}),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })

@@ -441,7 +441,7 @@ func servePieces(s *deals.Service) http.Handler {
 			return
 		}
 		defer file.Close()
-		w.Header().Set("ETag", file.ETag())
+		w.Header().Set("ETag", `"`+file.ETag()+`"`)
 		w.Header().Set("Content-Type", "application/vnd.ipld.car")
 		http.ServeContent(w, r, "", time.Time{}, file)
 	})
