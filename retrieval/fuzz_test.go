@@ -65,7 +65,7 @@ func FuzzFollow(f *testing.F) {
 	f.Add([]byte("<html>"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var taken []cid.Cid
-		err := follow(streamReader{bytes.NewReader(data)}, root, 0, 1<<20, rawCodec{}, func(c cid.Cid, data []byte, _ int) error {
+		err := follow(streamReader{bytes.NewReader(data)}, step{root, 0}, 1<<20, 0, rawCodec{}, func(c cid.Cid, data []byte, _ int) error {
 			if !verified(c, data) {
 				t.Fatalf("block %s was taken with other bytes", c)
 			}
@@ -94,7 +94,7 @@ func TestRepeatedBlocksAreLeftOut(t *testing.T) {
 		stream.WriteString(blocks[c])
 	}
 	var taken []cid.Cid
-	err := follow(streamReader{stream}, root, 0, 1<<20, rawCodec{}, func(c cid.Cid, _ []byte, _ int) error {
+	err := follow(streamReader{stream}, step{root, 0}, 1<<20, 0, rawCodec{}, func(c cid.Cid, _ []byte, _ int) error {
 		taken = append(taken, c)
 		return nil
 	})
@@ -142,7 +142,7 @@ func FuzzAnswers(f *testing.F) {
 				continue
 			}
 			taken := 0
-			err = follow(streamReader{stream}, want, 0, 1<<16, rawCodec{}, func(_ cid.Cid, data []byte, _ int) error {
+			err = follow(streamReader{stream}, step{want, 0}, 1<<16, 0, rawCodec{}, func(_ cid.Cid, data []byte, _ int) error {
 				if taken++; string(data) != right {
 					t.Errorf("%q was taken", data)
 				}

@@ -102,7 +102,7 @@ func (j *job) carry(life context.Context, l *lane) error {
 	}
 	defer body.Close()
 	first := j.s.now().Sub(begun)
-	err = follow(streamReader{body}, l.at.cid, l.at.depth, j.s.cfg.BlockSize, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
+	err = follow(streamReader{body}, l.at, j.s.cfg.BlockSize, j.budget.Blocks, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
 		watchdog.Stop() // what it waits for now is not the provider's
 		defer watchdog.Reset(j.s.cfg.Idle)
 		if first >= 0 { // whoever only promises has served nothing
