@@ -27,7 +27,11 @@ const inFlight = 3
 // block share one fetch.
 func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
 	if j, all := s.running(ctx, root); j != nil {
-		if g, ok := j.wait(ctx, c, all); ok {
+		left := j.going
+		if !all {
+			left = j.passing()
+		}
+		if g, ok := j.wait(ctx, c, left); ok {
 			return g, nil
 		}
 		if ctx.Err() != nil {
@@ -212,9 +216,9 @@ func hasPiece(sources []Source) bool {
 
 // fromPiece transfers the whole DAG and takes the block on its way.
 func (s *Service) fromPiece(ctx context.Context, root, c cid.Cid) (got, bool) {
-	j := s.begin(root, root, s.cfg.Budget)
+	j := s.begin(root, root, s.cfg.Budget, true)
 	defer j.leave()
-	return j.wait(ctx, c, true)
+	return j.wait(ctx, c, nil) // there is no other way
 }
 
 // A verdict is the worst of several failures: the one that says most about what the reader can do.

@@ -48,11 +48,11 @@ func (j *job) visit(ctx context.Context, at step, rest *todo) (data []byte, belo
 	key := at.cid.KeyString()
 	for {
 		if g, ok := j.unstored(key); ok {
-			return g.data, false, j.count(at.cid, len(g.data), at.depth)
+			return g.data, false, j.meet(at, g, false)
 		}
 		data, err = j.s.stored(ctx, at.cid)
 		if err == nil {
-			return data, false, j.count(at.cid, len(data), at.depth)
+			return data, false, j.meet(at, got{data, TierHot}, false)
 		}
 		if !errors.Is(err, ErrAbsent) && !errors.Is(err, ErrCorrupt) {
 			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.top, err)
@@ -125,10 +125,7 @@ func (j *job) single(ctx context.Context, at step) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := j.count(at.cid, len(g.data), at.depth); err != nil {
-		return nil, err
-	}
-	return g.data, j.arrive(ctx, at.cid, g.data, g.provider)
+	return g.data, j.arrive(ctx, at, g.data, g.provider)
 }
 
 // leaves fetches a leaf together with those missing ones that come next: a CAR of one block each would cost as many
@@ -164,10 +161,7 @@ func (j *job) leaves(ctx context.Context, at step, rest *todo) (data []byte, aga
 		if failures[i] != nil {
 			continue // its own turn comes; what has come of the others stays
 		}
-		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
-			return nil, false, err
-		}
-		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
+		if err := j.arrive(ctx, leaf, results[i].data, results[i].provider); err != nil {
 			return nil, false, err
 		}
 	}
@@ -198,7 +192,7 @@ func (j *job) missing(ctx context.Context, at step, rest *todo) ([]step, error) 
 			list = append(list, p.step)
 			continue
 		}
-		if err := j.count(p.cid, len(data), p.depth); err != nil {
+		if err := j.meet(p.step, got{data, TierHot}, false); err != nil {
 			return nil, err
 		}
 		j.whole[key] = struct{}{}

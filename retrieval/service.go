@@ -50,6 +50,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// restoresMost is how many of the places for transfers restores may take: they leave a quarter to readers.
+func restoresMost(transfers int) int { return max(1, transfers-max(1, transfers/4)) }
+
 // Parts are what a Service works with.
 type Parts struct {
 	Directory Directory
@@ -72,6 +75,8 @@ type Service struct {
 	meter  *meter
 	flight singleflight.Group
 	slots  chan struct{} // transfers of whole DAGs
+
+	restores chan struct{} // those of them that no reader wants
 
 	mu      sync.Mutex
 	jobs    map[string]*job
@@ -97,8 +102,8 @@ func New(cfg Config, parts Parts, log *slog.Logger, now func() time.Time) *Servi
 		store:  &store{db: parts.DB, now: now},
 		meter:  newMeter(),
 		recent: newRecents(cfg.Recent, now),
-		slots:  make(chan struct{}, cfg.Transfers),
-		jobs:   map[string]*job{}, sources: map[string]remembered{},
+		slots:  make(chan struct{}, cfg.Transfers), restores: make(chan struct{}, restoresMost(cfg.Transfers)),
+		jobs: map[string]*job{}, sources: map[string]remembered{},
 	}
 	return s
 }
