@@ -204,6 +204,13 @@ func (s *shelf) len() int {
 	return len(s.blocks)
 }
 
+// spoiled is how many of its blocks are wrong.
+func (s *shelf) spoiled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.wrong)
+}
+
 // A provider serves DAGs over HTTP as Curio does, and may misbehave.
 type provider struct {
 	*httptest.Server

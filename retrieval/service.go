@@ -81,6 +81,7 @@ type Service struct {
 	mu      sync.Mutex
 	jobs    map[string]*job
 	sources map[string]remembered
+	refills map[string]got // fetched, and being stored
 }
 
 // remembered is an answer of the directory.
@@ -103,7 +104,7 @@ func New(cfg Config, parts Parts, log *slog.Logger, now func() time.Time) *Servi
 		meter:  newMeter(),
 		recent: newRecents(cfg.Recent, now),
 		slots:  make(chan struct{}, cfg.Transfers), restores: make(chan struct{}, restoresMost(cfg.Transfers)),
-		jobs: map[string]*job{}, sources: map[string]remembered{},
+		jobs: map[string]*job{}, sources: map[string]remembered{}, refills: map[string]got{},
 	}
 	return s
 }
