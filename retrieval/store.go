@@ -2,7 +2,9 @@ package retrieval
 
 import (
 	"context"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -106,11 +108,24 @@ func (s *store) proofs(ctx context.Context, root cid.Cid) (map[string]proof, err
 	return out, err
 }
 
+// maxReason bounds, in bytes, what is kept of why a copy could not be read back.
 const maxReason = 500
+
+// storable is the start of a text in which there may be what a stranger says, fit for a database: PostgreSQL refuses a row
+// with a NUL, or with bytes that are no UTF-8.
+func storable(text string) string {
+	text = strings.ToValidUTF8(text[:min(len(text), maxReason)], "\uFFFD")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
 
 // proved records that a copy was read back, or that it could not be, for a reason.
 func (s *store) proved(ctx context.Context, root cid.Cid, provider string, at time.Time, reason string) error {
-	row := proofRow{Root: root.String(), Provider: provider, Reason: reason[:min(len(reason), maxReason)]}
+	row := proofRow{Root: root.String(), Provider: provider, Reason: storable(reason)}
 	set := []string{"proven_ms", "reason"}
 	if reason == "" {
 		row.ProvenMS = at.UnixMilli()
