@@ -148,8 +148,12 @@ const (
 // keep stores what is known of providers, and forgets what is too old to be used.
 func (s *Service) keep(ctx context.Context) {
 	s.recent.expire()
-	if err := s.store.keep(ctx, s.ranks.changed()); err != nil && ctx.Err() == nil {
-		s.log.Warn("storing what is known of providers", "err", err)
+	changed := s.ranks.changed()
+	if err := s.store.keep(ctx, changed); err != nil {
+		s.ranks.unkept(changed)
+		if ctx.Err() == nil {
+			s.log.Warn("storing what is known of providers", "err", err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

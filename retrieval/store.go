@@ -2,6 +2,7 @@ package retrieval
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -37,11 +38,14 @@ func (providerRow) TableName() string { return "retrieval_providers" }
 // forget is how long a provider is remembered that is not used.
 const forget = 180 * 24 * time.Hour
 
+// maxRecalled is how many providers are read at the start: more than there are on the network.
+const maxRecalled = 10_000
+
 func (s *store) providers(ctx context.Context) (map[string]record, error) {
 	var rows []providerRow
 	err := s.db.Read(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		return tx.Where("seen_ms > ?", s.now().Add(-forget).UnixMilli()).Limit(10_000).Find(&rows).Error
+		return tx.Where("seen_ms > ?", s.now().Add(-forget).UnixMilli()).Order("seen_ms DESC").Limit(maxRecalled).Find(&rows).Error
 	})
 	out := make(map[string]record, len(rows))
 	for _, r := range rows {
@@ -53,6 +57,7 @@ func (s *store) providers(ctx context.Context) (map[string]record, error) {
 	return out, err
 }
 
+// keep stores records, and deletes those that are too old to be read again.
 func (s *store) keep(ctx context.Context, records map[string]record) error {
 	if len(records) == 0 {
 		return nil
@@ -64,8 +69,13 @@ func (s *store) keep(ctx context.Context, records map[string]record) error {
 			UntilMS: max(0, r.until.UnixMilli()), Lies: r.lies, SeenMS: s.now().UnixMilli(),
 		})
 	}
+	// In one order, so that two servers do not wait for each other's rows.
+	slices.SortFunc(rows, func(a, b providerRow) int { return strings.Compare(a.Provider, b.Provider) })
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Clauses(clause.OnConflict{UpdateAll: true}).CreateInBatches(rows, 100).Error
+		if err := tx.Clauses(clause.OnConflict{UpdateAll: true}).CreateInBatches(rows, 100).Error; err != nil {
+			return err
+		}
+		return tx.Where("seen_ms <= ?", s.now().Add(-forget).UnixMilli()).Delete(&providerRow{}).Error
 	})
 }
 
