@@ -11,12 +11,6 @@ import (
 	"github.com/ipld/go-car/v2"
 )
 
-// A step is a block that a walk has still to visit.
-type step struct {
-	cid   cid.Cid
-	depth int
-}
-
 // maxCARHeader is the largest header of a CAR with one root.
 const maxCARHeader = 4 << 10
 
@@ -92,11 +86,12 @@ func (s *Service) notePanic(err error) {
 	}
 }
 
-// follow reads a CAR whose blocks come in the order of a walk from root, each once, as from `car-order=dfs&car-dups=n`,
+// follow reads a CAR whose blocks come in the order of a walk from a root, each once, as from `car-order=dfs&car-dups=n`,
 // and gives each to take, verified. Blocks that come again are left out. It returns nil at the end of the DAG, whatever
-// follows in the stream. The first block that is not the next of the walk is a lie. An error of take is returned as it
-// is. The stream is read ahead: the caller closes it afterwards, which ends that.
-func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, take func(c cid.Cid, data []byte, depth int) error) error {
+// follows in the stream. The first block that is not the next of the walk is a lie; a DAG with more than most CIDs is
+// refused, unless that is 0. An error of take is returned as it is. The stream is read ahead: the caller closes it
+// afterwards, which ends that.
+func follow(from io.Reader, at step, blockSize int, most int64, codec Codec, take func(c cid.Cid, data []byte, depth int) error) error {
 	reader, err := car.NewBlockReader(from, car.ZeroLengthSectionAsEOF(true),
 		car.MaxAllowedHeaderSize(maxCARHeader), car.MaxAllowedSectionSize(uint64(blockSize)+256),
 		car.WithTrustedCAR(true)) // readAhead hashes
@@ -111,19 +106,12 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 		<-s.checked
 		return s.block, s.err
 	}
-	seen := map[string]struct{}{}
-	todo := []step{{canonical(root), depth}}
-	for len(todo) > 0 {
-		next := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+	rest := newTodo(codec, most, step{canonical(at.cid), at.depth})
+	for next, more := rest.pop(); more; next, more = rest.pop() {
 		data, inline := codec.Inline(next.cid)
 		if !inline {
-			if _, visited := seen[next.cid.KeyString()]; visited {
-				continue
-			}
-			seen[next.cid.KeyString()] = struct{}{}
 			block, err := read()
-			for err == nil && repeated(seen, block.Cid(), next.cid) {
+			for err == nil && repeated(rest, block.Cid(), next.cid) {
 				block, err = read()
 			}
 			switch {
@@ -143,9 +131,8 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 		if err != nil {
 			return &RefusedError{Reason: err.Error()}
 		}
-		for i := range links {
-			l := links[len(links)-1-i]
-			todo = append(todo, step{canonical(l), next.depth + 1})
+		if err := rest.push(links, next.depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -153,10 +140,9 @@ func follow(from io.Reader, root cid.Cid, depth, blockSize int, codec Codec, tak
 
 // repeated tells whether a block comes once more that has come already, as with `dups=y`, which a provider may send
 // whatever was asked for. It is skipped; a stream of nothing else brings no progress and ends by that.
-func repeated(seen map[string]struct{}, c, want cid.Cid) bool {
+func repeated(rest *todo, c, want cid.Cid) bool {
 	c = canonical(c)
-	_, before := seen[c.KeyString()]
-	return before && !c.Equals(want)
+	return rest.visited(c) && !c.Equals(want)
 }
 
 // carFailure tells bytes that are wrong from bytes that do not come.

@@ -32,7 +32,8 @@
 //
 //   - Whole DAGs travel as CARs, single blocks as raw blocks: a CAR is about nine times faster for a whole DAG, a block
 //     needs no more than itself.
-//   - What is fetched is stored hot, unpinned. Pinning it again is the business of whoever wants it kept.
+//   - What is fetched is stored hot, unpinned. Pinning it again is the business of whoever wants it kept. A single block is
+//     stored beside its readers, who do not wait for a store that is being collected; too many at once are not stored.
 //   - A provider that has lied is asked last, for an hour. Everybody may be down; few return wrong bytes.
 //   - A transfer walks the DAG itself and asks for a CAR at each place where a block is missing. So it goes on where the
 //     last provider stopped, and after a restart, without any record of how far it came. A provider that falls silent
@@ -41,4 +42,8 @@
 //     hashed once. Transfers and checks of what is held always look into the store.
 //   - A CAR is read, hashed and stored at the same time, each a few blocks or one batch ahead of the next.
 //   - A whole file below a root is a transfer of its own, from the copies of the root.
+//   - Readers wait for a transfer as long as it goes on: not for a place, for which restores leave some, nor for a block
+//     that has passed.
+//   - A walk keeps each CID once, at the place of its next turn, and refuses a DAG by how many it has met.
+//   - Strangers are remembered in memory, a thousand of them: anybody can make more of them than can be stored.
 package retrieval

@@ -26,8 +26,15 @@ const inFlight = 3
 // fetch gets a block from afar: out of a transfer of its DAG that is under way, or by itself. Readers that want the same
 // block share one fetch.
 func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
+	if g, ok := s.refill(c); ok {
+		return g, nil
+	}
 	if j, all := s.running(ctx, root); j != nil {
-		if g, ok := j.wait(ctx, c, all); ok {
+		left := j.going
+		if !all {
+			left = j.passing()
+		}
+		if g, ok := j.wait(ctx, c, left); ok {
 			return g, nil
 		}
 		if ctx.Err() != nil {
@@ -38,14 +45,14 @@ func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
 		// Whoever asked first may leave; the others still wait.
 		inner, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.FetchTime)
 		defer cancel()
-		if data, ok := s.arrived(inner, c); ok {
-			return got{data, TierHot}, nil
+		if g, ok := s.arrived(inner, c); ok {
+			return g, nil
 		}
 		g, err := s.fetchOnce(inner, root, c)
 		if err != nil {
 			return got{}, err
 		}
-		s.putBack(inner, c, g.data)
+		s.putBack(inner, c, g)
 		return g, nil
 	})
 	select {
@@ -61,25 +68,56 @@ func (s *Service) fetch(ctx context.Context, root, c cid.Cid) (got, error) {
 
 // arrived looks whether a block has come since its reader found it missing: a transfer or another reader's fetch may have
 // ended in between, and what it has brought is not asked for again.
-func (s *Service) arrived(ctx context.Context, c cid.Cid) ([]byte, bool) {
+func (s *Service) arrived(ctx context.Context, c cid.Cid) (got, bool) {
+	if g, ok := s.refill(c); ok {
+		return g, true
+	}
 	ctx, cancel := context.WithTimeout(ctx, min(s.cfg.HotTime, arrivedTime))
 	defer cancel()
 	data, err := s.parts.Store.Block(ctx, c)
-	return data, err == nil
+	return got{data, TierHot}, err == nil
 }
 
 // arrivedTime is short: the store has just answered, or is away.
 const arrivedTime = 500 * time.Millisecond
 
-// putBack stores a block hot. A store that is away costs the next reader another fetch, nothing else.
-func (s *Service) putBack(ctx context.Context, c cid.Cid, data []byte) {
-	b, err := blocks.NewBlockWithCid(data, canonical(c))
-	if err == nil {
-		err = s.put(ctx, []blocks.Block{b})
+// refillsMost is how many fetched blocks wait at once to be stored hot.
+const refillsMost = 64
+
+// putBack stores a block hot, beside those who read it: a store may be collected for minutes. A store that takes nothing
+// for so long that too many wait, or that is away, costs the next reader another fetch, nothing else.
+func (s *Service) putBack(ctx context.Context, c cid.Cid, g got) {
+	c = canonical(c)
+	key := c.KeyString()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, waits := s.refills[key]; waits || len(s.refills) >= refillsMost {
+		return
 	}
-	if err != nil {
-		s.log.Debug("storing a block that was fetched", "cid", c, "err", err)
-	}
+	s.refills[key] = g
+	go func() {
+		err := safely(func() error {
+			b, err := blocks.NewBlockWithCid(g.data, c)
+			if err != nil {
+				return err
+			}
+			return s.put(context.WithoutCancel(ctx), []blocks.Block{b})
+		})
+		s.mu.Lock()
+		delete(s.refills, key)
+		s.mu.Unlock()
+		if err != nil {
+			s.log.Debug("storing a block that was fetched", "cid", c, "err", err)
+		}
+	}()
+}
+
+// refill returns a block that was fetched and is still being stored.
+func (s *Service) refill(c cid.Cid) (got, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, ok := s.refills[canonical(c).KeyString()]
+	return g, ok
 }
 
 // An attempt is what came of asking one provider.
@@ -220,9 +258,9 @@ func hasPiece(sources []Source) bool {
 
 // fromPiece transfers the whole DAG and takes the block on its way.
 func (s *Service) fromPiece(ctx context.Context, root, c cid.Cid) (got, bool) {
-	j := s.begin(root, root, s.cfg.Budget)
+	j := s.begin(root, root, s.cfg.Budget, true)
 	defer j.leave()
-	return j.wait(ctx, c, true)
+	return j.wait(ctx, c, nil) // there is no other way
 }
 
 // A verdict is the worst of several failures: the one that says most about what the reader can do.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	neturl "net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +66,7 @@ func FuzzFollow(f *testing.F) {
 	f.Add([]byte("<html>"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var taken []cid.Cid
-		err := follow(streamReader{bytes.NewReader(data)}, root, 0, 1<<20, rawCodec{}, func(c cid.Cid, data []byte, _ int) error {
+		err := follow(streamReader{bytes.NewReader(data)}, step{root, 0}, 1<<20, 0, rawCodec{}, func(c cid.Cid, data []byte, _ int) error {
 			if !verified(c, data) {
 				t.Fatalf("block %s was taken with other bytes", c)
 			}
@@ -94,7 +95,7 @@ func TestRepeatedBlocksAreLeftOut(t *testing.T) {
 		stream.WriteString(blocks[c])
 	}
 	var taken []cid.Cid
-	err := follow(streamReader{stream}, root, 0, 1<<20, rawCodec{}, func(c cid.Cid, _ []byte, _ int) error {
+	err := follow(streamReader{stream}, step{root, 0}, 1<<20, 0, rawCodec{}, func(c cid.Cid, _ []byte, _ int) error {
 		taken = append(taken, c)
 		return nil
 	})
@@ -142,7 +143,7 @@ func FuzzAnswers(f *testing.F) {
 				continue
 			}
 			taken := 0
-			err = follow(streamReader{stream}, want, 0, 1<<16, rawCodec{}, func(_ cid.Cid, data []byte, _ int) error {
+			err = follow(streamReader{stream}, step{want, 0}, 1<<16, 0, rawCodec{}, func(_ cid.Cid, data []byte, _ int) error {
 				if taken++; string(data) != right {
 					t.Errorf("%q was taken", data)
 				}
@@ -179,6 +180,9 @@ func FuzzParseRouting(f *testing.F) {
 				if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
 					t.Fatalf("the address %q is not one of HTTP", url)
 				}
+				if parsed, err := neturl.Parse(url); err != nil || parsed.Scheme+"://"+parsed.Host != url {
+					t.Fatalf("the address %q has more than a host: %v", url, err)
+				}
 			}
 		}
 	})
@@ -186,13 +190,22 @@ func FuzzParseRouting(f *testing.F) {
 
 func TestBaseURL(t *testing.T) {
 	for text, want := range map[string]string{
-		"/dns4/a.example/tcp/443/https":     "https://a.example:443",
-		"/dns/a.example/tcp/8080/http":      "http://a.example:8080",
-		"/ip4/1.2.3.4/tcp/80/http":          "http://1.2.3.4:80",
-		"/ip6/2001:db8::1/tcp/443/tls/http": "https://[2001:db8::1]:443",
-		"/ip4/1.2.3.4/tcp/80":               "",
-		"/ip4/1.2.3.4/udp/80/quic-v1":       "",
-		"nonsense":                          "",
+		"/dns4/a.example/tcp/443/https":                "https://a.example:443",
+		"/dns/a.example/tcp/8080/http":                 "http://a.example:8080",
+		"/ip4/1.2.3.4/tcp/80/http":                     "http://1.2.3.4:80",
+		"/ip6/2001:db8::1/tcp/443/tls/http":            "https://[2001:db8::1]:443",
+		"/dns/a-b_c.example./http":                     "http://a-b_c.example.",
+		"/dns/a\x00b.example/http":                     "",
+		"/dns/a\xff.example/http":                      "",
+		"/dns/user@a.example/http":                     "",
+		"/dns/a.example:80/http":                       "",
+		"/dns/a..example/http":                         "",
+		"/dns/-/http":                                  "",
+		"/dns/" + strings.Repeat("a", 64) + "/http":    "",
+		"/dns/" + strings.Repeat("aa.", 90) + "a/http": "",
+		"/ip4/1.2.3.4/tcp/80":                          "",
+		"/ip4/1.2.3.4/udp/80/quic-v1":                  "",
+		"nonsense":                                     "",
 	} {
 		if got, ok := BaseURL(text); got != want || ok != (want != "") {
 			t.Errorf("%s is %q, %v; want %q", text, got, ok, want)

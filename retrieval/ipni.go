@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,6 +19,10 @@ const (
 	maxStrangers = 8
 	httpGateway  = "transport-ipfs-gateway-http"
 )
+
+// strangerMark begins the names of strangers, which are other names than those of providers of ours: what a stranger does
+// is not held against anybody else.
+const strangerMark = "stranger "
 
 // strangers asks the router, where one is configured, who else offers a block over HTTP. They are believed no more than
 // anybody: a block is verified whoever sends it.
@@ -81,8 +86,7 @@ func parseRouting(body []byte) ([]Source, error) {
 		if len(urls) == 0 {
 			continue
 		}
-		// Under another name than a provider of ours: what a stranger does is not held against anybody else.
-		list = append(list, Source{Provider: "stranger " + urls[0], URLs: urls})
+		list = append(list, Source{Provider: strangerMark + urls[0], URLs: urls})
 		if len(list) == maxStrangers {
 			break
 		}
@@ -102,8 +106,12 @@ func BaseURL(text string) (string, bool) {
 	var host, port, scheme string
 	for _, c := range addr {
 		switch c.Protocol().Code {
-		case multiaddr.P_IP4, multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6:
+		case multiaddr.P_IP4:
 			host = c.Value()
+		case multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6:
+			if host = c.Value(); !isHostName(host) {
+				return "", false
+			}
 		case multiaddr.P_IP6:
 			host = "[" + c.Value() + "]"
 		case multiaddr.P_TCP:
@@ -128,4 +136,20 @@ func BaseURL(text string) (string, bool) {
 		host += ":" + port
 	}
 	return scheme + "://" + host, true
+}
+
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// isHostName tells whether a text is the name of a host: a multiaddress takes any text for one.
+func isHostName(text string) bool {
+	text = strings.TrimSuffix(text, ".")
+	if len(text) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(text, ".") {
+		if !hostLabel.MatchString(label) {
+			return false
+		}
+	}
+	return true
 }

@@ -19,6 +19,7 @@ const (
 	rawAtOnce   = 16              // single blocks of a transfer that are fetched at once
 	cutsMost    = 5               // times a provider may break off and be asked to go on
 	pauseReader = 2 * time.Second // how long one who wants a part waits for a transfer that may be elsewhere
+	stillTimes  = 5               // hedges without a new block after which nobody waits for a transfer any more
 )
 
 var errNoProgress = errors.New("no new block for too long")
@@ -34,10 +35,14 @@ type job struct {
 	done   chan struct{} // closed at the end; err is set then
 	err    error
 
+	wanted func()        // closes reader
+	reader chan struct{} // closed when a reader wants it, and not only a restore
+	seated bool          // it has a place; guarded by Service.mu
+	behind bool          // and that is one which restores may take
+
 	blocks, bytes atomic.Int64 // of the DAG, met so far
 
 	// Of the goroutine that runs it.
-	counted map[string]struct{} // blocks in the totals
 	whole   map[string]struct{} // blocks below which nothing is missing, or that were visited
 	useless map[string]bool     // providers that give no CAR of this DAG
 	cuts    map[string]int
@@ -51,32 +56,42 @@ type job struct {
 
 	mu      sync.Mutex
 	users   int
-	pending map[string]got // arrived and not stored yet
+	moved   time.Time           // when it met its last new block, or began
+	counted map[string]struct{} // blocks in the totals
+	pending map[string]got      // arrived and not stored yet
 	waiting map[string][]chan got
 }
 
 // running returns the transfer that is under way and will bring what the reader of ctx wants; or else that of all below
-// root, which may bring it, and all is false; nil for none.
+// root, which may bring it, and all is false; nil for none. One without a place is not under way: it may have to wait for
+// as long as many others take.
 func (s *Service) running(ctx context.Context, root cid.Cid) (j *job, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if top, ok := trailOf(ctx).wantsAll(); ok {
-		if j := s.jobs[jobKey(root, top)]; j != nil {
+		if j := s.jobs[jobKey(root, top)]; j != nil && j.seated {
 			return j, true
 		}
 	}
-	return s.jobs[jobKey(root, root)], false
+	if j := s.jobs[jobKey(root, root)]; j != nil && j.seated {
+		return j, false
+	}
+	return nil, false
 }
 
 func jobKey(root, top cid.Cid) string { return root.KeyString() + top.KeyString() }
 
-// begin starts the transfer of all below top or joins it. The caller leaves it; it ends when everybody has.
-func (s *Service) begin(root, top cid.Cid, budget Budget) *job {
+// begin starts the transfer of all below top or joins it, for a reader or only to restore it. The caller leaves it; it
+// ends when everybody has.
+func (s *Service) begin(root, top cid.Cid, budget Budget, reader bool) *job {
 	root, top = canonical(root), canonical(top)
 	key := jobKey(root, top)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if j := s.jobs[key]; j != nil && j.join() {
+		if reader {
+			j.wanted()
+		}
 		return j
 	}
 	ctx, cancel := context.WithCancel(context.Background()) // it is its users', not the first one's
@@ -84,11 +99,18 @@ func (s *Service) begin(root, top cid.Cid, budget Budget) *job {
 		s: s, root: root, top: top, budget: budget, cancel: cancel, done: make(chan struct{}), users: 1,
 		counted: map[string]struct{}{}, whole: map[string]struct{}{}, useless: map[string]bool{}, cuts: map[string]int{},
 		pending: map[string]got{}, waiting: map[string][]chan got{}, arrivals: make(chan arrival),
+		reader: make(chan struct{}), moved: s.now(),
 	}
+	j.wanted = sync.OnceFunc(func() { close(j.reader) })
+	if reader {
+		j.wanted()
+	}
+	seated := j.seat()
+	j.seated = seated
 	s.jobs[key] = j
 	go func() {
 		defer cancel()
-		err := j.guarded(ctx)
+		err := j.guarded(ctx, seated)
 		s.mu.Lock()
 		if s.jobs[key] == j {
 			delete(s.jobs, key)
@@ -133,7 +155,7 @@ func (j *job) leave() {
 // Prefetch says that all below top, which is root or lies below it, is about to be read by the request of ctx. It returns
 // at once.
 func (s *Service) Prefetch(ctx context.Context, root, top cid.Cid) {
-	j := s.begin(root, top, s.cfg.Budget)
+	j := s.begin(root, top, s.cfg.Budget, true)
 	trailOf(ctx).wantAll(j.top)
 	context.AfterFunc(ctx, j.leave)
 }
@@ -161,7 +183,7 @@ func (s *Service) Restore(ctx context.Context, root cid.Cid, b Budget, progress 
 
 // restore is one transfer, or the rest of one. shared: it was under way with other limits.
 func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress func(blocks, bytes int64)) (shared bool, _ error) {
-	j := s.begin(root, root, b)
+	j := s.begin(root, root, b, false)
 	defer j.leave()
 	shared = j.budget != b
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -190,9 +212,9 @@ func (s *Service) restore(ctx context.Context, root cid.Cid, b Budget, progress 
 	}
 }
 
-// wait returns a block when the transfer has it, or false when it will not come this way. Who wants only a part waits
-// only a moment: it may be at the other end of the DAG.
-func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
+// wait returns a block when the transfer has it, or false when it will not come this way: it has passed and is not here
+// any more, or the transfer has ended, or there is no time left. left, which may be nil, tells how much there is.
+func (j *job) wait(ctx context.Context, c cid.Cid, left func() time.Duration) (got, bool) {
 	c = canonical(c)
 	key := c.KeyString()
 	arrived := make(chan got, 1)
@@ -201,6 +223,7 @@ func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
 		j.mu.Unlock()
 		return g, true
 	}
+	_, passed := j.counted[key]
 	j.waiting[key] = append(j.waiting[key], arrived)
 	j.mu.Unlock()
 	defer j.forget(key, arrived)
@@ -208,23 +231,45 @@ func (j *job) wait(ctx context.Context, c cid.Cid, all bool) (got, bool) {
 	if data, err := j.s.stored(ctx, c); err == nil {
 		return got{data, TierHot}, true
 	}
+	if passed {
+		return got{}, false
+	}
 	var moment <-chan time.Time
-	if !all {
-		timer := time.NewTimer(pauseReader)
+	if left != nil {
+		timer := time.NewTimer(left())
 		defer timer.Stop()
 		moment = timer.C
 	}
-	select {
-	case g := <-arrived:
-		return g, true
-	case <-moment:
-	case <-ctx.Done():
-	case <-j.done:
-		if data, err := j.s.stored(ctx, c); err == nil {
-			return got{data, TierHot}, true
+	for {
+		select {
+		case g := <-arrived:
+			return g, true
+		case <-moment:
+			if more := left(); more > 0 {
+				moment = time.After(more)
+				continue
+			}
+		case <-ctx.Done():
+		case <-j.done:
+			if data, err := j.s.stored(ctx, c); err == nil {
+				return got{data, TierHot}, true
+			}
 		}
+		return got{}, false
 	}
-	return got{}, false
+}
+
+// going is how long one who wants all of it waits still: as long as it goes on.
+func (j *job) going() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.moved.Add(max(stillTimes*j.s.cfg.Hedge, pauseReader)).Sub(j.s.now())
+}
+
+// passing is how long one who wants only a part of it waits: a moment, for it may be at the other end of the DAG.
+func (j *job) passing() func() time.Duration {
+	until := j.s.now().Add(pauseReader)
+	return func() time.Duration { return until.Sub(j.s.now()) }
 }
 
 func (j *job) forget(key string, arrived chan got) {
@@ -244,20 +289,14 @@ func (j *job) forget(key string, arrived chan got) {
 	}
 }
 
-// arrive takes a verified block: to those who wait for it, and into the next batch.
-func (j *job) arrive(ctx context.Context, c cid.Cid, data []byte, provider string) error {
-	b, err := blocks.NewBlockWithCid(data, c)
+// arrive takes a verified block: into the totals, to those who wait for it, and into the next batch.
+func (j *job) arrive(ctx context.Context, at step, data []byte, provider string) error {
+	b, err := blocks.NewBlockWithCid(data, at.cid)
 	if err != nil {
 		return err
 	}
-	key := c.KeyString()
-	j.mu.Lock()
-	j.pending[key] = got{data, provider}
-	waiting := j.waiting[key]
-	delete(j.waiting, key)
-	j.mu.Unlock()
-	for _, w := range waiting {
-		w <- got{data, provider}
+	if err := j.meet(at, got{data, provider}, true); err != nil {
+		return err
 	}
 	j.batch = append(j.batch, b)
 	j.size += len(data)
@@ -305,32 +344,108 @@ func (j *job) keep(ctx context.Context, batch []blocks.Block) error {
 	return nil
 }
 
-// count adds a block to the totals, once, and holds them against the budget.
-func (j *job) count(c cid.Cid, size, depth int) error {
-	if err := j.s.parts.Codec.Admit(c); err != nil {
+// meet counts a block and gives it to those who wait for it. It is pending when it is still to be stored.
+func (j *job) meet(at step, g got, pending bool) error {
+	key := at.cid.KeyString()
+	j.mu.Lock()
+	if err := j.count(at, len(g.data)); err != nil {
+		j.mu.Unlock()
+		return err
+	}
+	if pending {
+		j.pending[key] = g
+	}
+	waiting := j.waiting[key]
+	delete(j.waiting, key)
+	j.mu.Unlock()
+	for _, w := range waiting {
+		w <- g
+	}
+	return nil
+}
+
+// count adds a block to the totals, once, and holds them against the budget. The caller holds mu.
+func (j *job) count(at step, size int) error {
+	if err := j.s.parts.Codec.Admit(at.cid); err != nil {
 		return &RefusedError{Reason: err.Error()}
 	}
 	switch {
 	case over(int64(size), int64(j.budget.BlockSize)):
 		return &RefusedError{Reason: fmt.Sprintf("a block has %d bytes, more than %d", size, j.budget.BlockSize)}
-	case over(int64(depth), int64(j.budget.Depth)):
+	case over(int64(at.depth), int64(j.budget.Depth)):
 		return &RefusedError{Reason: fmt.Sprintf("it is deeper than %d links", j.budget.Depth)}
 	}
-	if _, counted := j.counted[c.KeyString()]; counted {
+	if _, counted := j.counted[at.cid.KeyString()]; counted {
 		return nil
 	}
-	j.counted[c.KeyString()] = struct{}{}
+	j.counted[at.cid.KeyString()] = struct{}{}
+	j.moved = j.s.now()
 	return j.budget.holds(j.blocks.Add(1), j.bytes.Add(int64(size)))
 }
 
-// guarded runs the job with a panic made an error, when there is a place for it.
-func (j *job) guarded(ctx context.Context) error {
+// seat takes a place among the transfers at once, where one is free. Some are left to readers: restores may be many, and
+// take long.
+func (j *job) seat() bool {
+	if !closed(j.reader) {
+		select {
+		case j.s.restores <- struct{}{}:
+			j.behind = true
+		default:
+			return false
+		}
+	}
 	select {
 	case j.s.slots <- struct{}{}:
-		defer func() { <-j.s.slots }()
+		return true
+	default:
+		j.rise()
+		return false
+	}
+}
+
+// queue waits for a place.
+func (j *job) queue(ctx context.Context) error {
+	if !closed(j.reader) {
+		select {
+		case j.s.restores <- struct{}{}:
+			j.behind = true
+		case <-j.reader:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	select {
+	case j.s.slots <- struct{}{}:
 	case <-ctx.Done():
+		j.rise()
 		return context.Cause(ctx)
 	}
+	j.mu.Lock()
+	j.moved = j.s.now()
+	j.mu.Unlock()
+	j.s.mu.Lock()
+	j.seated = true
+	j.s.mu.Unlock()
+	return nil
+}
+
+// rise gives back what a restore takes besides a place.
+func (j *job) rise() {
+	if j.behind {
+		j.behind = false
+		<-j.s.restores
+	}
+}
+
+// guarded runs the job with a panic made an error, when there is a place for it.
+func (j *job) guarded(ctx context.Context, seated bool) error {
+	if !seated {
+		if err := j.queue(ctx); err != nil {
+			return err
+		}
+	}
+	defer j.rise()
+	defer func() { <-j.s.slots }()
 	running, cancel := context.WithCancel(ctx)
 	defer j.lanes.Wait()
 	defer cancel()

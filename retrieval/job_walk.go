@@ -12,13 +12,11 @@ import (
 // run walks the DAG over what is here, and asks for a CAR at each place where something is missing. It ends when the
 // walk has met every block.
 func (j *job) run(ctx context.Context) error {
-	todo := []step{{j.top, 0}}
-	for len(todo) > 0 {
+	rest := newTodo(j.s.parts.Codec, j.budget.Blocks, step{j.top, 0})
+	for next, more := rest.pop(); more; next, more = rest.pop() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		next := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
 		data, inline := j.s.parts.Codec.Inline(next.cid)
 		if !inline {
 			if _, met := j.whole[next.cid.KeyString()]; met {
@@ -26,7 +24,7 @@ func (j *job) run(ctx context.Context) error {
 			}
 			var err error
 			var below bool
-			if data, below, err = j.visit(ctx, next, todo); err != nil {
+			if data, below, err = j.visit(ctx, next, rest); err != nil {
 				return err
 			}
 			j.whole[next.cid.KeyString()] = struct{}{}
@@ -38,23 +36,23 @@ func (j *job) run(ctx context.Context) error {
 		if err != nil {
 			return &RefusedError{Reason: err.Error()}
 		}
-		for i := range links {
-			todo = append(todo, step{canonical(links[len(links)-1-i]), next.depth + 1})
+		if err := rest.push(links, next.depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // visit returns the block of a step, from here or from afar, or tells that all below it has come too.
-func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, below bool, err error) {
+func (j *job) visit(ctx context.Context, at step, rest *todo) (data []byte, below bool, err error) {
 	key := at.cid.KeyString()
 	for {
 		if g, ok := j.unstored(key); ok {
-			return g.data, false, j.count(at.cid, len(g.data), at.depth)
+			return g.data, false, j.meet(at, g, false)
 		}
 		data, err = j.s.stored(ctx, at.cid)
 		if err == nil {
-			return data, false, j.count(at.cid, len(data), at.depth)
+			return data, false, j.meet(at, got{data, TierHot}, false)
 		}
 		if !errors.Is(err, ErrAbsent) && !errors.Is(err, ErrCorrupt) {
 			return nil, false, fmt.Errorf("reading what is here of %s: %w", j.top, err)
@@ -63,7 +61,7 @@ func (j *job) visit(ctx context.Context, at step, todo []step) (data []byte, bel
 			return nil, false, &RefusedError{Reason: err.Error()}
 		}
 		if at.cid.Type() == cid.Raw && !at.cid.Equals(j.top) {
-			data, again, err := j.leaves(ctx, at, todo)
+			data, again, err := j.leaves(ctx, at, rest)
 			if again {
 				continue // who was slow has brought it
 			}
@@ -127,16 +125,16 @@ func (j *job) single(ctx context.Context, at step) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := j.count(at.cid, len(g.data), at.depth); err != nil {
-		return nil, err
-	}
-	return g.data, j.arrive(ctx, at.cid, g.data, g.provider)
+	return g.data, j.arrive(ctx, at, g.data, g.provider)
 }
 
 // leaves fetches a leaf together with those missing ones that come next: a CAR of one block each would cost as many
 // round trips as there are. again: a lane that was slow has brought something meanwhile.
-func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, again bool, err error) {
-	list := j.missing(ctx, at, todo)
+func (j *job) leaves(ctx context.Context, at step, rest *todo) (data []byte, again bool, err error) {
+	list, err := j.missing(ctx, at, rest)
+	if err != nil {
+		return nil, false, err
+	}
 	var slow []string
 	for _, l := range j.flying {
 		slow = append(slow, l.from.Provider) // it is asked already
@@ -168,10 +166,7 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, ag
 		if failures[i] != nil {
 			continue // its own turn comes; what has come of the others stays
 		}
-		if err := j.count(leaf.cid, len(results[i].data), leaf.depth); err != nil {
-			return nil, false, err
-		}
-		if err := j.arrive(ctx, leaf.cid, results[i].data, results[i].provider); err != nil {
+		if err := j.arrive(ctx, leaf, results[i].data, results[i].provider); err != nil {
 			return nil, false, err
 		}
 	}
@@ -185,27 +180,27 @@ func (j *job) leaves(ctx context.Context, at step, todo []step) (data []byte, ag
 	return nil, false, failures[0]
 }
 
-// missing lists a leaf and those after it that are not here, as far as they are fetched together.
-func (j *job) missing(ctx context.Context, at step, todo []step) []step {
+// missing lists a leaf and those after it that are not here, as far as they are fetched together. Those that are here
+// have been visited by that: between two that are not there may be a hundred thousand.
+func (j *job) missing(ctx context.Context, at step, rest *todo) ([]step, error) {
 	list := []step{at}
-	for i := len(todo) - 1; i >= 0 && len(list) < rawAtOnce; i-- {
-		next := todo[i]
-		if next.cid.Type() != cid.Raw {
-			break
-		}
-		if _, met := j.whole[next.cid.KeyString()]; met {
+	for p := rest.top; p != nil && len(list) < rawAtOnce && p.cid.Type() == cid.Raw; p = p.below {
+		key := p.cid.KeyString()
+		if _, met := j.whole[key]; met || j.s.parts.Codec.Admit(p.cid) != nil {
 			continue
 		}
-		if _, inline := j.s.parts.Codec.Inline(next.cid); inline || j.s.parts.Codec.Admit(next.cid) != nil {
+		if _, here := j.unstored(key); here {
 			continue
 		}
-		if _, here := j.unstored(next.cid.KeyString()); here {
+		data, err := j.s.stored(ctx, p.cid)
+		if err != nil {
+			list = append(list, p.step)
 			continue
 		}
-		if _, err := j.s.stored(ctx, next.cid); err == nil {
-			continue
+		if err := j.meet(p.step, got{data, TierHot}, false); err != nil {
+			return nil, err
 		}
-		list = append(list, next)
+		j.whole[key] = struct{}{}
 	}
-	return list
+	return list, nil
 }

@@ -204,6 +204,13 @@ func (s *shelf) len() int {
 	return len(s.blocks)
 }
 
+// spoiled is how many of its blocks are wrong.
+func (s *shelf) spoiled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.wrong)
+}
+
 // A provider serves DAGs over HTTP as Curio does, and may misbehave.
 type provider struct {
 	*httptest.Server
@@ -330,6 +337,12 @@ func newFixture(t testing.TB, change func(*retrieval.Config), d *dag, providers 
 	if err := db.Migrate(t.Context(), retrieval.Migrations()...); err != nil {
 		t.Fatal(err)
 	}
+	return newFixtureOn(t, db, change, d, providers...)
+}
+
+// newFixtureOn makes one on a migrated database.
+func newFixtureOn(t testing.TB, db retrieval.DB, change func(*retrieval.Config), d *dag, providers ...*provider) *fixture {
+	t.Helper()
 	f := &fixture{shelf: newShelf(), dir: &directory{sources: map[string][]retrieval.Source{}}}
 	for _, p := range providers {
 		f.dir.sources[d.root.KeyString()] = append(f.dir.sources[d.root.KeyString()], p.source(d))

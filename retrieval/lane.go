@@ -102,7 +102,7 @@ func (j *job) carry(life context.Context, l *lane) error {
 	}
 	defer body.Close()
 	first := j.s.now().Sub(begun)
-	err = follow(streamReader{body}, l.at.cid, l.at.depth, j.s.cfg.BlockSize, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
+	err = follow(streamReader{body}, l.at, j.s.cfg.BlockSize, j.budget.Blocks, j.s.parts.Codec, func(c cid.Cid, data []byte, depth int) error {
 		watchdog.Stop() // what it waits for now is not the provider's
 		defer watchdog.Reset(j.s.cfg.Idle)
 		if first >= 0 { // whoever only promises has served nothing
@@ -246,13 +246,10 @@ func (j *job) others(ctx context.Context, provider string) bool {
 
 // take takes a block of a lane.
 func (j *job) take(ctx context.Context, a arrival) error {
-	if err := j.count(a.step.cid, len(a.data), a.step.depth); err != nil {
-		return err
-	}
 	l := a.lane
 	l.heard, l.met = j.s.now(), append(l.met, a.step.cid.KeyString())
 	j.s.meter.bytes.WithLabelValues("provider").Add(float64(len(a.data)))
-	return j.arrive(ctx, a.step.cid, a.data, l.from.Provider)
+	return j.arrive(ctx, a.step, a.data, l.from.Provider)
 }
 
 // ended remembers how it went with a lane that is at its end. It returns what race does.

@@ -36,5 +36,11 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
+	}, {
+		// Strangers are remembered in memory only: there is no end of them.
+		ID: "20261129_70_strangers",
+		Migrate: func(tx *gorm.DB) error {
+			return tx.Exec(`DELETE FROM retrieval_providers WHERE provider LIKE 'stranger %'`).Error
+		},
 	}}
 }

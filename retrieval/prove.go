@@ -103,7 +103,7 @@ func (s *Service) readBackPiece(ctx context.Context, root cid.Cid, from Source) 
 	}
 	defer body.Close()
 	n := 0
-	err = follow(streamReader{body}, root, 0, s.cfg.BlockSize, s.parts.Codec, func(_ cid.Cid, data []byte, _ int) error {
+	err = follow(streamReader{body}, step{root, 0}, s.cfg.BlockSize, 0, s.parts.Codec, func(_ cid.Cid, data []byte, _ int) error {
 		if n += len(data); n >= proofPiece {
 			return errEnough
 		}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // A record is what is remembered of one provider.
@@ -38,24 +41,43 @@ func (rec *record) pause(until time.Time) {
 	}
 }
 
+// strangersMost is how many strangers are remembered, those that were asked last. Anybody can be one, as often as they wish.
+const strangersMost = 1024
+
 // ranks remembers providers, best first.
 type ranks struct {
 	now func() time.Time
 	log *slog.Logger
 
-	mu    sync.Mutex
-	known map[string]*record
+	mu        sync.Mutex
+	known     map[string]*record
+	strangers *simplelru.LRU[string, *record]
 }
 
 func newRanks(now func() time.Time, log *slog.Logger) *ranks {
-	return &ranks{now: now, log: log, known: map[string]*record{}}
+	r := &ranks{now: now, log: log, known: map[string]*record{}}
+	r.strangers, _ = simplelru.NewLRU[string, *record](strangersMost, nil)
+	return r
+}
+
+// find returns what is remembered of a provider, nil for nothing.
+func (r *ranks) find(provider string) *record {
+	if strings.HasPrefix(provider, strangerMark) {
+		rec, _ := r.strangers.Get(provider)
+		return rec
+	}
+	return r.known[provider]
 }
 
 func (r *ranks) of(provider string) *record {
-	rec := r.known[provider]
+	rec := r.find(provider)
 	if rec == nil {
 		rec = &record{success: 1, first: guessedFirst}
-		r.known[provider] = rec
+		if strings.HasPrefix(provider, strangerMark) {
+			r.strangers.Add(provider, rec)
+		} else {
+			r.known[provider] = rec
+		}
 	}
 	return rec
 }
@@ -100,7 +122,7 @@ func (r *ranks) order(sources []Source) []Source {
 func (r *ranks) busy(provider string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rec := r.known[provider]
+	rec := r.find(provider)
 	if rec == nil {
 		return 0
 	}
@@ -176,7 +198,7 @@ func (r *ranks) failed(provider string, f failure) {
 	}
 }
 
-// changed returns copies of the records that are not stored yet.
+// changed returns copies of the records that are not stored yet. Those of strangers never are.
 func (r *ranks) changed() map[string]record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -188,6 +210,15 @@ func (r *ranks) changed() map[string]record {
 		}
 	}
 	return out
+}
+
+// unkept has records stored later, because they could not be stored now.
+func (r *ranks) unkept(records map[string]record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name := range records {
+		r.known[name].changed = true
+	}
 }
 
 // adopt takes what an earlier process has stored, where nothing newer is known.
@@ -205,7 +236,7 @@ func (r *ranks) adopt(stored map[string]record) {
 func (r *ranks) firstByte(provider string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if rec := r.known[provider]; rec != nil && rec.first != guessedFirst {
+	if rec := r.find(provider); rec != nil && rec.first != guessedFirst {
 		return rec.first
 	}
 	return 0

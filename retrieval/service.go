@@ -50,6 +50,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// restoresMost is how many of the places for transfers restores may take: they leave a quarter to readers.
+func restoresMost(transfers int) int { return max(1, transfers-max(1, transfers/4)) }
+
 // Parts are what a Service works with.
 type Parts struct {
 	Directory Directory
@@ -73,9 +76,12 @@ type Service struct {
 	flight singleflight.Group
 	slots  chan struct{} // transfers of whole DAGs
 
+	restores chan struct{} // those of them that no reader wants
+
 	mu      sync.Mutex
 	jobs    map[string]*job
 	sources map[string]remembered
+	refills map[string]got // fetched, and being stored
 }
 
 // remembered is an answer of the directory.
@@ -97,8 +103,8 @@ func New(cfg Config, parts Parts, log *slog.Logger, now func() time.Time) *Servi
 		store:  &store{db: parts.DB, now: now},
 		meter:  newMeter(),
 		recent: newRecents(cfg.Recent, now),
-		slots:  make(chan struct{}, cfg.Transfers),
-		jobs:   map[string]*job{}, sources: map[string]remembered{},
+		slots:  make(chan struct{}, cfg.Transfers), restores: make(chan struct{}, restoresMost(cfg.Transfers)),
+		jobs: map[string]*job{}, sources: map[string]remembered{}, refills: map[string]got{},
 	}
 	return s
 }
@@ -142,8 +148,12 @@ const (
 // keep stores what is known of providers, and forgets what is too old to be used.
 func (s *Service) keep(ctx context.Context) {
 	s.recent.expire()
-	if err := s.store.keep(ctx, s.ranks.changed()); err != nil && ctx.Err() == nil {
-		s.log.Warn("storing what is known of providers", "err", err)
+	changed := s.ranks.changed()
+	if err := s.store.keep(ctx, changed); err != nil {
+		s.ranks.unkept(changed)
+		if ctx.Err() == nil {
+			s.log.Warn("storing what is known of providers", "err", err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,7 +2,10 @@ package retrieval
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -35,11 +38,14 @@ func (providerRow) TableName() string { return "retrieval_providers" }
 // forget is how long a provider is remembered that is not used.
 const forget = 180 * 24 * time.Hour
 
+// maxRecalled is how many providers are read at the start: more than there are on the network.
+const maxRecalled = 10_000
+
 func (s *store) providers(ctx context.Context) (map[string]record, error) {
 	var rows []providerRow
 	err := s.db.Read(ctx, func(tx *gorm.DB) error {
 		rows = nil
-		return tx.Where("seen_ms > ?", s.now().Add(-forget).UnixMilli()).Limit(10_000).Find(&rows).Error
+		return tx.Where("seen_ms > ?", s.now().Add(-forget).UnixMilli()).Order("seen_ms DESC").Limit(maxRecalled).Find(&rows).Error
 	})
 	out := make(map[string]record, len(rows))
 	for _, r := range rows {
@@ -51,6 +57,7 @@ func (s *store) providers(ctx context.Context) (map[string]record, error) {
 	return out, err
 }
 
+// keep stores records, and deletes those that are too old to be read again.
 func (s *store) keep(ctx context.Context, records map[string]record) error {
 	if len(records) == 0 {
 		return nil
@@ -62,8 +69,13 @@ func (s *store) keep(ctx context.Context, records map[string]record) error {
 			UntilMS: max(0, r.until.UnixMilli()), Lies: r.lies, SeenMS: s.now().UnixMilli(),
 		})
 	}
+	// In one order, so that two servers do not wait for each other's rows.
+	slices.SortFunc(rows, func(a, b providerRow) int { return strings.Compare(a.Provider, b.Provider) })
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return tx.Clauses(clause.OnConflict{UpdateAll: true}).CreateInBatches(rows, 100).Error
+		if err := tx.Clauses(clause.OnConflict{UpdateAll: true}).CreateInBatches(rows, 100).Error; err != nil {
+			return err
+		}
+		return tx.Where("seen_ms <= ?", s.now().Add(-forget).UnixMilli()).Delete(&providerRow{}).Error
 	})
 }
 
@@ -106,11 +118,24 @@ func (s *store) proofs(ctx context.Context, root cid.Cid) (map[string]proof, err
 	return out, err
 }
 
+// maxReason bounds, in bytes, what is kept of why a copy could not be read back.
 const maxReason = 500
+
+// storable is the start of a text in which there may be what a stranger says, fit for a database: PostgreSQL refuses a row
+// with a NUL, or with bytes that are no UTF-8.
+func storable(text string) string {
+	text = strings.ToValidUTF8(text[:min(len(text), maxReason)], "\uFFFD")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
 
 // proved records that a copy was read back, or that it could not be, for a reason.
 func (s *store) proved(ctx context.Context, root cid.Cid, provider string, at time.Time, reason string) error {
-	row := proofRow{Root: root.String(), Provider: provider, Reason: reason[:min(len(reason), maxReason)]}
+	row := proofRow{Root: root.String(), Provider: provider, Reason: storable(reason)}
 	set := []string{"proven_ms", "reason"}
 	if reason == "" {
 		row.ProvenMS = at.UnixMilli()

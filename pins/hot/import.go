@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/path"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
@@ -76,9 +77,33 @@ func (i *embeddedImport) Put(ctx context.Context, list []blocks.Block) error {
 	if err := turns.Do(ctx, who, func() error { return hold.Check(list) }); err != nil {
 		return err
 	}
-	i.kept.Keep(list)                                  // before they are there: a collection that begins now must know of them
-	defer i.e.node.Blockstore.PinLock(ctx).Unlock(ctx) // a collection may have it, which no turn is to wait for
+	i.kept.Keep(list)                   // before they are there: a collection that begins now must know of them
+	unlock, err := i.e.uncollected(ctx) // no turn is to wait for it
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return turns.Do(ctx, who, func() error { return i.e.put(ctx, list) })
+}
+
+// uncollected keeps collections away until unlock is called. One that runs may take minutes, and Kubo's lock waits for it
+// whatever becomes of ctx.
+func (e *Embedded) uncollected(ctx context.Context) (unlock func(), err error) {
+	locked := make(chan blockstore.Unlocker)
+	go func() {
+		lock := e.node.Blockstore.PinLock(ctx)
+		select {
+		case locked <- lock:
+		case <-ctx.Done(): // nobody waits any more
+			lock.Unlock(ctx)
+		}
+	}()
+	select {
+	case lock := <-locked:
+		return func() { lock.Unlock(ctx) }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // put stores blocks, over those that are here with wrong bytes.
