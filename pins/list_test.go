@@ -76,8 +76,17 @@ var (
 		"\uFFFD", "\uFFFE", "b\uFFFF",
 	}
 	parts = []string{"%", "_", `\`, "*", "?", "[b]", "a*c", "ss", "ß", "", "nope"}
-	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}}
+	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}, manyKeys(9), manyKeys(10)}
 )
+
+// manyKeys are more than are looked up in the index one by one.
+func manyKeys(n int) map[string]string {
+	meta := map[string]string{"k": "v"}
+	for i := range n - 1 {
+		meta[fmt.Sprint(i)] = ""
+	}
+	return meta
+}
 
 func genQuery(now time.Time) *rapid.Generator[spec.Query] {
 	return rapid.Custom(func(t *rapid.T) spec.Query {
@@ -362,6 +371,60 @@ func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {
 	})
 }
 
+// Tags that many pins have, with every share of statuses: the newest are found, and all are counted.
+func TestListsByTagsThatManyPinsHave(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+		var model naive
+		for i := range 450 {
+			r := request(leaf(i % 9))
+			r.Meta = map[string]string{"app": "x", "half": fmt.Sprint(i % 2)}
+			if i%3 == 0 {
+				r.Meta = map[string]string{"rare": "x", "third": "0", "half": fmt.Sprint(i % 2)}
+			}
+			p, err := s.Add(t.Context(), alice, r, pins.Decision{Terms: pins.Undecided})
+			if err != nil {
+				t.Fatal(err)
+			}
+			model = append(model, p)
+		}
+		for _, failed := range []int{0, 1, 5, 9} { // of nine roots
+			for i := range failed {
+				if err := pins.SetHot(t.Context(), s, leaf(i), pins.HotGaveUp); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range model {
+				p, err := s.Get(t.Context(), alice, model[i].ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				model[i] = p
+			}
+			from, to := model[50].Created.UnixMilli(), model[350].Created.UnixMilli()
+			for _, meta := range []map[string]string{{"app": "x"}, {"app": "x", "half": "1"}, {"half": "0", "third": "0"}, {"app": "x", "third": "0"}, {"none": ""}} {
+				for _, statuses := range [][]spec.Status{all().Statuses, {spec.Queued}, {spec.Failed}, {spec.Failed, spec.Pinned}} {
+					for _, q := range []spec.Query{{Limit: 10}, {Limit: 1000}, {Limit: 10, BeforeMS: &to, AfterMS: &from}} {
+						q.Meta, q.Statuses = meta, statuses
+						count, ids := model.list(q)
+						page, err := s.List(t.Context(), alice, q)
+						if err != nil {
+							t.Fatal(err)
+						}
+						var got []pins.ID
+						for _, p := range page.Pins {
+							got = append(got, p.ID)
+						}
+						if page.Count != count || !slices.Equal(got, ids) {
+							t.Fatalf("with %d of nine roots failed, %s: %d %v, want %d %v", failed, describe(q), page.Count, got, count, ids)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestPagedWalkMeetsEveryPinOnceAndCountsDown(t *testing.T) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		clock := time.UnixMilli(1_700_000_000_000)
@@ -457,6 +520,9 @@ func TestListsUseTheirIndexes(t *testing.T) {
 		"ipartial":    {spec.Query{Statuses: []spec.Status{spec.Queued}, BeforeMS: &ms, Name: &name, Match: spec.Ipartial, Limit: 10}, "COVERING INDEX pins_status (account=? AND status=? AND created_ms<?)"},
 		"cid":         {spec.Query{Statuses: []spec.Status{spec.Queued}, CIDs: []cid.Cid{leaf(3), leaf(4)}, Limit: 10}, "pins_root"},
 		"meta":        {spec.Query{Statuses: []spec.Status{spec.Queued}, Meta: map[string]string{"k": "7"}, Limit: 10}, "sqlite_autoindex_pin_meta|PRIMARY KEY (account=? AND kv=?"},
+		"tag":         {byTag("k", "7"), "SEARCH d USING PRIMARY KEY (account=? AND kv=? AND created_ms>? AND created_ms<?)"},
+		"tags":        {spec.Query{Statuses: all().Statuses, Meta: map[string]string{"k": "7", "l": "7"}, Limit: 10}, "PRIMARY KEY (account=? AND kv=?"},
+		"named, meta": {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Exact, Meta: map[string]string{"k": "7"}, Limit: 10}, "SEARCH p USING COVERING INDEX pins_name|SEARCH p USING INDEX pins_name"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			plan := explain(t, db, s, c.q)
