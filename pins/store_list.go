@@ -24,7 +24,11 @@ func (s *store) list(ctx context.Context, account Account, q spec.Query) (page P
 			inside, cancel := context.WithTimeout(tx.Statement.Context, searchTimeout)
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
-			return s.answer(tx.WithContext(inside), account, q, &page)
+			err := s.answer(tx.WithContext(inside), account, q, &page) //nolint:contextcheck // that of the transaction, which ends with ctx
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
 		})
 	})
 	return page, err

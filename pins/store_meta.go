@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"database/sql"
 	"slices"
+	"strings"
 
 	"gorm.io/gorm"
 
@@ -16,6 +17,9 @@ const (
 	metaProbes = 8
 
 	metaRare = 100 // more pins than this have to be counted further to tell which key is the rarest
+
+	// metaMerged is how many entries of an index are read in their order in the time of a lookup.
+	metaMerged = 10
 )
 
 // metaKeys are the keys and values of a filter, as their index has them.
@@ -44,6 +48,8 @@ type metaList struct {
 	before, after int64
 	keys          []string // the rarest first, at most metaProbes
 	rarest        int64    // how many pins have the first; of a single key no more are counted than scanMatches
+	wanted        int64    // how many pins have one of the statuses asked for
+	others        int64    // and how many another
 }
 
 // listByMeta starts from the pins with the rarest key, which their index has in the order of the list.
@@ -56,52 +62,72 @@ func listByMeta(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
 	if len(q.Meta) > metaProbes {
 		return m.withMeta(tx, q.Statuses).compare(tx, q, page)
 	}
-	var wanted, others int64
-	if len(q.Statuses) < len(allStatuses()) {
-		rest := slices.DeleteFunc(allStatuses(), func(s spec.Status) bool { return slices.Contains(q.Statuses, s) })
-		if err := countByStatus(tx, account, q.Statuses, m.before, m.after, &wanted); err != nil || wanted == 0 {
-			return err
-		}
-		if err := countByStatus(tx, account, rest, m.before, m.after, &others); err != nil {
-			return err
-		}
-		if wanted < min(m.rarest, scanMatches) {
-			return listByFilter(tx, m.withStatus(tx, q.Statuses), q, page)
-		}
-		if others > 0 {
-			return m.list(tx, rest, wanted, others, page)
-		}
-	}
-	return m.list(tx, nil, wanted, others, page)
-}
-
-// list reads the page and counts. others is how many pins have one of the statuses that are not asked for, rest.
-func (m metaList) list(tx *gorm.DB, rest []spec.Status, wanted, others int64, page *Page) error {
-	every := m.withMeta(tx, nil)
-	f := every
-	if others > 0 {
-		f = m.withMeta(tx, m.q.Statuses)
-	}
-	if err := f.page(tx, m.q, page); err != nil {
+	rest := slices.DeleteFunc(allStatuses(), func(s spec.Status) bool { return slices.Contains(q.Statuses, s) })
+	if err := countByStatus(tx, account, q.Statuses, m.before, m.after, &m.wanted); err != nil || m.wanted == 0 {
 		return err
 	}
-	if page.Count = int64(len(page.Pins)); page.Count < int64(m.q.Limit) {
+	if len(rest) > 0 {
+		if err := countByStatus(tx, account, rest, m.before, m.after, &m.others); err != nil {
+			return err
+		}
+	}
+	if m.others > 0 && m.wanted < min(m.rarest, scanMatches) {
+		return listByFilter(tx, m.withStatus(tx, q.Statuses), q, page)
+	}
+	f := m.withMeta(tx, nil)
+	if m.others > 0 {
+		f = m.withMeta(tx, q.Statuses)
+	}
+	if err := f.page(tx, q, page); err != nil {
+		return err
+	}
+	if page.Count = int64(len(page.Pins)); page.Count < int64(q.Limit) {
 		return nil // there are no others
 	}
-	if err := every.count(tx, page); err != nil || others == 0 {
+	if len(m.keys) == 1 {
+		return m.countTagged(tx, f, rest, page)
+	}
+	return m.countMany(tx, f, page)
+}
+
+// countTagged counts the pins of f, which have one key, by what takes the fewest lookups. Those with any status are counted
+// by the index alone.
+func (m metaList) countTagged(tx *gorm.DB, f filter, rest []spec.Status, page *Page) error {
+	if err := m.withMeta(tx, nil).count(tx, page); err != nil || m.others == 0 {
 		return err
 	}
-	// A pin with the key is counted by its index alone, a status costs a lookup: for as few as possible.
-	switch all := page.Count; {
-	case all <= min(wanted, others):
-		return f.count(tx, page)
-	case wanted <= others:
+	m.rarest = page.Count
+	switch fewest := min(m.rarest, m.wanted, m.others); {
+	case fewest*metaMerged > m.wanted+m.others, fewest == m.rarest:
+		return m.countMany(tx, f, page)
+	case fewest == m.wanted:
 		return m.withStatus(tx, m.q.Statuses).count(tx, page)
 	default:
 		err := m.withStatus(tx, rest).count(tx, page)
-		page.Count = all - page.Count
+		page.Count = m.rarest - page.Count
 		return err
 	}
+}
+
+// countMany counts the pins of f. Where a good part of the account has even the rarest key, SQLite is told to merge what
+// the indexes have, which PostgreSQL knows by itself.
+func (m metaList) countMany(tx *gorm.DB, f filter, page *Page) error {
+	if tx.Name() != "sqlite" || m.rarest*metaMerged <= m.wanted+m.others || m.others > 0 && len(m.q.Statuses) > 1 {
+		return f.count(tx, page)
+	}
+	var parts []string
+	var args []any
+	part := func(of string, what any) {
+		parts = append(parts, `SELECT created_ms FROM `+of+` = ? AND created_ms < ? AND created_ms > ?`)
+		args = append(args, m.account, what, m.before, m.after)
+	}
+	for _, k := range m.keys {
+		part(`pin_meta WHERE account = ? AND kv`, k)
+	}
+	if m.others > 0 {
+		part(`pins INDEXED BY pins_status WHERE account = ? AND status`, m.q.Statuses[0])
+	}
+	return tx.Raw(`SELECT count(*) FROM (`+strings.Join(parts, ` INTERSECT `)+` ORDER BY created_ms)`, args...).Row().Scan(&page.Count)
 }
 
 // rank puts the rarest keys first. Those that are not rare are counted four times as far each time, so that it costs some
