@@ -133,20 +133,7 @@ func Statements(tx *gorm.DB, account Account, q spec.Query) []Statement {
 	record := &recorder{ConnPool: tx.Statement.ConnPool, out: &out}
 	recording.Statement.ConnPool = record
 	var page Page
-	var err error
-	if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
-		err = listByStatus(recording, account, q, &page)
-	} else {
-		var f filter
-		f, _, err = filterOf(recording, account, q, narrow)
-		switch {
-		case err != nil:
-		case q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial):
-			err = listByScan(recording, f, q, &page)
-		default:
-			err = listByFilter(recording, f, q, &page)
-		}
-	}
+	err := (&store{spans: usualSpans}).rows(recording, account, q, &page)
 	if err != nil {
 		panic(err)
 	}

@@ -76,8 +76,17 @@ var (
 		"\uFFFD", "\uFFFE", "b\uFFFF",
 	}
 	parts = []string{"%", "_", `\`, "*", "?", "[b]", "a*c", "ss", "ß", "", "nope"}
-	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}}
+	metas = []map[string]string{nil, {}, {"k": "v"}, {"k": ""}, {"k": "v", "l": "w"}, {"K": "v"}, {"kv": ""}, manyKeys(9), manyKeys(10)}
 )
+
+// manyKeys are more than are looked up in the index one by one.
+func manyKeys(n int) map[string]string {
+	meta := map[string]string{"k": "v"}
+	for i := range n - 1 {
+		meta[fmt.Sprint(i)] = ""
+	}
+	return meta
+}
 
 func genQuery(now time.Time) *rapid.Generator[spec.Query] {
 	return rapid.Custom(func(t *rapid.T) spec.Query {
@@ -311,7 +320,9 @@ func TestWideSearchFindsTheNewestWhereverTheyAre(t *testing.T) {
 		group.SetLimit(256)
 		for i := range n {
 			group.Go(func() error {
-				_, err := s.Add(context.Background(), alice, named(leaf(i%7), fmt.Sprint(name, " ", i)), pins.Decision{Terms: pins.Undecided})
+				r := named(leaf(10*len(name)+i%7), fmt.Sprint(name, " ", i))
+				r.Meta = map[string]string{"app": "x"}
+				_, err := s.Add(context.Background(), alice, r, pins.Decision{Terms: pins.Undecided})
 				return err
 			})
 		}
@@ -337,9 +348,23 @@ func TestWideSearchFindsTheNewestWhereverTheyAre(t *testing.T) {
 	addMany("Wide", 2500)
 	search("ide ", spec.Partial, 2500) // among the newest
 	search("WIDE", spec.Ipartial, 2500)
-	addMany("other", 20_100)
+	addMany("other", 23_000)
 	search("ide ", spec.Partial, 2500) // behind them
 	search("WIDE", spec.Ipartial, 2500)
+
+	for i := range 7 {
+		if err := pins.SetHot(t.Context(), s, leaf(40+i), pins.HotGaveUp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for status, want := range map[spec.Status]int64{spec.Failed: 2500, spec.Queued: 23_000} {
+		q := byTag("app", "x")
+		q.Statuses, q.Limit = []spec.Status{status}, 10
+		page, err := s.List(t.Context(), alice, q)
+		if err != nil || page.Count != want || len(page.Pins) != 10 {
+			t.Errorf("%d of %d pins are %s and have the tag of all, want 10 of %d: %v", len(page.Pins), page.Count, status, want, err)
+		}
+	}
 }
 
 func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {
@@ -358,6 +383,60 @@ func TestAThousandMetaKeysAreOneCheapQuestion(t *testing.T) {
 		page, err := s.List(context.Background(), alice, spec.Query{Statuses: all().Statuses, Meta: r.Meta, Limit: 10})
 		if err != nil || page.Count != 1 {
 			t.Fatalf("%d pins and %v, want 1", page.Count, err)
+		}
+	})
+}
+
+// Tags that many pins have, with every share of statuses: the newest are found, and all are counted.
+func TestListsByTagsThatManyPinsHave(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		s := pins.New(config(), db, pinstest.NewTier(), discard(), time.Now)
+		var model naive
+		for i := range 450 {
+			r := request(leaf(i % 12))
+			r.Meta = map[string]string{"app": "x", "half": fmt.Sprint(i % 2)}
+			if i%3 == 0 {
+				r.Meta = map[string]string{"rare": "x", "third": "0", "half": fmt.Sprint(i % 2)}
+			}
+			p, err := s.Add(t.Context(), alice, r, pins.Decision{Terms: pins.Undecided})
+			if err != nil {
+				t.Fatal(err)
+			}
+			model = append(model, p)
+		}
+		for _, failed := range []int{0, 1, 7, 12} { // of twelve roots
+			for i := range failed {
+				if err := pins.SetHot(t.Context(), s, leaf(i), pins.HotGaveUp); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range model {
+				p, err := s.Get(t.Context(), alice, model[i].ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				model[i] = p
+			}
+			from, to := model[50].Created.UnixMilli(), model[350].Created.UnixMilli()
+			for _, meta := range []map[string]string{{"app": "x"}, {"app": "x", "half": "1"}, {"half": "0", "third": "0"}, {"app": "x", "third": "0"}, {"none": ""}} {
+				for _, statuses := range [][]spec.Status{all().Statuses, {spec.Queued}, {spec.Failed}, {spec.Failed, spec.Pinned}} {
+					for _, q := range []spec.Query{{Limit: 10}, {Limit: 1000}, {Limit: 10, BeforeMS: &to, AfterMS: &from}} {
+						q.Meta, q.Statuses = meta, statuses
+						count, ids := model.list(q)
+						page, err := s.List(t.Context(), alice, q)
+						if err != nil {
+							t.Fatal(err)
+						}
+						var got []pins.ID
+						for _, p := range page.Pins {
+							got = append(got, p.ID)
+						}
+						if page.Count != count || !slices.Equal(got, ids) {
+							t.Fatalf("with %d of twelve roots failed, %s: %d %v, want %d %v", failed, describe(q), page.Count, got, count, ids)
+						}
+					}
+				}
+			}
 		}
 	})
 }
@@ -457,6 +536,9 @@ func TestListsUseTheirIndexes(t *testing.T) {
 		"ipartial":    {spec.Query{Statuses: []spec.Status{spec.Queued}, BeforeMS: &ms, Name: &name, Match: spec.Ipartial, Limit: 10}, "COVERING INDEX pins_status (account=? AND status=? AND created_ms<?)"},
 		"cid":         {spec.Query{Statuses: []spec.Status{spec.Queued}, CIDs: []cid.Cid{leaf(3), leaf(4)}, Limit: 10}, "pins_root"},
 		"meta":        {spec.Query{Statuses: []spec.Status{spec.Queued}, Meta: map[string]string{"k": "7"}, Limit: 10}, "sqlite_autoindex_pin_meta|PRIMARY KEY (account=? AND kv=?"},
+		"tag":         {byTag("k", "7"), "SEARCH d USING PRIMARY KEY (account=? AND kv=? AND created_ms>? AND created_ms<?)"},
+		"tags":        {spec.Query{Statuses: all().Statuses, Meta: map[string]string{"k": "7", "l": "7"}, Limit: 10}, "PRIMARY KEY (account=? AND kv=?"},
+		"named, meta": {spec.Query{Statuses: all().Statuses, Name: &name, Match: spec.Exact, Meta: map[string]string{"k": "7"}, Limit: 10}, "SEARCH p USING COVERING INDEX pins_name|SEARCH p USING INDEX pins_name"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			plan := explain(t, db, s, c.q)

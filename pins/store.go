@@ -49,6 +49,8 @@ type store struct {
 
 	counter counter
 
+	searches *searches
+
 	spans       spanSizes
 	spansWanted chan Account // those that a search has found without
 
@@ -60,6 +62,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 	s := &store{
 		db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}},
 		room: func() Room { return RoomPlenty }, spans: usualSpans, spansWanted: make(chan Account, 1),
+		searches: newSearches(),
 	}
 	s.owing.Store(true) // until begin has looked
 	if archive != nil {

@@ -14,32 +14,61 @@ import (
 
 // list answers a query from one snapshot.
 func (s *store) list(ctx context.Context, account Account, q spec.Query) (page Page, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		page = Page{}
-		if err := s.rows(tx, account, q, &page); err != nil {
+	if len(q.Meta) == 0 && !partial(q) {
+		err = s.db.Read(ctx, func(tx *gorm.DB) error { return s.answer(tx, account, q, &page) })
+		return page, err
+	}
+	err = s.searches.do(ctx, account, func() error {
+		return s.db.Read(ctx, func(tx *gorm.DB) error {
+			// SQLite's statements otherwise go on without their caller; see the package of the database.
+			inside, cancel := context.WithTimeout(tx.Statement.Context, searchTimeout)
+			defer cancel()
+			defer context.AfterFunc(ctx, cancel)()
+			err := s.answer(tx.WithContext(inside), account, q, &page) //nolint:contextcheck // that of the transaction, which ends with ctx
+			if err != nil && ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			return err
-		}
-		return s.addStandings(tx, page.Pins)
+		})
 	})
 	return page, err
 }
 
+func (s *store) answer(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
+	*page = Page{}
+	if err := s.rows(tx, account, q, page); err != nil {
+		return err
+	}
+	return s.addStandings(tx, page.Pins)
+}
+
 // rows reads the page of a query.
 func (s *store) rows(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
-	if q.Name == nil && len(q.CIDs) == 0 && len(q.Meta) == 0 {
+	if q.Name == nil && len(q.CIDs) == 0 {
+		if len(q.Meta) > 0 {
+			return listByMeta(tx, account, q, page)
+		}
 		return listByStatus(tx, account, q, page)
 	}
 	f, possible, err := filterOf(tx, account, q, narrow)
 	if err != nil || !possible {
 		return err
 	}
-	if q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial) {
+	if len(q.Meta) > metaProbes {
+		return f.compare(tx, q, page)
+	}
+	if partial(q) {
 		if served, err := s.listBySpans(tx, account, q, page); served || err != nil {
 			return err
 		}
 		return listByScan(tx, f, q, page)
 	}
 	return listByFilter(tx, f, q, page)
+}
+
+// partial tells whether every name has to be looked at.
+func partial(q spec.Query) bool {
+	return q.Name != nil && (q.Match == spec.Partial || q.Match == spec.Ipartial)
 }
 
 // listByStatus serves lists without other filters, the ones that clients page through: it takes the rows of each
@@ -87,12 +116,12 @@ func listByFilter(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 }
 
 func (f filter) count(tx *gorm.DB, page *Page) error {
-	return tx.Raw(`SELECT count(*) `+f.from+f.where, f.args...).Row().Scan(&page.Count)
+	return tx.Raw(`SELECT count(*)`+f.from+f.where, f.args...).Row().Scan(&page.Count)
 }
 
 // page appends the newest pins that pass the filter.
 func (f filter) page(tx *gorm.DB, q spec.Query, page *Page) error {
-	return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM (SELECT p.account, p.created_ms `+f.from+f.where+` ORDER BY p.created_ms DESC LIMIT ?) AS k
+	return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM (SELECT `+f.row+`.account, `+f.row+`.created_ms`+f.from+f.where+` ORDER BY `+f.row+`.created_ms DESC LIMIT ?) AS k
 		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
 		ORDER BY p.created_ms DESC`, append(slices.Clone(f.args), q.Limit)...)
 }
@@ -115,7 +144,7 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 		}
 		created = append(created, ms)
 		return nil
-	}, `SELECT p.created_ms `+f.from+f.where+` LIMIT ?`, append(slices.Clone(f.args), scanMatches)...)
+	}, `SELECT p.created_ms`+f.from+f.where+` LIMIT ?`, append(slices.Clone(f.args), scanMatches)...)
 	if err != nil {
 		return err
 	}
@@ -163,6 +192,7 @@ func appendByCreated(tx *gorm.DB, account Account, page *Page, created []int64) 
 // A filter is the FROM and WHERE of a query for pins.
 type filter struct {
 	account     Account
+	row         string // what stands for a pin in them
 	from, where string
 	args        []any
 }
@@ -175,9 +205,10 @@ const (
 	wide                  // many names: most are looked at up to the part
 )
 
-// filterOf turns a query into SQL; possible is false when it can match nothing.
+// filterOf turns a query with a name or CIDs into SQL, with as many keys of meta as metaProbes; possible is false when it
+// can match nothing.
 func filterOf(tx *gorm.DB, account Account, q spec.Query, b breadth) (f filter, possible bool, err error) {
-	f.account = account
+	f.account, f.row = account, `p`
 	index := ""
 	where := []string{`p.account = ?`}
 	args := []any{account}
@@ -211,21 +242,7 @@ func filterOf(tx *gorm.DB, account Account, q spec.Query, b breadth) (f filter, 
 			add(containsFolded(tx, folded))
 		}
 	}
-	var keys []string
-	for k, v := range q.Meta {
-		keys = append(keys, metaKey(k, v))
-	}
-	if len(keys) > 0 {
-		// Counted rather than one EXISTS for each: planners take long over hundreds of those.
-		add(`(SELECT count(*) FROM pin_meta m WHERE m.account = p.account AND m.kv IN ? AND m.created_ms = p.created_ms) = ?`, keys, len(keys))
-	}
 	from := ` FROM pins p` + indexedBy(tx, index)
-	if index == "" {
-		// Only meta is left to start from. Any of its keys will do.
-		from = ` FROM pin_meta d CROSS JOIN pins p`
-		where = append([]string{`d.account = ? AND d.kv = ? AND p.account = d.account AND p.created_ms = d.created_ms`}, where...)
-		args = append([]any{account, keys[0]}, args...)
-	}
 	prefix := plus(tx)
 	if index == `pins_status` {
 		prefix = `` // these conditions are what that index is sorted by
@@ -240,7 +257,9 @@ func filterOf(tx *gorm.DB, account Account, q spec.Query, b breadth) (f filter, 
 	if q.AfterMS != nil {
 		add(prefix+`p.created_ms > ?`, after)
 	}
-	f.from, f.where, f.args = from, ` WHERE `+strings.Join(where, ` AND `), args
+	keys := metaKeys(q)
+	has, values := hasMeta(f.row, keys[:min(len(keys), metaProbes)])
+	f.from, f.where, f.args = from, ` WHERE `+strings.Join(where, ` AND `)+has, append(args, values...)
 	return f, true, nil
 }
 

@@ -136,11 +136,15 @@ func (s *store) removePin(tx *gorm.DB, account Account, id ID) (root int64, term
 	if err := fromJSON(meta, &kv); err != nil {
 		return 0, terms, err
 	}
+	keys := make(rowsOf, 0, len(kv))
 	for k, v := range kv {
-		err := tx.Exec(`DELETE FROM pin_meta WHERE account = ? AND kv = ? AND created_ms = ?`, account, metaKey(k, v), createdMS).Error
-		if err != nil {
-			return 0, terms, err
-		}
+		keys = append(keys, []any{metaKey(k, v)})
+	}
+	err = keys.each(func(values string, args []any) error {
+		return exec(tx, `DELETE FROM pin_meta WHERE account = ? AND created_ms = ? AND kv IN (`+values+`)`, append([]any{account, createdMS}, args...))
+	})
+	if err != nil {
+		return 0, terms, err
 	}
 	return root, terms, nil
 }

@@ -31,9 +31,9 @@ type Turns struct {
 }
 
 // NewTurns returns Turns for the processors of this process.
-func NewTurns() *Turns {
-	return &Turns{free: max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2), queues: make(map[any][]chan struct{})}
-}
+func NewTurns() *Turns { return newTurns(max(1, min(runtime.NumCPU(), runtime.GOMAXPROCS(0))/2)) }
+
+func newTurns(free int) *Turns { return &Turns{free: free, queues: make(map[any][]chan struct{})} }
 
 // Do calls f when it is the turn of who, which is comparable. f should be short, wait for nothing but the processor and
 // the disk, and must not take another turn.

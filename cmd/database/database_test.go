@@ -410,3 +410,33 @@ func TestTextThatPostgresCannotStoreIsToldApart(t *testing.T) {
 		}
 	})
 }
+
+// Whoever reads for long gives its statements a context that ends; nothing of it may be left to whoever reads next.
+func TestAReadIsInterruptedByTheContextOfItsStatements(t *testing.T) {
+	databasetest.Each(t, schema(), func(t *testing.T, db *database.DB) {
+		for _, endless := range []string{
+			`WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k) SELECT count(*) FROM k`,
+			`WITH RECURSIVE k (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k) SELECT i FROM k`,
+		} {
+			for range 8 { // more often than there are connections
+				err := db.Read(t.Context(), func(tx *gorm.DB) error {
+					ctx, cancel := context.WithTimeout(tx.Statement.Context, 10*time.Millisecond)
+					defer cancel()
+					var i []int64
+					return tx.WithContext(ctx).Raw(endless).Scan(&i).Error
+				})
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Fatalf("got %v, want %v", err, context.DeadlineExceeded)
+				}
+			}
+		}
+		if err := db.Write(t.Context(), func(tx *gorm.DB) error { return insert(tx, 1) }); err != nil {
+			t.Fatal(err)
+		}
+		for range 8 {
+			if n := count(t, db); n != 1 {
+				t.Fatalf("%d rows after reads that were interrupted, want 1", n)
+			}
+		}
+	})
+}

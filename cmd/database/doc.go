@@ -26,8 +26,9 @@
 //     own, so that 64 clients share an fsync (4 times the rate of single commits) and a failing Write takes nobody
 //     with it. A Write that comes alone waits for nobody.
 //   - Statements of a Write are never cancelled on SQLite: interrupting one rolls back the whole transaction, which
-//     belongs to others too. Nor are those of a Read: the driver pays a goroutine for every cancellable row, and a
-//     read holds nobody up but itself.
+//     belongs to others too. Nor are those of a Read by its caller's context: the driver pays a goroutine for every
+//     cancellable row. Reading has only so many connections, so whoever may read for long gives its statements a
+//     context that ends (tx.WithContext); interrupting them leaves nothing behind.
 //   - gorm's own statement cache is not used. On SQLite each connection has its own, without the preparation that
 //     database/sql repeats in every transaction; pgx has one already.
 //   - A busy SQLite file is polled every few milliseconds, not with SQLite's own growing pauses, because a busy server
