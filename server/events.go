@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -44,32 +43,6 @@ var (
 	errNoEvents = errors.New("no events are told here")
 	errTails    = errors.New("the account has as many streams as it may have")
 )
-
-// tails counts the streams of each account.
-type tails struct {
-	mu   sync.Mutex
-	open map[int64]int
-}
-
-// enter counts one more; leave ends it. Errors: errTails.
-func (t *tails) enter(account int64) (leave func(), err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open[account] >= accountTails {
-		return nil, errTails
-	}
-	if t.open == nil {
-		t.open = map[int64]int{}
-	}
-	t.open[account]++
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.open[account]--; t.open[account] == 0 {
-			delete(t.open, account)
-		}
-	}, nil
-}
 
 // ListEvents tells what has happened, as a list or as a stream that goes on.
 func (s ownAPI) ListEvents(c echo.Context, params v1.ListEventsParams) error {
@@ -138,12 +111,13 @@ func renderEvent(e events.Event) (v1.Event, error) {
 // slow is waited for like every other, and reads on where it is: nothing is kept for it.
 func (s ownAPI) streamEvents(c echo.Context, at events.Position, given bool) error {
 	ctx := c.Request().Context()
-	leave, err := s.tails.enter(caller(c).Account)
-	if err != nil {
-		return err
+	end, ok := s.tails.take(ctx, caller(c).Account, 0)
+	if !ok {
+		return errTails
 	}
-	defer leave()
+	defer end()
 	if !given {
+		var err error
 		if at, err = s.cfg.Events.Last(ctx); err != nil {
 			return fmt.Errorf("reading events: %w", err)
 		}

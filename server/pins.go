@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
@@ -16,6 +18,18 @@ import (
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
+
+const (
+	// accountLists are the lists of one account that are read and sent at once. Each may keep some MiB until the slowest
+	// client has taken them; clients have a few under way.
+	accountLists = 16
+	// listWait is how long one list more waits for its turn. Kubo asks once and takes no for an answer.
+	listWait = 10 * time.Second
+	// maxBuffer is the largest buffer that is kept for another answer: few are as large as a long list.
+	maxBuffer = 1 << 20
+)
+
+var errLists = errors.New("the account has as many lists under way as it may have")
 
 // api implements the generated ServerInterface.
 type api struct{ *Server }
@@ -42,6 +56,11 @@ func (s api) GetPins(c echo.Context, params spec.GetPinsParams) error {
 		return err
 	}
 	ctx := c.Request().Context()
+	end, ok := s.lists.take(ctx, caller(c).Account, listWait)
+	if !ok {
+		return cmp.Or(ctx.Err(), errLists)
+	}
+	defer end()
 	page, err := s.pins.List(ctx, account(c), q)
 	if err != nil {
 		return err
@@ -219,16 +238,23 @@ func render(p *pins.Pin, delegates []string) spec.PinStatus {
 
 func (s api) status(c echo.Context, code int, p spec.PinStatus) error {
 	b := s.buffers.Get().(*[]byte)
-	defer s.buffers.Put(b)
+	defer s.giveBuffer(b)
 	*b = spec.AppendPinStatus((*b)[:0], &p)
 	return s.send(c, code, *b)
 }
 
 func (s api) results(c echo.Context, r spec.PinResults) error {
 	b := s.buffers.Get().(*[]byte)
-	defer s.buffers.Put(b)
+	defer s.giveBuffer(b)
 	*b = spec.AppendPinResults((*b)[:0], r)
 	return s.send(c, http.StatusOK, *b)
+}
+
+// giveBuffer keeps a buffer for other answers.
+func (s *Server) giveBuffer(b *[]byte) {
+	if cap(*b) <= maxBuffer {
+		s.buffers.Put(b)
+	}
 }
 
 // respond answers with anything but pins. It encodes before it sends, so that a failure to encode can be answered.

@@ -127,7 +127,8 @@ type Server struct {
 
 	uploading chan struct{} // one for each upload that runs
 
-	tails    tails
+	tails    *turns // streams of events
+	lists    *turns
 	stopping chan struct{} // closed when Serve is told to stop: streams do not end by themselves
 	stop     func()
 }
@@ -160,6 +161,8 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		tails:     newTurns(accountTails),
+		lists:     newTurns(accountLists),
 		stopping:  make(chan struct{}),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
