@@ -86,7 +86,7 @@ type Config struct {
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 	Blocklist     Blocklist            // what the operator has blocked, for administrators; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
-	UploadSlots   int                  // uploads at once; 16 when zero
+	UploadSlots   int                  // uploads at once, of one account at most a quarter of them; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
 	Webhooks      Webhooks             // calls addresses that accounts name; nil: nobody is called
 	Ledger        Ledger               // what accounts have used and paid; nil for none
@@ -126,6 +126,7 @@ type Server struct {
 	gateway  *gatewayHandler
 
 	uploading chan struct{} // one for each upload that runs
+	uploads   *turns
 
 	tails    *turns // streams of events
 	lists    *turns
@@ -161,6 +162,7 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		uploads:   newTurns(max(1, cfg.UploadSlots/uploadShare)),
 		tails:     newTurns(accountTails),
 		lists:     newTurns(accountLists),
 		stopping:  make(chan struct{}),

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
@@ -27,6 +28,7 @@ type Uploads interface {
 
 const (
 	uploadSlots = 16 // where Config says nothing
+	uploadShare = 4  // an account may have one in so many of them, lest it keeps all others out with slow bodies
 	uploadRoute = "/upload"
 	maxKey      = 255
 )
@@ -63,6 +65,11 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	if err != nil {
 		return err
 	}
+	end, ok := s.uploads.take(c.Request().Context(), caller(c).Account, 0)
+	if !ok {
+		return errBusy
+	}
+	defer end()
 	select {
 	case s.uploading <- struct{}{}:
 		defer func() { <-s.uploading }()
@@ -73,7 +80,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		// An inlined root has no bytes, which would mean that nobody knows how many.
 		return s.admit(c, int64(len(roots)), cid.Undef, max(bytes, 1), decided.Copies)
 	}
-	u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
+	u.Body = &standing{newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload), s.stillAdds(c), time.Now().Add(recheck)}
 	if most > 0 {
 		u.Body = &shortened{u.Body, most, most}
 	}
@@ -149,6 +156,35 @@ func idempotencyKey(header *string) (string, error) {
 		return key, nil
 	}
 	return "", &spec.InvalidError{Field: "Idempotency-Key", Problem: fmt.Sprintf("is not made of 1 to %d printable ASCII characters", maxKey)}
+}
+
+// standing is a body that ends when the account of its sender may no longer add anything.
+type standing struct {
+	body   io.Reader
+	may    func() error
+	lookAt time.Time
+}
+
+func (s *standing) Read(b []byte) (int, error) {
+	n, err := s.body.Read(b)
+	if now := time.Now(); now.After(s.lookAt) {
+		s.lookAt = now.Add(recheck)
+		if err := s.may(); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
+}
+
+// stillAdds asks whether the caller's account may still add something. It says no only when that is known.
+func (s ownAPI) stillAdds(c echo.Context) func() error {
+	return func() error {
+		state, err := s.accounts.AccountState(c.Request().Context(), caller(c).Account)
+		if errors.Is(err, auth.ErrNotFound) || err == nil && state != auth.Active {
+			return &refused{spec.ReasonAccountSuspended, "this account was suspended or closed while the upload ran"}
+		}
+		return nil //nolint:nilerr // as said above
+	}
 }
 
 // shortened is a body that fails when it is longer than a plan allows.
