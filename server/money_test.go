@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -122,7 +123,15 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 
 	// And nothing can be added, and everything can be seen and removed.
 	refused("POST", "/psa/pins")
-	refused("POST", "/psa/pins/"+id)
+	wantFailure(t, k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`), http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+	wantFailure(t, k.do(ann, "POST", "/psa/pins/nobodys", pin), http.StatusNotFound, "NOT_FOUND", "no such pin")
+	// Renaming costs no more than before.
+	w := k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`","name":"new"}`)
+	var renamed struct{ Requestid string }
+	if err := json.Unmarshal(w.Body.Bytes(), &renamed); err != nil || w.Code != http.StatusAccepted {
+		t.Fatalf("renaming: %d %s", w.Code, w.Body)
+	}
+	id = renamed.Requestid
 	for _, path := range []string{"/psa/pins?status=queued,pinning", "/psa/pins/" + id, "/api/v1/usage", "/api/v1/ledger", "/api/v1/ledger/statement"} {
 		if w := k.do(ann, "GET", path, ""); w.Code != http.StatusOK {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)

@@ -15,6 +15,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -127,7 +128,11 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 0, r.Root, 0, decided.Copies); err != nil {
+	old, err := s.pins.Get(c.Request().Context(), account(c), id)
+	if err != nil {
+		return err
+	}
+	if err := s.admitReplacement(c, &old, r, decided); err != nil {
 		return err
 	}
 	delegates, err := s.delegates(c)
@@ -164,15 +169,19 @@ func (s *Server) admit(c echo.Context, more int64, root cid.Cid, bytes int64, co
 
 // room tells whether the caller's plan has room for so many pins more, that bring so many bytes.
 func (s *Server) room(c echo.Context, more, bytes int64) error {
-	l := caller(c).Limits
-	if l == nil {
-		return nil
-	}
-	quota := pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
+	quota := quotaOf(caller(c).Limits)
 	if quota == (pins.Quota{}) {
 		return nil
 	}
 	return s.pins.Admit(c.Request().Context(), account(c), quota, more, bytes)
+}
+
+// quotaOf is what a plan bounds about pins.
+func quotaOf(l *auth.Limits) pins.Quota {
+	if l == nil {
+		return pins.Quota{}
+	}
+	return pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes}
 }
 
 // parseID refuses what can be no id of ours before anything is asked.

@@ -22,9 +22,10 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	f.tokens.caller.Limits = &auth.Limits{Pins: 5, PinsInFlight: 4, Bytes: 3, UploadBytes: 10}
 	quota := pins.Quota{Pins: 5, InFlight: 4, Bytes: 3}
 	f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
-	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`"}`)
+	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`)
 	f.do(alice, "POST", "/api/v1/upload", "8 bytes.")
-	want := []asked{{1, quota, 1, 0}, {1, quota, 0, 0}, {1, quota, 1, 8}, {1, quota, 1, 8}} // uploads before and after they are read
+	replaced := pins.Quota{Pins: 5, Bytes: 3}                                                  // one that waits for its data goes, and one comes
+	want := []asked{{1, quota, 1, 0}, {1, replaced, 0, 0}, {1, quota, 1, 8}, {1, quota, 1, 8}} // uploads before and after they are read
 	if diff := cmp.Diff(want, f.pins.quotas, cmp.AllowUnexported(asked{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -37,6 +38,36 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "x"), http.StatusForbidden, "QUOTA_EXCEEDED", "its plan allows 5")
 	if len(f.pins.rows) != rows || len(u.bodies) != 1 {
 		t.Errorf("%d pins, %d uploads", len(f.pins.rows), len(u.bodies))
+	}
+}
+
+func TestReplacementAsksOnlyForWhatItBrings(t *testing.T) {
+	for what, c := range map[string]struct {
+		old, cid string
+		hot      pins.Hot
+		terms    string // of the new one
+		asked    bool
+		inFlight int64
+	}{
+		"a held pin renamed":            {cidV0, cidV0, pins.HotHeld, "", false, 0},
+		"spelled otherwise":             {cidV0, cidV1, pins.HotHeld, "", false, 0},
+		"one in flight renamed":         {cidV0, cidV0, pins.HotFetching, "", false, 0},
+		"a failed one":                  {cidV0, cidV0, pins.HotGaveUp, "", true, 1},
+		"more copies of it":             {cidV0, cidV0, pins.HotHeld, `,"meta":{"frostpin.replicas":"2"}`, true, 1},
+		"another DAG":                   {cidV0, cidRaw, pins.HotHeld, "", true, 1},
+		"another DAG for one in flight": {cidV0, cidRaw, pins.HotQueued, "", true, 0},
+	} {
+		f := newFixture(t)
+		f.tokens.caller.Limits = &auth.Limits{PinsInFlight: 1, Bytes: 1}
+		id := f.mustAdd(t, alice, `{"cid":"`+c.old+`"}`)
+		f.pins.rows[0].DAG.Hot = c.hot
+		f.pins.quotas = nil
+		if w := f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+c.cid+`","name":"new"`+c.terms+`}`); w.Code != http.StatusAccepted {
+			t.Errorf("%s: %d %s", what, w.Code, w.Body)
+		}
+		if asked := len(f.pins.quotas) > 0; asked != c.asked || asked && f.pins.quotas[0].quota.InFlight != c.inFlight {
+			t.Errorf("%s: asked %+v", what, f.pins.quotas)
+		}
 	}
 }
 

@@ -1,0 +1,58 @@
+package server
+
+import (
+	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/auth/ledger"
+	"github.com/frostpin/frostpin/pins"
+	"github.com/frostpin/frostpin/spec"
+)
+
+// admitReplacement tells whether the caller may have one pin in place of another. Only what the new one brings beyond the
+// old one is asked of plan and balance: Kubo and Helia replace a pin to rename it.
+func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request, decided pins.Decision) error {
+	if bringsNothing(old, r, decided) {
+		return nil
+	}
+	quota := quotaOf(caller(c).Limits)
+	if status := old.Status(); status == spec.Queued || status == spec.Pinning {
+		quota.InFlight = 0 // one goes, one comes
+	}
+	if quota != (pins.Quota{}) {
+		if err := s.pins.Admit(c.Request().Context(), account(c), quota, 0, 0); err != nil {
+			return err
+		}
+	}
+	if !s.pays(c) {
+		return nil
+	}
+	more, err := s.weigh(c, r.Root, 0, decided.Copies)
+	if err != nil {
+		return err
+	}
+	frees := occupied(old)
+	more.Hot, more.Cold = max(0, more.Hot-frees.Hot), max(0, more.Cold-frees.Cold)
+	if more == (ledger.Stock{}) {
+		return nil
+	}
+	return s.carries(c, more)
+}
+
+// bringsNothing tells whether a replacement stores and fetches what the old pin does already. One that failed or was let go
+// does neither.
+func bringsNothing(old *pins.Pin, r spec.Request, decided pins.Decision) bool {
+	return old.Root.Equals(r.Root) && old.Lapsed.IsZero() && old.Status() != spec.Failed &&
+		old.Residence == decided.Residence && (old.Terms == decided.Terms || decided.Terms == pins.Uncopied)
+}
+
+// occupied is what a pin is charged for, which ends with it. While its DAG comes back, that is more than is counted here.
+func occupied(p *pins.Pin) ledger.Stock {
+	if !p.Lapsed.IsZero() {
+		return ledger.Stock{}
+	}
+	stock := ledger.Stock{Cold: p.DAG.Bytes * int64(p.Cold.Active)}
+	if p.DAG.Hot == pins.HotHeld {
+		stock.Hot = p.DAG.Bytes
+	}
+	return stock
+}
