@@ -146,6 +146,31 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 	}
 }
 
+func TestCreditThatCannotBeAuditedIsNotBooked(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1"})
+	k.customer("ann")
+	rename := func(from, to string) {
+		t.Helper()
+		if err := k.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`ALTER TABLE ` + from + ` RENAME TO ` + to).Error }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, body := range []string{`{"amount":"2","key":"in"}`, `{"amount":"-1","key":"out","correction":true}`} {
+		rename("audit", "away")
+		if w := k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", body); w.Code != http.StatusInternalServerError {
+			t.Errorf("%s without an audit: %d %s", body, w.Code, w.Body)
+		}
+		rename("away", "audit")
+		for range 2 { // whoever was told that it failed repeats it, and whoever heard nothing too
+			ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", body)
+		}
+	}
+	entries, err := k.accounts.Audit(t.Context(), "ann", 0, 10)
+	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {
+		t.Errorf("%d credits are in the audit: %v", credits, err)
+	}
+}
+
 // bodies are uploads to the hot tier of a house.
 type bodies struct{ *ingest.Service }
 
