@@ -146,6 +146,43 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 	}
 }
 
+func TestReplacementIsWeighedWithoutWhatTheOldPinOccupies(t *testing.T) {
+	for _, c := range []struct {
+		what     string
+		old, new int64 // bytes that are held; 0: not here
+		replaced bool
+	}{
+		{"a smaller one", 2 << 20, 1 << 20, true},
+		{"a larger one", 2 << 20, 3 << 20, false},
+		{"one that is not here", 2 << 20, 0, false},
+		{"one that is here for one that is not", 0, 1 << 20, false},
+	} {
+		k := newTill(t, map[string]string{"hot_gib_month": "1024"}) // a credit for a MiB
+		ann := k.customer("ann")
+		ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"in"}`)
+		id := k.mustAdd(t, ann, `{"cid":"`+cidV0+`"}`)
+		ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"out","correction":true}`)
+		k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+		for root, bytes := range map[string]int64{cidV1: c.old, cidRaw: c.new} {
+			if bytes == 0 {
+				continue
+			}
+			if err := k.db.Write(t.Context(), func(tx *gorm.DB) error {
+				return tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid = ?`, pins.HotHeld, bytes, root).Error
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w := k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`)
+		if c.replaced && w.Code != http.StatusAccepted || !c.replaced && w.Code != http.StatusConflict {
+			t.Errorf("%s: %d %s", c.what, w.Code, w.Body)
+		}
+		if w := k.do(ann, "GET", "/psa/pins/"+id, ""); (w.Code == http.StatusNotFound) != c.replaced {
+			t.Errorf("%s: the old pin: %d", c.what, w.Code)
+		}
+	}
+}
+
 func TestCreditThatCannotBeAuditedIsNotBooked(t *testing.T) {
 	k := newTill(t, map[string]string{"hot_gib_month": "1"})
 	k.customer("ann")

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"fmt"
+
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth/ledger"
@@ -26,12 +28,16 @@ func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request,
 	if !s.pays(c) {
 		return nil
 	}
-	more, err := s.weigh(c, r.Root, 0, decided.Copies)
+	size, err := s.pins.Size(c.Request().Context(), r.Root)
 	if err != nil {
-		return err
+		return fmt.Errorf("looking up the size of a dag: %w", err)
+	}
+	if size == 0 {
+		// While it is fetched all that it costs is asked for. Let in for less, it would fail then, and the old one be gone.
+		return s.afford(c, r.Root, 0, decided.Copies)
 	}
 	frees := occupied(old)
-	more.Hot, more.Cold = max(0, more.Hot-frees.Hot), max(0, more.Cold-frees.Cold)
+	more := ledger.Stock{Hot: max(0, size-frees.Hot), Cold: max(0, size*int64(decided.Copies)-frees.Cold)}
 	if more == (ledger.Stock{}) {
 		return nil
 	}
