@@ -48,7 +48,7 @@ type Entry struct {
 	Detail  json.RawMessage
 }
 
-// NoteCredit records that money was booked for an account.
+// NoteCredit records that money was booked for an account. It joins the transaction of ctx.
 func (s *Service) NoteCredit(ctx context.Context, by Actor, account, amount, key string) error {
 	if err := s.note(ctx, by, actionAccountCredit, account, key, map[string]any{"amount": amount}); err != nil {
 		return fmt.Errorf("recording a credit: %w", err)

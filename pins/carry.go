@@ -94,6 +94,10 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 		s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
 		return nil
 	}
+	// What was set aside for a pin that has gone meanwhile must not be missing for the one that has replaced it.
+	s.settle(ctx, &job{root: j.root, asked: slices.DeleteFunc(slices.Clone(j.asked), func(id ID) bool {
+		return slices.ContainsFunc(pins, func(p Pin) bool { return p.ID == id })
+	})})
 	var short *ShortError
 	can, undecided := len(pins) == 0, false
 	for _, p := range pins {

@@ -252,3 +252,24 @@ func TestPinThatIsHereAlreadyIsPaidForToo(t *testing.T) {
 		w.untilStatus(pin, spec.Pinned)
 	})
 }
+
+func TestWhatIsSetAsideForAReplacedPinIsThereForTheNewOne(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		p := &purses{can: map[pins.Account]int64{alice: 10}, aside: map[pins.ID]int64{}}
+		cfg := config()
+		cfg.Sponsor = p
+		w := newWorld(t, db, pinstest.NewTier(), cfg)
+		old := w.add(alice, request(leaf(1)))
+		var renamed pins.Pin
+		err := pins.CarryTwice(t.Context(), w.Service, leaf(1), pins.Extent{Blocks: 1, Bytes: 10}, func() {
+			var err error
+			if renamed, err = w.Replace(t.Context(), alice, old.ID, named(leaf(1), "new"), pins.Decision{Terms: pins.Undecided}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		held := p.held()
+		if _, still := held[old.ID]; err != nil || still || held[renamed.ID] != 10 {
+			t.Errorf("%v is set aside: %v", held, err)
+		}
+	})
+}

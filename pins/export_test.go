@@ -197,3 +197,20 @@ func Relieve() func(room Room, failed bool, walking int, held, collections int64
 		return []string{"none", "collect", "resume", "drop"}[r.next(shortage{room, failed, walking, held, collections}, now)]
 	}
 }
+
+// CarryTwice asks the sponsor twice about a DAG while it is fetched, and calls between in between.
+func CarryTwice(ctx context.Context, s *Service, c cid.Cid, known Extent, between func()) error {
+	j := &job{}
+	err := s.store.db.Write(ctx, func(tx *gorm.DB) (err error) {
+		j.root, _, err = lockRoot(tx, `r.cid = ?`, c.String())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.carry(ctx, j, known); err != nil {
+		return err
+	}
+	between()
+	return s.carry(ctx, j, known)
+}

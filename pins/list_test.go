@@ -582,3 +582,56 @@ func explain(t *testing.T, db *database.DB, s *pins.Service, q spec.Query) strin
 	}
 	return plan.String()
 }
+
+func TestPageEndsEarlyWhenItsTextIsLargeAndLosesNothing(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		w := newWorld(t, db, pinstest.NewTier(), config())
+		const n, most = 120, 5 << 20
+		for i := range n {
+			p := named(leaf(i%6), fmt.Sprint("large ", i))
+			p.Meta = map[string]string{"large": strings.Repeat("\x01", 10<<10), "k": "v"} // 60 KiB as JSON
+			w.add(alice, p)
+		}
+		// Half of them have another status, so that a page is put together from two.
+		if err := db.Write(t.Context(), func(tx *gorm.DB) error {
+			return tx.Exec(`UPDATE pins SET status = 'failed' WHERE created_ms % 2 = 0`).Error
+		}); err != nil {
+			t.Fatal(err)
+		}
+		part, name, meta, some, scan := "large", all(), all(), all(), all()
+		name.Name, name.Match = &part, spec.Ipartial
+		meta.Meta = map[string]string{"k": "v"}
+		some.Statuses = []spec.Status{spec.Queued, spec.Failed}
+		scan.Name, scan.Match, scan.Statuses = &part, spec.Partial, some.Statuses
+		for what, q := range map[string]spec.Query{"all": all(), "statuses": some, "name": name, "meta": meta, "name and statuses": scan} {
+			var last int64
+			seen := 0
+			for {
+				page := w.list(alice, q)
+				if page.Count != int64(n-seen) {
+					t.Fatalf("%s: the count is %d after %d of %d", what, page.Count, seen, n)
+				}
+				text := 0
+				for _, p := range page.Pins {
+					text += 60 << 10
+					if ms := p.Created.UnixMilli(); seen > 0 && ms >= last {
+						t.Fatalf("%s: a page does not go on where the last one ended", what)
+					} else {
+						last = ms
+					}
+					seen++
+				}
+				if text > most || len(page.Pins) == 0 {
+					t.Fatalf("%s: a page of %d pins with %d bytes of meta", what, len(page.Pins), text)
+				}
+				if int64(len(page.Pins)) == page.Count {
+					break
+				}
+				q.BeforeMS = &last
+			}
+			if seen != n {
+				t.Errorf("%s: %d of %d pins were listed", what, seen, n)
+			}
+		}
+	})
+}

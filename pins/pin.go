@@ -38,7 +38,7 @@ func (p Pin) Wish() (w deals.Wish, ok bool) {
 // A Page is one answer to a list query.
 type Page struct {
 	Count int64 // all that match, before the limit
-	Pins  []Pin
+	Pins  []Pin // at most the limit, and fewer once their texts have 4 MiB
 }
 
 // An Upload is what is remembered of a pin whose bytes came with the request, so that the request can be repeated.

@@ -3,6 +3,7 @@ package pins
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -76,7 +77,7 @@ func partial(q spec.Query) bool {
 func listByStatus(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
 	before, after := bounds(q)
 	rows := func(index, where string, args ...any) error {
-		return appendPins(tx, account, page, `SELECT `+pinColumns+` FROM pins p`+indexedBy(tx, index)+` JOIN roots r ON r.id = p.root_id
+		return appendPage(tx, account, page, `SELECT `+pinColumns+` FROM pins p`+indexedBy(tx, index)+` JOIN roots r ON r.id = p.root_id
 			WHERE p.account = ?`+where+` AND p.created_ms < ? AND p.created_ms > ? ORDER BY p.created_ms DESC LIMIT ?`,
 			append(append([]any{account}, args...), before, after, q.Limit)...)
 	}
@@ -85,15 +86,19 @@ func listByStatus(tx *gorm.DB, account Account, q spec.Query, page *Page) error 
 			return err
 		}
 	} else {
+		// Each part that ends early has the text of a whole page, so the page ends before what the part lacks.
+		parts := *page
 		for _, status := range q.Statuses {
+			page.Pins = nil
 			if err := rows("pins_status", ` AND p.status = ?`, status); err != nil {
 				return err
 			}
+			parts.Pins = append(parts.Pins, page.Pins...)
 		}
-		slices.SortFunc(page.Pins, func(a, b Pin) int { return b.Created.Compare(a.Created) })
-		page.Pins = page.Pins[:min(len(page.Pins), q.Limit)]
+		slices.SortFunc(parts.Pins, func(a, b Pin) int { return b.Created.Compare(a.Created) })
+		page.Pins = firstPage(parts.Pins[:min(len(parts.Pins), q.Limit)])
 	}
-	if page.Count = int64(len(page.Pins)); page.Count < int64(q.Limit) {
+	if page.Count = int64(len(page.Pins)); !page.ended(q) {
 		return nil // there are no others
 	}
 	return countByStatus(tx, account, q.Statuses, before, after, &page.Count)
@@ -121,7 +126,7 @@ func (f filter) count(tx *gorm.DB, page *Page) error {
 
 // page appends the newest pins that pass the filter.
 func (f filter) page(tx *gorm.DB, q spec.Query, page *Page) error {
-	return appendPins(tx, f.account, page, `SELECT `+pinColumns+` FROM (SELECT `+f.row+`.account, `+f.row+`.created_ms`+f.from+f.where+` ORDER BY `+f.row+`.created_ms DESC LIMIT ?) AS k
+	return appendPage(tx, f.account, page, `SELECT `+pinColumns+` FROM (SELECT `+f.row+`.account, `+f.row+`.created_ms`+f.from+f.where+` ORDER BY `+f.row+`.created_ms DESC LIMIT ?) AS k
 		JOIN pins p ON p.account = k.account AND p.created_ms = k.created_ms JOIN roots r ON r.id = p.root_id
 		ORDER BY p.created_ms DESC`, append(slices.Clone(f.args), q.Limit)...)
 }
@@ -165,11 +170,31 @@ func listByScan(tx *gorm.DB, f filter, q spec.Query, page *Page) error {
 	if err := newest.page(tx, q, page); err != nil {
 		return err
 	}
-	if len(page.Pins) == q.Limit {
+	if page.ended(q) {
 		return f.count(tx, page)
 	}
 	page.Pins = nil
 	return listByFilter(tx, f, q, page)
+}
+
+// appendPage appends pins until they are a page, and reads no further.
+func appendPage(tx *gorm.DB, account Account, page *Page, sql string, args ...any) error {
+	text := 0
+	err := query(tx, func(r row) error {
+		p, err := scanPin(r, account)
+		if err != nil {
+			return err
+		}
+		page.Pins = append(page.Pins, p)
+		if text += textOf(&p); text >= pageText {
+			return errPageEnds
+		}
+		return nil
+	}, sql, args...)
+	if errors.Is(err, errPageEnds) {
+		return nil
+	}
+	return err
 }
 
 func appendPins(tx *gorm.DB, account Account, page *Page, sql string, args ...any) error {
@@ -185,7 +210,7 @@ func appendByCreated(tx *gorm.DB, account Account, page *Page, created []int64) 
 	if len(created) == 0 {
 		return nil
 	}
-	return appendPins(tx, account, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
+	return appendPage(tx, account, page, `SELECT `+pinColumns+` FROM pins p JOIN roots r ON r.id = p.root_id
 		WHERE p.account = ? AND p.created_ms IN ? ORDER BY p.created_ms DESC`, account, created)
 }
 

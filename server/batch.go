@@ -40,7 +40,7 @@ func (s ownAPI) AddPins(c echo.Context, params v1.AddPinsParams) error {
 	}
 	defer s.pins.EndBatch(ctx, batch)
 	if more := len(items) - len(batch.Made); more > 0 {
-		if err := s.room(c, int64(more), nil, ""); err != nil {
+		if err := s.room(c, int64(more), nil); err != nil {
 			return err
 		}
 	}
@@ -96,8 +96,8 @@ func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins
 
 // fitting returns those of a list for whose DAGs the caller's plan has room, and notes why the others are refused.
 func (s ownAPI) fitting(c echo.Context, asked []pins.Asked, results []pins.Result) ([]pins.Asked, error) {
-	quota, bounded := quotaOf(c)
-	if !bounded || len(asked) == 0 {
+	quota := quotaOf(caller(c).Limits)
+	if quota == (pins.Quota{}) || len(asked) == 0 {
 		return asked, nil
 	}
 	dags := make([]pins.Sized, len(asked))

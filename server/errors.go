@@ -114,6 +114,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server tells no events"}
 	case errors.Is(err, errTails):
 		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("this account has %d streams already; end one", accountTails)}
+	case errors.Is(err, errLists):
+		return verdict{http.StatusTooManyRequests, spec.ReasonRateLimited, fmt.Sprintf("this account has %d lists under way that are not read to their end; read them first", accountLists)}
 	case errors.Is(err, errNoSignUp):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server takes no sign-ups"}
 	case errors.As(err, &often):

@@ -33,8 +33,8 @@ type Ledger interface {
 	// CostOf is what was charged for a pin.
 	CostOf(ctx context.Context, account int64, ref string) (ledger.Amount, error)
 	Statement(ctx context.Context, account int64, month time.Time) (ledger.Statement, error)
-	Credit(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)
-	Adjust(ctx context.Context, account int64, amount ledger.Amount, key, ref string) (ledger.Entry, bool, error)
+	Credit(ctx context.Context, account int64, amount ledger.Amount, key, ref string, with ...func(ctx context.Context) error) (ledger.Entry, bool, error)
+	Adjust(ctx context.Context, account int64, amount ledger.Amount, key, ref string, with ...func(ctx context.Context) error) (ledger.Entry, bool, error)
 }
 
 // Payments credit accounts for signed events; ledger.Webhook is one.
@@ -321,14 +321,11 @@ func (s ownAPI) CreditAccount(c echo.Context, name v1.AccountName) error {
 	if given(req.Correction) {
 		book = s.cfg.Ledger.Adjust
 	}
-	e, fresh, err := book(ctx, account.ID, amount, "operator/"+req.Key, given(req.Note))
+	e, _, err := book(ctx, account.ID, amount, "operator/"+req.Key, given(req.Note), func(ctx context.Context) error {
+		return s.accounts.NoteCredit(ctx, caller(c).Actor(), account.Name, amount.String(), req.Key)
+	})
 	if err != nil {
 		return err
-	}
-	if fresh {
-		if err := s.accounts.NoteCredit(ctx, caller(c).Actor(), account.Name, amount.String(), req.Key); err != nil {
-			return err
-		}
 	}
 	if err := s.funded(c, account.ID); err != nil {
 		return err

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -124,7 +125,15 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 
 	// And nothing can be added, and everything can be seen and removed.
 	refused("POST", "/psa/pins")
-	refused("POST", "/psa/pins/"+id)
+	wantFailure(t, k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`), http.StatusConflict, "INSUFFICIENT_FUNDS", "balance")
+	wantFailure(t, k.do(ann, "POST", "/psa/pins/nobodys", pin), http.StatusNotFound, "NOT_FOUND", "no such pin")
+	// Renaming costs no more than before.
+	w := k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`","name":"new"}`)
+	var renamed struct{ Requestid string }
+	if err := json.Unmarshal(w.Body.Bytes(), &renamed); err != nil || w.Code != http.StatusAccepted {
+		t.Fatalf("renaming: %d %s", w.Code, w.Body)
+	}
+	id = renamed.Requestid
 	for _, path := range []string{"/psa/pins?status=queued,pinning", "/psa/pins/" + id, "/api/v1/usage", "/api/v1/ledger", "/api/v1/ledger/statement"} {
 		if w := k.do(ann, "GET", path, ""); w.Code != http.StatusOK {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
@@ -132,6 +141,68 @@ func TestPinsAreRefusedThatTheBalanceDoesNotCarry(t *testing.T) {
 	}
 	if w := k.do(ann, "DELETE", "/psa/pins/"+id, ""); w.Code != http.StatusAccepted {
 		t.Errorf("removing: %d", w.Code)
+	}
+	entries, err := k.accounts.Audit(t.Context(), "ann", 0, 10)
+	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {
+		t.Errorf("%d credits are in the audit: %v", credits, err)
+	}
+}
+
+func TestReplacementIsWeighedWithoutWhatTheOldPinOccupies(t *testing.T) {
+	for _, c := range []struct {
+		what     string
+		old, new int64 // bytes that are held; 0: not here
+		replaced bool
+	}{
+		{"a smaller one", 2 << 20, 1 << 20, true},
+		{"a larger one", 2 << 20, 3 << 20, false},
+		{"one that is not here", 2 << 20, 0, false},
+		{"one that is here for one that is not", 0, 1 << 20, false},
+	} {
+		k := newTill(t, map[string]string{"hot_gib_month": "1024"}) // a credit for a MiB
+		ann := k.customer("ann")
+		ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"1","key":"in"}`)
+		id := k.mustAdd(t, ann, `{"cid":"`+cidV0+`"}`)
+		ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"-1","key":"out","correction":true}`)
+		k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+		for root, bytes := range map[string]int64{cidV1: c.old, cidRaw: c.new} {
+			if bytes == 0 {
+				continue
+			}
+			if err := k.db.Write(t.Context(), func(tx *gorm.DB) error {
+				return tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid = ?`, pins.HotHeld, bytes, root).Error
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w := k.do(ann, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`)
+		if c.replaced && w.Code != http.StatusAccepted || !c.replaced && w.Code != http.StatusConflict {
+			t.Errorf("%s: %d %s", c.what, w.Code, w.Body)
+		}
+		if w := k.do(ann, "GET", "/psa/pins/"+id, ""); (w.Code == http.StatusNotFound) != c.replaced {
+			t.Errorf("%s: the old pin: %d", c.what, w.Code)
+		}
+	}
+}
+
+func TestCreditThatCannotBeAuditedIsNotBooked(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1"})
+	k.customer("ann")
+	rename := func(from, to string) {
+		t.Helper()
+		if err := k.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`ALTER TABLE ` + from + ` RENAME TO ` + to).Error }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, body := range []string{`{"amount":"2","key":"in"}`, `{"amount":"-1","key":"out","correction":true}`} {
+		rename("audit", "away")
+		if w := k.do(k.admin, "POST", "/api/v1/admin/accounts/ann/credit", body); w.Code != http.StatusInternalServerError {
+			t.Errorf("%s without an audit: %d %s", body, w.Code, w.Body)
+		}
+		rename("away", "audit")
+		for range 2 { // whoever was told that it failed repeats it, and whoever heard nothing too
+			ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", body)
+		}
 	}
 	entries, err := k.accounts.Audit(t.Context(), "ann", 0, 10)
 	if credits := strings.Count(actions(entries), "account.credit"); err != nil || credits != 2 {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,13 +10,27 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/spec"
 )
+
+const (
+	// accountLists are the lists of one account that are read and sent at once. Each may keep some MiB until the slowest
+	// client has taken them; clients have a few under way.
+	accountLists = 16
+	// listWait is how long one list more waits for its turn. Kubo asks once and takes no for an answer.
+	listWait = 10 * time.Second
+	// maxBuffer is the largest buffer that is kept for another answer: few are as large as a long list.
+	maxBuffer = 1 << 20
+)
+
+var errLists = errors.New("the account has as many lists under way as it may have")
 
 // api implements the generated ServerInterface.
 type api struct{ *Server }
@@ -42,6 +57,11 @@ func (s api) GetPins(c echo.Context, params spec.GetPinsParams) error {
 		return err
 	}
 	ctx := c.Request().Context()
+	end, ok := s.lists.await(ctx, caller(c).Account, listWait)
+	if !ok {
+		return cmp.Or(ctx.Err(), errLists)
+	}
+	defer end()
 	page, err := s.pins.List(ctx, account(c), q)
 	if err != nil {
 		return err
@@ -66,7 +86,7 @@ func (s api) AddPin(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 1, r.Root, "", decided.Copies); err != nil {
+	if err := s.admit(c, r.Root, decided.Copies); err != nil {
 		return err
 	}
 	// Asked for first: an answer that cannot be given must not leave a pin behind.
@@ -108,7 +128,11 @@ func (s api) ReplacePinByRequestId(c echo.Context, requestid string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.admit(c, 0, r.Root, id, decided.Copies); err != nil {
+	old, err := s.pins.Get(c.Request().Context(), account(c), id)
+	if err != nil {
+		return err
+	}
+	if err := s.admitReplacement(c, &old, r, decided); err != nil {
 		return err
 	}
 	delegates, err := s.delegates(c)
@@ -134,19 +158,23 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 	return c.NoContent(http.StatusAccepted)
 }
 
-// admit tells whether the caller's plan has room for so many pins more of a DAG, and its balance carries one that wants so
-// many copies. The pin that is replaced, if there is one, goes in exchange.
-func (s *Server) admit(c echo.Context, more int64, root cid.Cid, replaced pins.ID, copies int) error {
-	if err := s.room(c, more, []pins.Sized{{Root: root}}, replaced); err != nil {
+// admit tells whether the caller's plan has room for one pin more of a DAG, and its balance carries one that wants so many
+// copies.
+func (s *Server) admit(c echo.Context, root cid.Cid, copies int) error {
+	if err := s.room(c, 1, []pins.Sized{{Root: root}}); err != nil {
 		return err
 	}
 	return s.afford(c, root, 0, copies)
 }
 
 // room tells whether the caller's plan has room for so many pins more, and for their DAGs.
-func (s *Server) room(c echo.Context, more int64, dags []pins.Sized, replaced pins.ID) error {
-	quota, bounded := quotaOf(c)
-	if !bounded {
+func (s *Server) room(c echo.Context, more int64, dags []pins.Sized) error {
+	return s.fits(c, quotaOf(caller(c).Limits), more, dags, "")
+}
+
+// fits is room with what the plan bounds. The pin that is replaced, if there is one, goes in exchange.
+func (s *Server) fits(c echo.Context, quota pins.Quota, more int64, dags []pins.Sized, replaced pins.ID) error {
+	if quota == (pins.Quota{}) {
 		return nil
 	}
 	ctx := c.Request().Context()
@@ -165,12 +193,12 @@ func (s *Server) room(c echo.Context, more int64, dags []pins.Sized, replaced pi
 	return nil
 }
 
-// quotaOf is what the caller's plan bounds about pins, if it bounds anything.
-func quotaOf(c echo.Context) (quota pins.Quota, bounded bool) {
-	if l := caller(c).Limits; l != nil {
-		quota = pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes, DAGBytes: l.DAGBytes, DAGBlocks: l.DAGBlocks}
+// quotaOf is what a plan bounds about pins.
+func quotaOf(l *auth.Limits) pins.Quota {
+	if l == nil {
+		return pins.Quota{}
 	}
-	return quota, quota != pins.Quota{}
+	return pins.Quota{Pins: l.Pins, InFlight: l.PinsInFlight, Bytes: l.Bytes, DAGBytes: l.DAGBytes, DAGBlocks: l.DAGBlocks}
 }
 
 // parseID refuses what can be no id of ours before anything is asked.
@@ -236,16 +264,23 @@ func render(p *pins.Pin, delegates []string) spec.PinStatus {
 
 func (s api) status(c echo.Context, code int, p spec.PinStatus) error {
 	b := s.buffers.Get().(*[]byte)
-	defer s.buffers.Put(b)
+	defer s.giveBuffer(b)
 	*b = spec.AppendPinStatus((*b)[:0], &p)
 	return s.send(c, code, *b)
 }
 
 func (s api) results(c echo.Context, r spec.PinResults) error {
 	b := s.buffers.Get().(*[]byte)
-	defer s.buffers.Put(b)
+	defer s.giveBuffer(b)
 	*b = spec.AppendPinResults((*b)[:0], r)
 	return s.send(c, http.StatusOK, *b)
+}
+
+// giveBuffer keeps a buffer for other answers.
+func (s *Server) giveBuffer(b *[]byte) {
+	if cap(*b) <= maxBuffer {
+		s.buffers.Put(b)
+	}
 }
 
 // respond answers with anything but pins. It encodes before it sends, so that a failure to encode can be answered.

@@ -24,15 +24,18 @@ func TestQuotasOfThePlanAreAskedBeforeAPinIsMade(t *testing.T) {
 	f.tokens.caller.Limits = &auth.Limits{Pins: 5, PinsInFlight: 4, Bytes: 9, UploadBytes: 10, DAGBytes: 8, DAGBlocks: 7}
 	quota := pins.Quota{Pins: 5, InFlight: 4, Bytes: 9, DAGBytes: 8, DAGBlocks: 7}
 	f.mustAdd(t, alice, `{"cid":"`+cidV0+`"}`)
-	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidV0+`"}`)
+	f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+cidRaw+`"}`)
 	f.do(alice, "POST", "/api/v1/upload", "8 bytes.")
+	replacing := quota
+	replacing.InFlight = 0 // one that waits for its data goes, and one comes
 	root := []pins.Sized{{Root: spec.Canonical(cid.MustParse(cidV0))}}
+	other := []pins.Sized{{Root: cid.MustParse(cidRaw)}}
 	uploaded := []pins.Sized{{Root: cid.MustParse(cidRaw), Extent: pins.Extent{Blocks: 1, Bytes: 8}}}
 	want := []asked{
 		{account: 1, quota: quota, more: 1},
 		{account: 1, quota: quota, dags: root},
-		{account: 1, quota: quota},
-		{account: 1, quota: quota, dags: root, replaced: pins.ID(id)},
+		{account: 1, quota: replacing},
+		{account: 1, quota: replacing, dags: other, replaced: pins.ID(id)},
 		{account: 1, quota: quota, more: 1}, // before it is read
 		{account: 1, quota: quota, more: 1},
 		{account: 1, quota: quota, dags: uploaded},
@@ -69,6 +72,36 @@ func TestDAGsThatDoNotFitThePlanAreRefusedWherePinsAreAskedFor(t *testing.T) {
 	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "x"), http.StatusForbidden, "QUOTA_EXCEEDED", "the 3 bytes")
 	if len(f.pins.rows) != 2 || len(u.bodies) != 0 {
 		t.Errorf("%d pins, %d uploads", len(f.pins.rows), len(u.bodies))
+	}
+}
+
+func TestReplacementAsksOnlyForWhatItBrings(t *testing.T) {
+	for what, c := range map[string]struct {
+		old, cid string
+		hot      pins.Hot
+		terms    string // of the new one
+		asked    bool
+		inFlight int64
+	}{
+		"a held pin renamed":            {cidV0, cidV0, pins.HotHeld, "", false, 0},
+		"spelled otherwise":             {cidV0, cidV1, pins.HotHeld, "", false, 0},
+		"one in flight renamed":         {cidV0, cidV0, pins.HotFetching, "", false, 0},
+		"a failed one":                  {cidV0, cidV0, pins.HotGaveUp, "", true, 1},
+		"more copies of it":             {cidV0, cidV0, pins.HotHeld, `,"meta":{"frostpin.replicas":"2"}`, true, 1},
+		"another DAG":                   {cidV0, cidRaw, pins.HotHeld, "", true, 1},
+		"another DAG for one in flight": {cidV0, cidRaw, pins.HotQueued, "", true, 0},
+	} {
+		f := newFixture(t)
+		f.tokens.caller.Limits = &auth.Limits{PinsInFlight: 1, Bytes: 1}
+		id := f.mustAdd(t, alice, `{"cid":"`+c.old+`"}`)
+		f.pins.rows[0].DAG.Hot = c.hot
+		f.pins.quotas = nil
+		if w := f.do(alice, "POST", "/psa/pins/"+id, `{"cid":"`+c.cid+`","name":"new"`+c.terms+`}`); w.Code != http.StatusAccepted {
+			t.Errorf("%s: %d %s", what, w.Code, w.Body)
+		}
+		if asked := len(f.pins.quotas) > 0; asked != c.asked || asked && f.pins.quotas[0].quota.InFlight != c.inFlight {
+			t.Errorf("%s: asked %+v", what, f.pins.quotas)
+		}
 	}
 }
 

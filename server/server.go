@@ -88,7 +88,7 @@ type Config struct {
 	Denylist      Denylist             // of what is neither served nor pinned; nil for none
 	Blocklist     Blocklist            // what the operator has blocked, for administrators; nil for none
 	Uploads       Uploads              // takes what comes with a request; nil for none
-	UploadSlots   int                  // uploads at once; 16 when zero
+	UploadSlots   int                  // uploads at once, of one account at most a quarter of them; 16 when zero
 	Proxies       []netip.Prefix       // whose word on the client's address, host and scheme counts
 	Webhooks      Webhooks             // calls addresses that accounts name; nil: nobody is called
 	Ledger        Ledger               // what accounts have used and paid; nil for none
@@ -127,10 +127,12 @@ type Server struct {
 	buffers  sync.Pool // of *[]byte
 	gateway  *gatewayHandler
 
-	uploading chan struct{} // one for each upload that runs
+	uploading chan struct{}  // one for each upload that runs
+	uploads   *shares[int64] // of them, those of each account
 
-	tails    *shares[int64] // streams of events of each account
-	stopping chan struct{}  // closed when Serve is told to stop: streams do not end by themselves
+	tails    *shares[int64] // streams of events
+	lists    *shares[int64]
+	stopping chan struct{} // closed when Serve is told to stop: streams do not end by themselves
 	stop     func()
 }
 
@@ -162,7 +164,9 @@ func New(cfg Config, p Pins, accounts Accounts, log *slog.Logger) (*Server, erro
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 
 		uploading: make(chan struct{}, cfg.UploadSlots),
+		uploads:   newShares[int64](max(1, cfg.UploadSlots/uploadShare)),
 		tails:     newShares[int64](accountTails),
+		lists:     newShares[int64](accountLists),
 		stopping:  make(chan struct{}),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })

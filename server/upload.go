@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
@@ -27,6 +28,7 @@ type Uploads interface {
 
 const (
 	uploadSlots = 16 // where Config says nothing
+	uploadShare = 4  // an account may have one in so many of them, lest it keeps all others out with slow bodies
 	uploadRoute = "/upload"
 	maxKey      = 255
 )
@@ -63,6 +65,11 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	if err != nil {
 		return err
 	}
+	end, ok := s.uploads.enter(caller(c).Account)
+	if !ok {
+		return errBusy
+	}
+	defer end()
 	select {
 	case s.uploading <- struct{}{}:
 		defer func() { <-s.uploading }()
@@ -70,7 +77,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		return errBusy
 	}
 	u.Admit = func(dags []pins.Sized) error {
-		if err := s.room(c, int64(len(dags)), dags, ""); err != nil {
+		if err := s.room(c, int64(len(dags)), dags); err != nil {
 			return err
 		}
 		bytes := int64(0)
@@ -83,6 +90,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 	if u.Body == nil {
 		u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
 	}
+	u.Body = &standing{u.Body, s.stillAdds(c), time.Now().Add(recheck)}
 	if most > 0 {
 		u.Body = &shortened{u.Body, most, most}
 	}
@@ -110,10 +118,10 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 // roomFor tells what is certain of an upload before it is read. A body may be of a DAG that is held for the account
 // already, which brings nothing, unless it is longer than all that the plan allows.
 func (s ownAPI) roomFor(c echo.Context, length int64, copies int) error {
-	if err := s.room(c, 1, nil, ""); err != nil {
+	if err := s.room(c, 1, nil); err != nil {
 		return err
 	}
-	if quota, _ := quotaOf(c); quota.Bytes > 0 && length > quota.Bytes {
+	if quota := quotaOf(caller(c).Limits); quota.Bytes > 0 && length > quota.Bytes {
 		return &pins.QuotaError{Problem: fmt.Sprintf("the upload has %d bytes, and this account's plan allows %d", length, quota.Bytes)}
 	}
 	return s.afford(c, cid.Undef, length, copies)
@@ -183,6 +191,35 @@ func idempotencyKey(header *string) (string, error) {
 		return key, nil
 	}
 	return "", &spec.InvalidError{Field: "Idempotency-Key", Problem: fmt.Sprintf("is not made of 1 to %d printable ASCII characters", maxKey)}
+}
+
+// standing is a body that ends when the account of its sender may no longer add anything.
+type standing struct {
+	body   io.Reader
+	may    func() error
+	lookAt time.Time
+}
+
+func (s *standing) Read(b []byte) (int, error) {
+	n, err := s.body.Read(b)
+	if now := time.Now(); now.After(s.lookAt) {
+		s.lookAt = now.Add(recheck)
+		if err := s.may(); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
+}
+
+// stillAdds asks whether the caller's account may still add something. It says no only when that is known.
+func (s ownAPI) stillAdds(c echo.Context) func() error {
+	return func() error {
+		state, err := s.accounts.AccountState(c.Request().Context(), caller(c).Account)
+		if errors.Is(err, auth.ErrNotFound) || err == nil && state != auth.Active {
+			return &refused{spec.ReasonAccountSuspended, "this account was suspended or closed while the upload ran"}
+		}
+		return nil //nolint:nilerr // as said above
+	}
 }
 
 // shortened is a body that fails when it is longer than a plan allows.

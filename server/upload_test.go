@@ -9,13 +9,17 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ipfs/go-cid"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/ingest"
 	"github.com/frostpin/frostpin/server"
@@ -25,6 +29,7 @@ import (
 // uploads is an Uploads that reads bodies and pins the same root for each.
 type uploads struct {
 	pins   *memory
+	mu     sync.Mutex
 	err    error
 	asked  []ingest.Upload
 	bodies []string
@@ -45,6 +50,8 @@ func (u *uploads) Upload(_ context.Context, up ingest.Upload) ([]pins.Pin, bool,
 			return nil, false, err
 		}
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	up.Body, up.Admit = nil, nil
 	u.asked, u.bodies = append(u.asked, up), append(u.bodies, string(body))
 	if u.err != nil {
@@ -152,26 +159,7 @@ func TestFileIsNamedByItsFilenameUnlessItHasAName(t *testing.T) {
 
 func TestUploadsAtOnceAreBounded(t *testing.T) {
 	f, u := newUploadFixture(t, func(c *server.Config) { c.UploadSlots = 1 })
-	u.hold = make(chan struct{})
-	started, first := make(chan struct{}), make(chan int, 1)
-	f.pins.before = func(context.Context) {
-		select {
-		case started <- struct{}{}:
-		default:
-		}
-	}
-	go func() { first <- f.do(alice, "POST", "/api/v1/upload", "a").Code }()
-	<-started // it asks for delegates, and then takes its slot
-	deadline := time.After(10 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for f.Uploading() == 0 {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatal("the upload took no slot")
-		}
-	}
+	first := f.uploadHeld(t, u, 1)
 	wantFailure(t, f.do(bob, "POST", "/api/v1/upload", "b"), 429, "RATE_LIMITED", "at once")
 	close(u.hold)
 	if code := <-first; code != 202 {
@@ -179,6 +167,82 @@ func TestUploadsAtOnceAreBounded(t *testing.T) {
 	}
 	if w := f.do(bob, "POST", "/api/v1/upload", "b"); w.Code != 202 {
 		t.Errorf("after it: %d", w.Code)
+	}
+}
+
+func TestOneAccountDoesNotTakeTheUploadsOfOthers(t *testing.T) {
+	f, u := newUploadFixture(t, func(c *server.Config) { c.UploadSlots = 8 })
+	first := f.uploadHeld(t, u, 2)
+	wantFailure(t, f.do(alice, "POST", "/api/v1/upload", "a"), 429, "RATE_LIMITED", "at once")
+	theirs := make(chan int, 1)
+	go func() { theirs <- f.do(bob, "POST", "/api/v1/upload", "b").Code }()
+	f.untilUploading(t, 3)
+	close(u.hold)
+	for range 2 {
+		if code := <-first; code != 202 {
+			t.Errorf("an upload of the account: %d", code)
+		}
+	}
+	if code := <-theirs; code != 202 {
+		t.Errorf("another account: %d", code)
+	}
+	if w := f.do(alice, "POST", "/api/v1/upload", "a"); w.Code != 202 {
+		t.Errorf("after them: %d", w.Code)
+	}
+}
+
+func TestUploadOfASuspendedAccountEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, u := newUploadFixture(t)
+		r, w := io.Pipe()
+		req := httptest.NewRequest("POST", "/api/v1/upload", r)
+		req.Header.Set("Authorization", "Bearer "+alice)
+		answer, ended := httptest.NewRecorder(), make(chan struct{})
+		go func() { f.ServeHTTP(answer, req); close(ended) }()
+		more := func() {
+			t.Helper()
+			if _, err := io.WriteString(w, "more"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		more()
+		<-time.After(time.Minute) // of the bubble
+		more()
+		f.tokens.caller.State = auth.Suspended
+		<-time.After(time.Minute)
+		more()
+		<-ended
+		wantFailure(t, answer, 403, "ACCOUNT_SUSPENDED", "suspended")
+		if len(u.bodies) > 0 {
+			t.Error("it was made")
+		}
+	})
+}
+
+// uploadHeld begins so many uploads of alice, which end when u.hold is closed.
+func (f *fixture) uploadHeld(t *testing.T, u *uploads, n int) (codes chan int) {
+	t.Helper()
+	u.hold = make(chan struct{})
+	codes = make(chan int, n)
+	for range n {
+		go func() { codes <- f.do(alice, "POST", "/api/v1/upload", "a").Code }()
+	}
+	f.untilUploading(t, n)
+	return codes
+}
+
+func (f *fixture) untilUploading(t *testing.T, n int) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for f.Uploading() != n {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d uploads run, not %d", f.Uploading(), n)
+		}
 	}
 }
 

@@ -25,6 +25,8 @@
 //   - Present but empty cid, status, match, before, after, limit or meta is refused; an empty name is no filter.
 //     Other repeated parameters count with their first value; unknown ones are ignored.
 //   - limit outside 1 to 1000 is refused, not clamped.
+//   - A page ends before its limit once the texts of its rows have about 4 MiB; it has one row at least. count says that
+//     others follow, as it does after a page that reached the limit, and clients read on in the same way.
 //   - before and after take 0 to 9 digits of fraction. Rows have whole milliseconds, so before is rounded up and after
 //     down. A plus sign that arrived as a space is repaired.
 //   - match without name filters nothing. Percent signs, underscores and backslashes in name are ordinary characters.

@@ -158,6 +158,34 @@ func TestAdjustmentStopsAtTheFloor(t *testing.T) {
 	})
 }
 
+func TestWhatIsWrittenWithACreditIsWrittenOnceOrNothingIsBooked(t *testing.T) {
+	each(t, perByte, func(t *testing.T, s *ledger.Service, _ *clock, db *database.DB) {
+		ctx := t.Context()
+		if err := db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`CREATE TABLE notes (n BIGINT)`).Error }); err != nil {
+			t.Fatal(err)
+		}
+		broken := errors.New("broken")
+		note := func(fails error) func(context.Context) error {
+			return func(ctx context.Context) error {
+				return errors.Join(fails, db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`INSERT INTO notes VALUES (1)`).Error }))
+			}
+		}
+		if _, _, err := s.Credit(ctx, 1, 5, "in", "", note(broken)); !errors.Is(err, broken) {
+			t.Errorf("a note that fails: %v", err)
+		}
+		for i := range 2 {
+			if _, fresh, err := s.Credit(ctx, 1, 5, "in", "", note(nil)); err != nil || fresh != (i == 0) {
+				t.Errorf("booking %d: fresh %t, %v", i, fresh, err)
+			}
+		}
+		var notes int
+		err := db.Read(ctx, func(tx *gorm.DB) error { return tx.Raw(`SELECT count(*) FROM notes`).Row().Scan(&notes) })
+		if b, balanceErr := s.Balance(ctx, 1); err != nil || balanceErr != nil || notes != 1 || b.Balance != 5 {
+			t.Errorf("%d notes, balance %s, %v, %v", notes, b.Balance, err, balanceErr)
+		}
+	})
+}
+
 func TestChargeIsBookedOncePerKeyAndAllOrNothing(t *testing.T) {
 	each(t, perByte, func(t *testing.T, s *ledger.Service, _ *clock, _ *database.DB) {
 		credit(t, s, 1, 1000, "in1")

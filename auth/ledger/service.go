@@ -81,24 +81,25 @@ func (s *Service) Balance(ctx context.Context, account int64) (Balance, error) {
 }
 
 // Credit books money that was paid in, once per key: a repetition returns the first entry, with fresh false. Errors:
-// ErrInvalid, ErrKeyReused.
-func (s *Service) Credit(ctx context.Context, account int64, amount Amount, key, ref string) (e Entry, fresh bool, err error) {
+// ErrInvalid, ErrKeyReused. What is to be written with it joins the transaction of its ctx, once for each key; when that
+// fails, nothing is booked.
+func (s *Service) Credit(ctx context.Context, account int64, amount Amount, key, ref string, with ...func(ctx context.Context) error) (e Entry, fresh bool, err error) {
 	if amount <= 0 {
 		return Entry{}, false, invalid("a credit is above zero")
 	}
-	return s.transfer(ctx, Entry{Account: account, Kind: Topup, Amount: amount, Key: key, Ref: ref})
+	return s.transfer(ctx, Entry{Account: account, Kind: Topup, Amount: amount, Key: key, Ref: ref}, with)
 }
 
 // Adjust books an operator's correction, up or down, once per key like Credit. Errors: ErrFunds when the balance would
 // fall below its floor, ErrInvalid, ErrKeyReused.
-func (s *Service) Adjust(ctx context.Context, account int64, amount Amount, key, ref string) (e Entry, fresh bool, err error) {
+func (s *Service) Adjust(ctx context.Context, account int64, amount Amount, key, ref string, with ...func(ctx context.Context) error) (e Entry, fresh bool, err error) {
 	if amount == 0 {
 		return Entry{}, false, invalid("an adjustment is not zero")
 	}
-	return s.transfer(ctx, Entry{Account: account, Kind: Adjustment, Amount: amount, Key: key, Ref: ref})
+	return s.transfer(ctx, Entry{Account: account, Kind: Adjustment, Amount: amount, Key: key, Ref: ref}, with)
 }
 
-func (s *Service) transfer(ctx context.Context, e Entry) (booked Entry, fresh bool, err error) {
+func (s *Service) transfer(ctx context.Context, e Entry, with []func(ctx context.Context) error) (booked Entry, fresh bool, err error) {
 	if e.Amount > MaxAmount || e.Amount < -MaxAmount {
 		return Entry{}, false, invalid("an amount is at most %s credits", MaxAmount)
 	}
@@ -106,7 +107,7 @@ func (s *Service) transfer(ctx context.Context, e Entry) (booked Entry, fresh bo
 		return Entry{}, false, err
 	}
 	e.Unit = e.Kind.Unit()
-	booked, fresh, err = s.insertTransfer(ctx, e)
+	booked, fresh, err = s.insertTransfer(ctx, e, with)
 	if err != nil {
 		return Entry{}, false, fmt.Errorf("booking %s credits for account %d: %w", e.Amount, e.Account, err)
 	}

@@ -239,7 +239,7 @@ func entriesByKey(tx *gorm.DB, keys []string) (map[string]Entry, error) {
 	return known, nil
 }
 
-func (s *Service) insertTransfer(ctx context.Context, e Entry) (booked Entry, fresh bool, err error) {
+func (s *Service) insertTransfer(ctx context.Context, e Entry, with []func(ctx context.Context) error) (booked Entry, fresh bool, err error) {
 	err = s.write(ctx, func(tx *gorm.DB) error {
 		fresh = false
 		books, err := lock(tx, []int64{e.Account})
@@ -274,6 +274,11 @@ func (s *Service) insertTransfer(ctx context.Context, e Entry) (booked Entry, fr
 		}
 		if err := errors.Join(b.endGrace(tx), b.save(tx)); err != nil {
 			return err
+		}
+		for _, write := range with {
+			if err := write(tx.Statement.Context); err != nil {
+				return err
+			}
 		}
 		fresh = true
 		known, err = entriesByKey(tx, []string{e.Key})

@@ -35,14 +35,11 @@ What the account could not pay for before is tried again.`,
 				if correction {
 					book = books.Adjust
 				}
-				e, fresh, err := book(ctx, account.ID, amount, "operator/"+key, note)
+				e, fresh, err := book(ctx, account.ID, amount, "operator/"+key, note, func(ctx context.Context) error {
+					return s.tokens.NoteCredit(ctx, auth.Operator(), account.Name, amount.String(), key)
+				})
 				if err != nil {
 					return err
-				}
-				if fresh {
-					if err := s.tokens.NoteCredit(ctx, auth.Operator(), account.Name, amount.String(), key); err != nil {
-						return err
-					}
 				}
 				if err := p.funded(ctx, s, account.ID, books); err != nil {
 					return err

@@ -39,14 +39,14 @@ func (a *api) present(ctx context.Context, pins []wanted) (map[same]pinned, erro
 		return have, nil
 	}
 	query := url.Values{"cid": {strings.Join(cids, ",")}, "status": {joined(allStatuses())}, "limit": {strconv.Itoa(fullPage)}}
-	rows, _, err := a.page(ctx, query)
+	rows, count, err := a.page(ctx, query)
 	if err != nil {
 		return nil, fmt.Errorf("looking up what is there: %w", err)
 	}
 	for _, row := range rows {
 		have[row.Pin.same()] = row
 	}
-	if len(rows) < fullPage {
+	if len(rows) < fullPage && count <= int64(len(rows)) { // a page with much text may end before the limit
 		return have, nil
 	}
 	for _, w := range pins { // one of the DAGs has many names: each pin is asked for by its own

@@ -81,7 +81,7 @@ type Config struct {
 	MaxDAGDepth   int           `setting:"max-dag-depth" help:"Most links between the root of a DAG and any of its blocks."`
 	MaxBlockSize  Size          `setting:"max-block-size" help:"Largest block that is accepted."`
 	FetchSlots    int           `setting:"fetch-slots" help:"DAGs that are fetched at once."`
-	UploadSlots   int           `setting:"upload-slots" help:"Uploads that are taken at once."`
+	UploadSlots   int           `setting:"upload-slots" help:"Uploads that are taken at once; one account gets at most a quarter of them."`
 	FindRoots     int           `setting:"find-roots" help:"DAGs whose first block is looked for at once."`
 	FindSlice     time.Duration `setting:"find-slice" help:"How long a DAG is looked for before the next gets its turn."`
 	FetchIdle     time.Duration `setting:"fetch-idle" help:"Without a new block for this long a fetch asks its peers anew."`

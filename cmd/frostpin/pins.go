@@ -113,7 +113,7 @@ func pages(ctx context.Context, service *pins.Service, a auth.Account, statuses 
 					return
 				}
 			}
-			if len(page.Pins) < pageSize {
+			if int64(len(page.Pins)) >= page.Count { // a page with much text ends before the limit
 				return
 			}
 			before := page.Pins[len(page.Pins)-1].Created.UnixMilli()
