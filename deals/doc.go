@@ -58,6 +58,8 @@
 //     delay to its start is left. Otherwise it runs out.
 //   - That a proposal was never published is concluded only if the chain was asked all the time: what is pending stops
 //     being so when it is activated. After a gap the provider has to deny it, or a month to pass (Attempt.Blind).
+//   - A published deal whose id nobody tells keeps its slot waiting until its start is final. Then another copy is made; it
+//     counts as missed once it is not pending any more and the market has had a month to drop it.
 //   - One that the provider gave up keeps its reservation, and its provider from other attempts, until its start.
 //   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
 //   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round

@@ -1,6 +1,7 @@
 package deals_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -310,4 +311,47 @@ func TestForbiddenContentIsNotProposed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A chain without events is a node as Lotus' defaults make it.
+type withoutEvents struct{ deals.Chain }
+
+func (withoutEvents) Events(context.Context, deals.Epoch) ([]deals.Publication, error) {
+	return nil, nil
+}
+
+// TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade: one provider publishes, says nothing but Processing and
+// never seals, and the node tells no events.
+func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Curio, bad.NeverSeal = true, true
+		w.net.Add(1000, bad)
+		w.chain = withoutEvents{w.net}
+		w.make()
+		w.start()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 1)
+		w.net.Add(1002, honest())
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1002}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		if n := len(w.attempts(wish)); n != 2 {
+			t.Fatalf("%d attempts while the deal may still become active", n)
+		}
+		w.untilActive(wish, 2)
+		of := func(p deals.ProviderID) deals.Attempt {
+			all := w.attempts(wish)
+			return all[slices.IndexFunc(all, func(a deals.Attempt) bool { return a.Provider == p })]
+		}
+		if a := of(1000); a.State != deals.Published {
+			t.Errorf("as long as the market may have it, the deal is %s: %s", a.State, a.Reason)
+		}
+		w.until("the deal counts as missed", 4*time.Hour, func() bool { return of(1000).State == deals.Missed })
+		if of(1000).Reason == "" {
+			t.Error("nothing says why it was missed")
+		}
+		w.mustBeSound()
+	})
 }

@@ -139,7 +139,7 @@ func (s *store) commit(ctx context.Context, o offer) (after Attempt, err error) 
 		if current == nil || current.State != Planned || !owner.Wanted || !owner.Held {
 			return errStale
 		}
-		if rivalled(d, *current, s.policy, s.now()) {
+		if rivalled(d, *current, s.policy, s.now(), s.height()) {
 			return errRival
 		}
 		cost := a.Cost()
@@ -174,7 +174,7 @@ func (s *store) commit(ctx context.Context, o offer) (after Attempt, err error) 
 }
 
 // rivalled tells whether a slot has, or may soon have, its copy without this attempt.
-func rivalled(d *dossier, a Attempt, p Policy, now time.Time) bool {
+func rivalled(d *dossier, a Attempt, p Policy, now time.Time, head Epoch) bool {
 	renewed := d.attempt(a.Renews)
 	for _, other := range d.of(a.Slot) {
 		switch {
@@ -183,7 +183,7 @@ func rivalled(d *dossier, a Attempt, p Policy, now time.Time) bool {
 			if renewed == nil || other.End > renewed.End {
 				return true
 			}
-		case other.ID < a.ID && !stuck(other, p, now):
+		case other.ID < a.ID && !stuck(other, p, now, head):
 			return true
 		}
 	}

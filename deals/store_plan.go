@@ -329,7 +329,7 @@ func (s *store) adopt(tx *gorm.DB, d *dossier, slot *Slot, providers []Provider)
 		if t.State.Final() || t.State == Planned || d.archive(t.Archive).Wanted || !suits(t.Provider, a.Terms, slot.Region, providers) {
 			continue
 		}
-		if stuck(*t, s.policy, s.now()) || sharesProvider(d, *t) {
+		if stuck(*t, s.policy, s.now(), s.height()) || sharesProvider(d, *t) {
 			continue
 		}
 		if best == nil || best.State.before(t.State) || best.State == t.State && t.End > best.End {
