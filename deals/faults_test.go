@@ -355,3 +355,30 @@ func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) 
 		w.mustBeSound()
 	})
 }
+
+// TestARenewalThatIsWithdrawnWaitsBeforeItIsPlannedAgain takes the node away, so that renewals stay planned.
+func TestARenewalThatIsWithdrawnWaitsBeforeItIsPlannedAgain(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.cfg.Policy.RenewBefore = 178 * deals.EpochsPerDay // soon
+		var renewing atomic.Bool
+		w.cfg.At = func(step string) {
+			if step == "planned" && renewing.Load() {
+				w.net.Node(true, 0, 0)
+			}
+		}
+		w.make()
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		renewing.Store(true)
+		w.until("a renewal is planned", 2*time.Hour, func() bool { return len(w.attempts(wish)) > 1 })
+		if err := w.Cancel(t.Context(), w.attempts(wish)[1].UUID); err != nil {
+			t.Fatal(err)
+		}
+		pass(w.cfg.Policy.RetryFirst / 2)
+		if n := len(w.attempts(wish)); n != 2 {
+			t.Errorf("%d attempts right after one was withdrawn", n)
+		}
+		w.until("it is planned again", time.Hour, func() bool { return len(w.attempts(wish)) == 3 })
+	})
+}

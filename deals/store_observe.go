@@ -226,8 +226,8 @@ func (s *store) withdrawOpen(tx *gorm.DB, d *dossier, id AttemptID, w withdrawal
 	if err := s.settle(tx, d, a.Slot); err != nil {
 		return err
 	}
-	if slot := d.slot(a.Slot); slot != nil && slot.State == Open {
-		was := *slot
+	if slot := d.slot(a.Slot); slot != nil && slot.Wanting {
+		was := *slot // also one that has a copy, and wants it renewed
 		slot.Reason = w.reason
 		if earliest := s.now().Add(w.wait); slot.NextAt.Before(earliest) {
 			slot.NextAt = earliest
