@@ -233,7 +233,7 @@ func (s *store) withdrawOpen(tx *gorm.DB, d *dossier, id AttemptID, w withdrawal
 			slot.NextAt = earliest
 		}
 		if w.queue {
-			s.enqueue(slot, w.reason)
+			s.enqueue(d, slot, w.reason)
 		}
 		if err := saveSlot(tx, was, *slot); err != nil {
 			return err
@@ -283,7 +283,7 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 				continue
 			}
 			before := *slot
-			slot.Forgiven, slot.NextAt, slot.Exhausted, slot.Queued = s.now(), s.now(), false, false
+			slot.Forgiven, slot.NextAt, slot.Exhausted, slot.Queued, slot.Waits = s.now(), s.now(), false, false, 0
 			if err := saveSlot(tx, before, *slot); err != nil {
 				return err
 			}
