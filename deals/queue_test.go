@@ -1,7 +1,9 @@
 package deals_test
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,5 +105,54 @@ func TestCopiesThatFindNoPlaceHideNoOthers(t *testing.T) {
 		}
 		w.until("the first is published", 10*time.Minute, func() bool { return !w.attempts(first)[0].PublishedAt.IsZero() })
 		w.until("the second is begun", 40*time.Second, func() bool { return len(w.attempts(second)) == 1 })
+	})
+}
+
+// TestACopyThatNobodyCanMakeIsLookedAtLessAndLess until something changes.
+func TestACopyThatNobodyCanMakeIsLookedAtLessAndLess(t *testing.T) {
+	forLong(t, 0, func(t *testing.T, w *world) {
+		w.cfg.Policy.RetryMax = 6 * time.Hour
+		w.make()
+		terms, err := w.Record(t.Context(), deals.Terms{Replicas: 1, Days: 180})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		wish := w.want(deals.Wish{Root: w.blocks.add([]byte("x")), Terms: terms})
+		looks, last := 0, time.Time{}
+		for range 2 * 60 {
+			pass(time.Minute)
+			if next := w.standing(wish).NextAt; !next.Equal(last) {
+				looks, last = looks+1, next
+			}
+		}
+		if looks > 12 {
+			t.Errorf("it was looked at %d times in two hours", looks)
+		}
+		w.net.Add(1000, honest())
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1000}); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the provider is used", 5*time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+	})
+}
+
+// TestACopyThatNobodyPaysForIsLookedAtLessAndLess up to every two hours.
+func TestACopyThatNobodyPaysForIsLookedAtLessAndLess(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		var asked atomic.Int64
+		var pays atomic.Bool
+		w.Charge(func(context.Context, deals.Wish) (bool, error) {
+			asked.Add(1)
+			return pays.Load(), nil
+		})
+		w.start()
+		wish := w.wish("x", 1)
+		pass(10 * time.Hour)
+		if n := asked.Load(); n < 6 || n > 10 {
+			t.Errorf("it was asked %d times in ten hours whether anybody pays", n)
+		}
+		pays.Store(true)
+		w.until("a deal is begun", 2*time.Hour+time.Minute, func() bool { return len(w.attempts(wish)) > 0 })
 	})
 }

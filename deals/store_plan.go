@@ -145,10 +145,11 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in *planning) (planned i
 	return planned, short, err
 }
 
-// A slot that nobody pays for waits for the next look.
+// A slot that nobody pays for waits for the next look. Nothing tells us of a payment, so that the last pause is not long.
 const (
 	unpaid      = "the balance is empty; no deal is begun or renewed until it is topped up"
 	unpaidRetry = 15 * time.Minute
+	unpaidMost  = 2 * time.Hour
 )
 
 // planSlot records the intent to fill a slot, or notes in the slot why that has to wait. Errors that are no failure:
@@ -166,7 +167,7 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in *pla
 			return 0, err
 		}
 		if !paid {
-			s.putOff(slot, unpaid, s.now(), unpaidRetry)
+			s.putOff(slot, unpaid, s.now(), unpaidRetry, unpaidMost)
 			return 0, nil
 		}
 	}
@@ -183,7 +184,7 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in *pla
 			s.enqueue(d, slot, none.Reason)
 			return 0, nil //nolint:nilerr // that nobody fits is the slot's reason, not an error
 		}
-		s.putOff(slot, none.Reason, s.between(none.Retry), s.policy.Poll)
+		s.putOff(slot, none.Reason, s.between(none.Retry), s.policy.Poll, s.policy.RetryMax)
 		return 0, nil
 	} else if err != nil {
 		return 0, err
@@ -247,13 +248,11 @@ func turnOf(d *dossier, slot *Slot) Epoch {
 }
 
 // putOff makes a slot that nobody can fill, or pays for, look again at a time, but not before a pause that doubles with
-// each look in vain: a million of them must not keep the database busy. What may change their lot wakes them.
-func (s *store) putOff(slot *Slot, reason string, at time.Time, first time.Duration) {
+// each look in vain: a million of them must not keep the database busy.
+func (s *store) putOff(slot *Slot, reason string, at time.Time, first, most time.Duration) {
 	wait := first
-	for range slot.Waits {
-		if wait = min(2*wait, max(first, s.policy.RetryMax)); wait >= s.policy.RetryMax {
-			break
-		}
+	for i := 0; i < slot.Waits && wait < most; i++ {
+		wait = min(2*wait, most)
 	}
 	if earliest := s.now().Add(wait).Truncate(time.Millisecond); at.Before(earliest) {
 		at = earliest
