@@ -50,8 +50,12 @@
 //     provider and region suit. So two copies raised to three make one deal, and lowering three to two makes none; and
 //     with as many providers as copies it is possible at all.
 //   - A slot that lacks a place, money or datacap waits in a queue, not for a time: when an attempt ends, and now and
-//     then, the first of the queue are tried, and who finds nothing goes to its end. A backlog of a million slots costs
-//     nothing while it waits.
+//     then, the first of the queue are tried: renewals by the end of their copy, then slots that have lost their copy,
+//     then the rest, each by how long they wait. Where some of one kind (terms and region) find nothing the others of it
+//     are passed over, so that they hide nobody. A backlog of a million slots costs nothing while it waits.
+//   - A quarter of the deals at once is held for renewals and lost copies: a backlog of first copies never takes it.
+//   - A slot that nobody can fill, or pays for, looks less and less often. A change of the registry or of an ask wakes
+//     it; of a payment nothing is told, so that it is seen within two hours.
 //   - An attempt that was never sent (its provider could not be asked, or reached) does not count against the tries of
 //     its slot, and neither does one that is withdrawn for want of money.
 //   - A proposal that may have been sent is sent again only while the slot has no better attempt and a quarter of the
