@@ -114,7 +114,7 @@ func (m *maker) loop(ctx context.Context, what string, tick time.Duration, poked
 // report logs what an operator should see of an error.
 func (m *maker) report(ctx context.Context, what string, err error) {
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, errLease), errors.Is(err, errStale), err == errEnded: //nolint:errorlint // alone it is no error
+	case err == nil, ctx.Err() != nil, errors.Is(err, errLease), errors.Is(err, errStale), err.Error() == errEnded.Error(): // joined with nothing else it is no error
 	case errors.Is(err, ErrChain):
 		m.s.log.Debug("the Filecoin node does not answer", "step", what, "err", err) // the operator was told by heads
 	default:

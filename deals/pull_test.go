@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -189,6 +190,9 @@ func TestTheLayoutOfAPieceIsThereBeforeItIsProposed(t *testing.T) {
 		away := honest()
 		away.Offline = true
 		w.net.Add(1000, away)
+		var failures bytes.Buffer
+		w.log = slog.New(slog.NewTextHandler(&failures, &slog.HandlerOptions{Level: slog.LevelError}))
+		w.make()
 		w.start()
 		wish := w.wish("x", 1)
 		w.until("there is a piece", time.Minute, func() bool { return w.standing(wish).Piece != nil })
@@ -225,6 +229,10 @@ func TestTheLayoutOfAPieceIsThereBeforeItIsProposed(t *testing.T) {
 		}
 		if err := f.Close(); err != nil {
 			t.Error(err)
+		}
+		w.stop()
+		if failures.Len() > 0 {
+			t.Errorf("an operator is told of errors: %s", &failures)
 		}
 	})
 }
