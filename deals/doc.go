@@ -51,14 +51,20 @@
 //     provider and region suit. So two copies raised to three make one deal, and lowering three to two makes none; and
 //     with as many providers as copies it is possible at all.
 //   - A slot that lacks a place, money or datacap waits in a queue, not for a time: when an attempt ends, and now and
-//     then, the first of the queue are tried, and who finds nothing goes to its end. A backlog of a million slots costs
-//     nothing while it waits.
+//     then, the first of the queue are tried: renewals by the end of their copy, then slots that have lost their copy,
+//     then the rest, each by how long they wait. Where some of one kind (terms and region) find nothing the others of it
+//     are passed over, so that they hide nobody. A backlog of a million slots costs nothing while it waits.
+//   - A quarter of the deals at once is held for renewals and lost copies: a backlog of first copies never takes it.
+//   - A slot that nobody can fill, or pays for, looks less and less often. A change of the registry or of an ask wakes
+//     it; of a payment nothing is told, so that it is seen within two hours.
 //   - An attempt that was never sent (its provider could not be asked, or reached) does not count against the tries of
 //     its slot, and neither does one that is withdrawn for want of money.
 //   - A proposal that may have been sent is sent again only while the slot has no better attempt and a quarter of the
 //     delay to its start is left. Otherwise it runs out.
 //   - That a proposal was never published is concluded only if the chain was asked all the time: what is pending stops
 //     being so when it is activated. After a gap the provider has to deny it, or a month to pass (Attempt.Blind).
+//   - A published deal whose id nobody tells keeps its slot waiting until its start is final. Then another copy is made; it
+//     counts as missed once it is not pending any more and the market has had a month to drop it.
 //   - One that the provider gave up keeps its reservation, and its provider from other attempts, until its start.
 //   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
 //   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round

@@ -81,8 +81,8 @@ func LoopQueries(ctx context.Context, db DB) ([]string, error) {
 	st := s.store
 	for _, ask := range []func() error{
 		func() error { _, err := st.dueArchives(ctx, 10); return err },
-		func() error { _, err := st.dueSlots(ctx, false, 10); return err },
-		func() error { _, err := st.dueSlots(ctx, true, 10); return err },
+		func() error { _, err := st.dueSlots(ctx, 10); return err },
+		func() error { _, err := st.queue(ctx, place{}, turnLost, 10); return err },
 		func() error { _, err := st.dueAttempts(ctx, nil, 10); return err },
 		func() error { _, err := st.dueAttempts(ctx, []ProviderID{1, 2}, 10); return err },
 		func() error { _, err := st.snapshot(ctx); return err },

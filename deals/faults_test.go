@@ -376,3 +376,73 @@ func TestForbiddenContentIsNotProposed(t *testing.T) {
 		})
 	}
 }
+
+// A chain without events is a node as Lotus' defaults make it.
+type withoutEvents struct{ deals.Chain }
+
+func (withoutEvents) Events(context.Context, deals.Epoch) ([]deals.Publication, error) {
+	return nil, nil
+}
+
+// TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade: one provider publishes, says nothing but Processing and
+// never seals, and the node tells no events.
+func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Curio, bad.NeverSeal = true, true
+		w.net.Add(1000, bad)
+		w.chain = withoutEvents{w.net}
+		w.make()
+		w.start()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 1)
+		w.net.Add(1002, honest())
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1002}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		if n := len(w.attempts(wish)); n != 2 {
+			t.Fatalf("%d attempts while the deal may still become active", n)
+		}
+		w.untilActive(wish, 2)
+		of := func(p deals.ProviderID) deals.Attempt {
+			all := w.attempts(wish)
+			return all[slices.IndexFunc(all, func(a deals.Attempt) bool { return a.Provider == p })]
+		}
+		if a := of(1000); a.State != deals.Published {
+			t.Errorf("as long as the market may have it, the deal is %s: %s", a.State, a.Reason)
+		}
+		w.until("the deal counts as missed", 4*time.Hour, func() bool { return of(1000).State == deals.Missed })
+		if of(1000).Reason == "" {
+			t.Error("nothing says why it was missed")
+		}
+		w.mustBeSound()
+	})
+}
+
+// TestARenewalThatIsWithdrawnWaitsBeforeItIsPlannedAgain takes the node away, so that renewals stay planned.
+func TestARenewalThatIsWithdrawnWaitsBeforeItIsPlannedAgain(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.cfg.Policy.RenewBefore = 178 * deals.EpochsPerDay // soon
+		var renewing atomic.Bool
+		w.cfg.At = func(step string) {
+			if step == "planned" && renewing.Load() {
+				w.net.Node(true, 0, 0)
+			}
+		}
+		w.make()
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		renewing.Store(true)
+		w.until("a renewal is planned", 2*time.Hour, func() bool { return len(w.attempts(wish)) > 1 })
+		if err := w.Cancel(t.Context(), w.attempts(wish)[1].UUID); err != nil {
+			t.Fatal(err)
+		}
+		pass(w.cfg.Policy.RetryFirst / 2)
+		if n := len(w.attempts(wish)); n != 2 {
+			t.Errorf("%d attempts right after one was withdrawn", n)
+		}
+		w.until("it is planned again", time.Hour, func() bool { return len(w.attempts(wish)) == 3 })
+	})
+}

@@ -1,6 +1,7 @@
 package deals
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,11 +14,14 @@ import (
 
 // How much the maker does at once. What costs money or a provider's patience is bounded by Config.
 const (
-	preparing   = 2   // CARs at once: each is walked as fast as the disk goes
-	looking     = 256 // attempts looked at at once: nearly all of them wait for somebody
-	lookingEach = 4   // of these with one provider, so that one that hangs delays no other
-	batch       = 64  // slots per pass
-	queueTries  = 16  // slots in the queue that are tried in vain before the others have to wait
+	preparing   = 2    // CARs at once: each is walked as fast as the disk goes
+	looking     = 256  // attempts looked at at once: nearly all of them wait for somebody
+	lookingEach = 4    // of these with one provider, so that one that hangs delays no other
+	batch       = 64   // slots per pass
+	queueTries  = 16   // slots of one kind in the queue that are tried in vain before the others of it have to wait
+	queueMost   = 128  // of any kind
+	queuePage   = 256  // slots in the queue that are read at once, and
+	queueScan   = 4096 // that a pass reads of a class
 	stepTime    = 3 * time.Minute
 )
 
@@ -29,6 +33,7 @@ type maker struct {
 	preparing                          lane[cid.Cid]
 	looking                            lane[AttemptID]
 	watch                              *watcher
+	resume                             map[Epoch]place // of passQueue: where the last pass has ended, by class
 	workers                            sync.WaitGroup
 }
 
@@ -37,7 +42,7 @@ func newMaker(s *Service) *maker {
 	return &maker{
 		s: s, prepare: poke(), slots: poke(), queue: poke(), looks: poke(), head: poke(),
 		preparing: newLane[cid.Cid](preparing, preparing), looking: newLane[AttemptID](looking, lookingEach),
-		watch: newWatcher(s),
+		watch: newWatcher(s), resume: map[Epoch]place{},
 	}
 }
 
@@ -109,7 +114,7 @@ func (m *maker) loop(ctx context.Context, what string, tick time.Duration, poked
 // report logs what an operator should see of an error.
 func (m *maker) report(ctx context.Context, what string, err error) {
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, errLease), errors.Is(err, errStale), err == errEnded: //nolint:errorlint // alone it is no error
+	case err == nil, ctx.Err() != nil, errors.Is(err, errLease), errors.Is(err, errStale), err.Error() == errEnded.Error(): // joined with nothing else it is no error
 	case errors.Is(err, ErrChain):
 		m.s.log.Debug("the Filecoin node does not answer", "step", what, "err", err) // the operator was told by heads
 	default:
@@ -127,7 +132,7 @@ func (m *maker) guard(err *error) {
 
 // passSlots takes the next step for slots that are due.
 func (m *maker) passSlots(ctx context.Context) (time.Time, error) {
-	all, err := m.s.store.dueSlots(ctx, false, batch)
+	all, err := m.s.store.dueSlots(ctx, batch)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -135,28 +140,90 @@ func (m *maker) passSlots(ctx context.Context) (time.Time, error) {
 	if len(ready) == 0 {
 		return next, nil
 	}
-	_, err = m.planAll(ctx, ready, false)
+	_, err = m.planAll(ctx, ready)
 	if len(ready) == batch {
 		next = m.s.now()
 	}
 	return next, err
 }
 
-// passQueue takes the next step for slots that wait for others, those that have waited longest first, until some of
-// them in a row have found nothing.
+// passQueue takes the next step for slots that wait for others: renewals first, those whose copy ends first, then slots
+// that have lost their copy, then the rest.
 func (m *maker) passQueue(ctx context.Context) (time.Time, error) {
-	for ctx.Err() == nil {
-		all, err := m.s.store.dueSlots(ctx, true, queueTries)
-		if err != nil || len(all) == 0 {
+	from := Epoch(0)
+	for _, to := range []Epoch{turnLost - 1, turnLost, turnFirst} {
+		if err := m.passClass(ctx, place{turn: from}, to); err != nil || ctx.Err() != nil {
 			return time.Time{}, err
 		}
-		ready, _ := split(all, m.s.now())
-		planned, err := m.planAll(ctx, ready, true)
-		if err != nil || planned == 0 {
-			return time.Time{}, err
-		}
+		from = to + 1
 	}
 	return time.Time{}, nil
+}
+
+// passClass does it for those of one class, until no more deals are allowed. When some of a kind in a row have found
+// nothing it passes over the others of that kind. It reads the first of the class each time, and then goes on where it
+// ended the last time: so none is hidden behind many that find nothing.
+func (m *maker) passClass(ctx context.Context, from place, to Epoch) (failed error) {
+	began, seen, vain, failures := ms(m.s.now()), map[cid.Cid]bool{}, map[kind]int{}, 0
+	at := from
+	for scanned := 0; scanned < queueScan && ctx.Err() == nil; {
+		page, err := m.s.store.queue(ctx, at, to, queuePage)
+		if err != nil {
+			return fmt.Errorf("reading the queue of slots: %w", err)
+		}
+		if len(page) == 0 {
+			delete(m.resume, to)
+			return failed
+		}
+		in, err := m.planning(ctx, true)
+		if err != nil {
+			return err
+		}
+		for _, w := range page {
+			if seen[w.root] || w.since > began || vain[w.kind] >= queueTries {
+				continue
+			}
+			seen[w.root] = true
+			n, err := m.plan(ctx, w.root, &in)
+			failed = errors.Join(failed, err)
+			if errors.Is(err, errLease) || ctx.Err() != nil {
+				return failed
+			}
+			if errors.Is(err, errStale) { // the funds are not what they were
+				if in, err = m.planning(ctx, true); err != nil {
+					return errors.Join(failed, err)
+				}
+			}
+			switch {
+			case n > 0:
+				vain[w.kind] = 0
+				signal(m.looks)
+				m.s.cfg.At("planned")
+				continue
+			case in.full:
+				return failed
+			}
+			if vain[w.kind]++; vain[w.kind] == queueTries {
+				m.s.log.Debug("no place for copies of a kind", "region", w.kind.region, "terms", int64(w.kind.terms))
+			}
+			if failures++; failures >= queueMost {
+				m.resume[to] = w.place
+				return failed
+			}
+		}
+		scanned += len(page)
+		end := page[len(page)-1].place
+		if last, ok := m.resume[to]; at == from && ok && end.before(last) {
+			end = last
+		}
+		at = end
+		m.resume[to] = at
+	}
+	return failed
+}
+
+func (p place) before(other place) bool {
+	return cmp.Or(cmp.Compare(p.turn, other.turn), cmp.Compare(p.since, other.since), cmp.Compare(p.slot, other.slot)) < 0
 }
 
 // split parts what is due from what is not yet, and tells when the first of these will be.
@@ -170,8 +237,8 @@ func split(all []due, now time.Time) (ready []due, next time.Time) {
 }
 
 // planAll plans for the roots of slots, and returns how many attempts were recorded.
-func (m *maker) planAll(ctx context.Context, ready []due, queued bool) (planned int, err error) {
-	in, err := m.planning(ctx, queued)
+func (m *maker) planAll(ctx context.Context, ready []due) (planned int, err error) {
+	in, err := m.planning(ctx, false)
 	if err != nil {
 		return 0, err
 	}
@@ -182,7 +249,7 @@ func (m *maker) planAll(ctx context.Context, ready []due, queued bool) (planned 
 			continue
 		}
 		seen[d.root] = true
-		n, err := m.plan(ctx, d.root, in)
+		n, err := m.plan(ctx, d.root, &in)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			if errors.Is(err, errLease) || ctx.Err() != nil {
@@ -199,7 +266,7 @@ func (m *maker) planAll(ctx context.Context, ready []due, queued bool) (planned 
 	return planned, failed
 }
 
-func (m *maker) plan(ctx context.Context, root cid.Cid, in planning) (n int, err error) {
+func (m *maker) plan(ctx context.Context, root cid.Cid, in *planning) (n int, err error) {
 	defer m.guard(&err)
 	n, short, err := m.s.store.plan(ctx, root, in)
 	if err != nil {

@@ -34,6 +34,11 @@ func Migrations() []*gormigrate.Migration {
 		Migrate: func(tx *gorm.DB) error {
 			return execute(tx, costsSchema)
 		},
+	}, {
+		ID: "20261129_50_queue_by_importance",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, queueSchema)
+		},
 	}}
 }
 
@@ -254,4 +259,18 @@ var costsSchema = []string{
 		SELECT a.id, CASE WHEN s.height > a.start_epoch THEN s.height ELSE a.start_epoch END, a.end_epoch, 0, 0, 0
 		FROM attempts a LEFT JOIN market_snapshot s ON s.id = 1
 		WHERE a.state = 'active' AND a.price <> '0' AND (s.height IS NULL OR s.height < a.end_epoch)`,
+}
+
+// turn orders the queue: the epoch at which the copy ends that is to be renewed, or one of the two numbers of Slot.Turn,
+// which are larger. waits counts the looks in a row that found nobody to make a deal with, or to pay for it.
+var queueSchema = []string{
+	`ALTER TABLE slots ADD COLUMN turn BIGINT NOT NULL DEFAULT 0`,
+	`ALTER TABLE slots ADD COLUMN waits BIGINT NOT NULL DEFAULT 0`,
+	`UPDATE slots SET turn = CASE
+		WHEN state = 'filled' THEN coalesce((SELECT max(a.end_epoch) FROM attempts a WHERE a.slot_id = slots.id AND a.state = 'active'), 0)
+		WHEN EXISTS (SELECT 1 FROM attempts a WHERE a.slot_id = slots.id AND a.active_ms > 0) THEN 1000000000000
+		ELSE 2000000000000 END
+		WHERE queued = 1`,
+	`DROP INDEX slots_queued`,
+	`CREATE INDEX slots_queued ON slots (turn, next_ms, id) WHERE queued = 1`,
 }

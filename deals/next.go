@@ -81,7 +81,7 @@ const waitsForBytes = "waiting for the data to be held hot"
 
 // Next says the next step of a slot at a time and a height of the chain. It has no side effects.
 func Next(v View, p Policy, now time.Time, head Epoch) Step {
-	s := v.survey(p, now)
+	s := v.survey(p, now, head)
 	state := Open
 	switch {
 	case s.active != nil:
@@ -155,7 +155,7 @@ type survey struct {
 	why      string
 }
 
-func (v View) survey(p Policy, now time.Time) survey {
+func (v View) survey(p Policy, now time.Time, head Epoch) survey {
 	var s survey
 	for i := range v.Attempts {
 		a := &v.Attempts[i]
@@ -169,7 +169,7 @@ func (v View) survey(p Policy, now time.Time) survey {
 		case a.State == Active, a.State == Expired, a.State == Cancelled:
 		case !a.State.Final():
 			s.live++
-			if !stuck(*a, p, now) {
+			if !stuck(*a, p, now, head) {
 				s.moving++
 				if s.active != nil && a.Renews == s.active.ID {
 					s.renewal++
@@ -192,13 +192,16 @@ func (v View) survey(p Policy, now time.Time) survey {
 }
 
 // stuck tells whether a slot should no longer wait for an attempt. It stays live: it may still become a deal.
-func stuck(a Attempt, p Policy, now time.Time) bool {
+func stuck(a Attempt, p Policy, now time.Time, head Epoch) bool {
 	switch a.State {
+	case Published:
+		// Whoever has activated it names it. Once its start is final, rather a copy too many than none.
+		return a.DealID == 0 && head > a.Start+eventDepth
 	case Proposing, Accepted, Transferring:
 		return now.Sub(a.ChangedAt) >= p.Stuck
 	case Planned: // only the maker and the node keep it waiting: with others it would be the same
 		return false
-	case Published, Sealing, Active, Rejected, Failed, Missed, Expired, Terminated, Cancelled:
+	case Sealing, Active, Rejected, Failed, Missed, Expired, Terminated, Cancelled:
 		return false
 	}
 	return false

@@ -62,6 +62,11 @@ func failures(n int, ago time.Duration) (out []deals.Attempt) {
 
 func TestTheNextStepOfASlot(t *testing.T) {
 	const head = start
+	nameless := func(start deals.Epoch) deals.Attempt {
+		a := changed(deals.Published, 48*time.Hour)
+		a.Start = start
+		return a
+	}
 	renewal := func() deals.View {
 		a := inState(deals.Active)
 		a.End = head + 30*deals.EpochsPerDay
@@ -83,6 +88,8 @@ func TestTheNextStepOfASlot(t *testing.T) {
 		{"never answered for a day: plan another", wantedView(changed(deals.Proposing, 25*time.Hour)), deals.DoPlan, deals.Filling},
 		{"planned for days, because the node is away: wait", wantedView(changed(deals.Planned, 72*time.Hour)), deals.DoWait, deals.Filling},
 		{"sealing for days: wait", wantedView(changed(deals.Sealing, 48*time.Hour)), deals.DoWait, deals.Filling},
+		{"published under an unknown id, before its start is final: wait", wantedView(nameless(head - 900)), deals.DoWait, deals.Filling},
+		{"published under an unknown id, after its start is final: plan another", wantedView(nameless(head - 901)), deals.DoPlan, deals.Filling},
 		{"one stuck, another under way: wait", wantedView(changed(deals.Accepted, 25*time.Hour), changed(deals.Accepted, time.Hour)), deals.DoWait, deals.Filling},
 		{"active: wait", wantedView(inState(deals.Active)), deals.DoWait, deals.Filled},
 		{"active and near its end: plan the renewal", renewal(), deals.DoPlan, deals.Filled},
@@ -195,7 +202,7 @@ func TestNextIsTotal(t *testing.T) {
 			if !a.State.Final() {
 				live++
 			}
-			if !a.State.Final() && a.State != deals.Active && noon.Sub(a.ChangedAt) < 24*time.Hour {
+			if !a.State.Final() && a.State != deals.Active && noon.Sub(a.ChangedAt) < 24*time.Hour && (a.State != deals.Published || head <= a.Start) {
 				moving++
 			}
 		}

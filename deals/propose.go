@@ -15,6 +15,7 @@ import (
 const (
 	proposeTime = 70 * time.Second // writing, and an answer for which filters may run first
 	statusTime  = 10 * time.Second
+	layoutTime  = 30 * time.Second // for a walk, which goes on when it takes longer
 )
 
 // propose takes a planned attempt to the provider: asks what it demands now, drafts, signs, stores, and sends.
@@ -38,6 +39,9 @@ func (m *maker) propose(ctx context.Context, a Attempt) error {
 	} else if err != nil {
 		return m.postpone(ctx, a, err)
 	}
+	if err := m.layOut(ctx, a); err != nil {
+		return err
+	}
 	a, proposal, err := m.draft(ctx, a, offered, ask)
 	if bad := (*DraftError)(nil); errors.As(err, &bad) {
 		s.log.Warn("drafting a proposal", "deal", a.UUID.String(), "provider", a.Provider.String(), "err", bad.Reason)
@@ -56,6 +60,24 @@ func (m *maker) propose(ctx context.Context, a Attempt) error {
 	}
 	s.cfg.At("stored")
 	return m.send(ctx, a, p.Contact, true)
+}
+
+// layOut makes sure that a provider who comes for the piece need not wait until the DAG was walked. The walk was done
+// once, but its layout may have had to make room for others.
+func (m *maker) layOut(ctx context.Context, a Attempt) error {
+	walking, cancel := context.WithTimeout(ctx, layoutTime)
+	defer cancel()
+	err := m.s.parts.Layouts.Ensure(walking, m.s.parts.Blocks, a.Root)
+	switch {
+	case err == nil:
+		return nil
+	case walking.Err() != nil:
+		return m.postpone(ctx, a, nil)
+	}
+	m.s.log.Warn("making the layout of a piece", "cid", a.Root.String(), "err", err)
+	// The error may name what users have no business with.
+	reason := "the data could not be read from the hot tier, trying again"
+	return m.orWithdraw(ctx, a, withdrawal{state: Cancelled, reason: reason, wait: min(10*m.s.cfg.Policy.Poll, m.s.cfg.Policy.PollSlow)})
 }
 
 // terms finds out whether the provider still fits now that it was asked anew, and what it gets.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -180,6 +181,59 @@ func TestForbiddenContentSaysNothingAboutItsProvider(t *testing.T) {
 		}
 		if p := list[0]; p.Failures != 0 || p.Score != 0.5 || p.LastError != "" {
 			t.Errorf("after %v: %d failures, score %v, %q", w.states(wish), p.Failures, p.Score, p.LastError)
+		}
+	})
+}
+
+// TestTheLayoutOfAPieceIsThereBeforeItIsProposed: whoever fetches a large piece would not wait for it to be made.
+func TestTheLayoutOfAPieceIsThereBeforeItIsProposed(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		away := honest()
+		away.Offline = true
+		w.net.Add(1000, away)
+		var failures bytes.Buffer
+		w.log = slog.New(slog.NewTextHandler(&failures, &slog.HandlerOptions{Level: slog.LevelError}))
+		w.make()
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("there is a piece", time.Minute, func() bool { return w.standing(wish).Piece != nil })
+		if err := w.layouts.Remove(wish.Root); err != nil {
+			t.Fatal(err)
+		}
+		data := w.blocks.forget(wish.Root)
+		w.net.Add(1000, honest())
+		registry := deals.NewRegistry(w.db, time.Now)
+		before, err := registry.Provider(t.Context(), 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := registry.Probe(t.Context(), 1000); err != nil {
+			t.Fatal(err)
+		}
+		begun := len(w.attempts(wish))
+		w.until("a deal is begun", time.Hour, func() bool { return len(w.attempts(wish)) > begun })
+		pass(time.Minute)
+		if n := len(w.net.Proposed()); n > 0 {
+			t.Fatalf("%d deals were proposed of what cannot be served", n)
+		}
+		if p, err := registry.Provider(t.Context(), 1000); err != nil || p.Failures != before.Failures {
+			t.Errorf("the provider is blamed: %+v, %v", p, err)
+		}
+		w.blocks.add(data)
+		w.until("it is accepted", time.Hour, func() bool { return w.standing(wish).Accepted == 1 })
+		w.blocks.forget(wish.Root)
+		all := w.attempts(wish)
+		a := all[len(all)-1]
+		f, err := w.OpenPiece(t.Context(), a.Piece.CIDv1, w.net.TransferOf(a.UUID).Bearer)
+		if err != nil {
+			t.Fatal("the DAG has to be walked again:", err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		w.stop()
+		if failures.Len() > 0 {
+			t.Errorf("an operator is told of errors: %s", &failures)
 		}
 	})
 }

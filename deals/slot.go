@@ -57,9 +57,17 @@ type Slot struct {
 	// Wanting tells that a deal is to be proposed for it, now or when a pause is over, for which the bytes must be held.
 	Wanting  bool
 	Queued   bool      // it waits for others to be done, not for a time; NextAt is since when
+	Turn     Epoch     // of those that are queued the lowest is first: the end of the copy to be renewed, or one of the turns below
+	Waits    int       // looks in a row that found nobody to make a deal with, or to pay for it
 	Forgiven time.Time // attempts that ended before do not count against it: the operator said so
 	NextAt   time.Time
 }
+
+// The turns of slots without a copy. A renewal comes before them, for it can still come too late.
+const (
+	turnLost  Epoch = 1e12 // it had one
+	turnFirst Epoch = 2e12
+)
 
 // A Cold is how an archive stands, for users. The zero value is invalid.
 type Cold string

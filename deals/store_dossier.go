@@ -51,10 +51,10 @@ func scanArchive(from row) (a archiveRow, err error) {
 	return a, nil
 }
 
-const slotColumns = `id, archive_id, idx, region, state, reason, exhausted, wanting, queued, forgiven_ms, next_ms`
+const slotColumns = `id, archive_id, idx, region, state, reason, exhausted, wanting, queued, turn, waits, forgiven_ms, next_ms`
 
 func scanSlot(from row) (s Slot, err error) {
-	err = from.Scan(&s.ID, &s.Archive, &s.Index, &s.Region, &s.State, &s.Reason, &s.Exhausted, &s.Wanting, &s.Queued,
+	err = from.Scan(&s.ID, &s.Archive, &s.Index, &s.Region, &s.State, &s.Reason, &s.Exhausted, &s.Wanting, &s.Queued, &s.Turn, &s.Waits,
 		intoTime{&s.Forgiven}, intoTime{&s.NextAt})
 	return s, err
 }
@@ -145,8 +145,9 @@ func saveSlot(tx *gorm.DB, before, after Slot) error {
 	if before == after {
 		return nil
 	}
-	return tx.Exec(`UPDATE slots SET state = ?, reason = ?, exhausted = ?, wanting = ?, queued = ?, forgiven_ms = ?, next_ms = ? WHERE id = ?`,
-		after.State, after.Reason, bit(after.Exhausted), bit(after.Wanting), bit(after.Queued), ms(after.Forgiven), ms(after.NextAt), int64(after.ID)).Error
+	return tx.Exec(`UPDATE slots SET state = ?, reason = ?, exhausted = ?, wanting = ?, queued = ?, turn = ?, waits = ?, forgiven_ms = ?, next_ms = ? WHERE id = ?`,
+		after.State, after.Reason, bit(after.Exhausted), bit(after.Wanting), bit(after.Queued), int64(after.Turn), after.Waits,
+		ms(after.Forgiven), ms(after.NextAt), int64(after.ID)).Error
 }
 
 // close writes how the archives stand, where that has changed, and tells the follower.

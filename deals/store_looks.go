@@ -35,10 +35,10 @@ func (s *store) mayRemind(ctx context.Context, a Attempt) (may bool, err error) 
 		}
 		slot, err := attempts(tx, `WHERE a.slot_id = ? AND a.state IN `+liveStates, int64(a.Slot))
 		d := &dossier{root: a.Root, attempts: slot}
-		may = !rivalled(d, a, s.policy, s.now())
+		may = !rivalled(d, a, s.policy, s.now(), s.height())
 		for _, other := range slot {
 			// One that was planned since takes its place: it was planned because this one is stuck.
-			may = may && (other.ID <= a.ID || stuck(other, s.policy, s.now()))
+			may = may && (other.ID <= a.ID || stuck(other, s.policy, s.now(), s.height()))
 		}
 		return err
 	})

@@ -153,7 +153,7 @@ func (s *store) commit(ctx context.Context, o offer) (after Attempt, err error) 
 		if current == nil || current.State != Planned || !owner.Wanted || !owner.Held {
 			return errStale
 		}
-		if rivalled(d, *current, s.policy, s.now()) {
+		if rivalled(d, *current, s.policy, s.now(), s.height()) {
 			return errRival
 		}
 		cost := a.Cost()
@@ -188,7 +188,7 @@ func (s *store) commit(ctx context.Context, o offer) (after Attempt, err error) 
 }
 
 // rivalled tells whether a slot has, or may soon have, its copy without this attempt.
-func rivalled(d *dossier, a Attempt, p Policy, now time.Time) bool {
+func rivalled(d *dossier, a Attempt, p Policy, now time.Time, head Epoch) bool {
 	renewed := d.attempt(a.Renews)
 	for _, other := range d.of(a.Slot) {
 		switch {
@@ -197,7 +197,7 @@ func rivalled(d *dossier, a Attempt, p Policy, now time.Time) bool {
 			if renewed == nil || other.End > renewed.End {
 				return true
 			}
-		case other.ID < a.ID && !stuck(other, p, now):
+		case other.ID < a.ID && !stuck(other, p, now, head):
 			return true
 		}
 	}
@@ -240,14 +240,14 @@ func (s *store) withdrawOpen(tx *gorm.DB, d *dossier, id AttemptID, w withdrawal
 	if err := s.settle(tx, d, a.Slot); err != nil {
 		return err
 	}
-	if slot := d.slot(a.Slot); slot != nil && slot.State == Open {
-		was := *slot
+	if slot := d.slot(a.Slot); slot != nil && slot.Wanting {
+		was := *slot // also one that has a copy, and wants it renewed
 		slot.Reason = w.reason
 		if earliest := s.now().Add(w.wait); slot.NextAt.Before(earliest) {
 			slot.NextAt = earliest
 		}
 		if w.queue {
-			s.enqueue(slot, w.reason)
+			s.enqueue(d, slot, w.reason)
 		}
 		if err := saveSlot(tx, was, *slot); err != nil {
 			return err
@@ -297,7 +297,7 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 				continue
 			}
 			before := *slot
-			slot.Forgiven, slot.NextAt, slot.Exhausted, slot.Queued = s.now(), s.now(), false, false
+			slot.Forgiven, slot.NextAt, slot.Exhausted, slot.Queued, slot.Waits = s.now(), s.now(), false, false, 0
 			if err := saveSlot(tx, before, *slot); err != nil {
 				return err
 			}

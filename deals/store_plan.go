@@ -27,6 +27,16 @@ type planning struct {
 	protocol    string
 	rand        *rand.Rand
 	queued      bool // it is the turn of slots that wait for others
+	full        bool // no more deals at once are allowed for slots like the last one
+}
+
+// held is the part of the deals at once that is kept for renewals and for lost copies, so that they never wait for a
+// backlog of first ones.
+func (in *planning) held() int {
+	if in.global < 2 {
+		return 0
+	}
+	return max(1, in.global/4)
 }
 
 // A funding is what the chain says that we have, nil where it has not said; released is how many deals had locked
@@ -44,13 +54,8 @@ type fundsError struct {
 
 func (e *fundsError) Error() string { return e.reason }
 
-// dueSlots returns the roots of slots whose time has come, or will, in that order; those that wait for others when
-// queued.
-func (s *store) dueSlots(ctx context.Context, queued bool, limit int) (all []due, err error) {
-	which := `s.state <> 'closed' AND s.queued = 0`
-	if queued {
-		which = `s.queued = 1`
-	}
+// dueSlots returns the roots of slots whose time has come, or will, in that order; not those that wait for others.
+func (s *store) dueSlots(ctx context.Context, limit int) (all []due, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		all = nil
 		return query(tx, func(r row) error {
@@ -59,16 +64,53 @@ func (s *store) dueSlots(ctx context.Context, queued bool, limit int) (all []due
 			all = append(all, d)
 			return err
 		}, `SELECT s.id, ar.root, s.next_ms FROM slots s JOIN archives ar ON ar.id = s.archive_id
-			WHERE `+which+` ORDER BY s.next_ms LIMIT ?`, limit)
+			WHERE s.state <> 'closed' AND s.queued = 0 ORDER BY s.next_ms LIMIT ?`, limit)
+	})
+	return all, err
+}
+
+// A place is one in the queue. The zero value is before all.
+type place struct {
+	turn  Epoch
+	since int64 // Unix milliseconds
+	slot  SlotID
+}
+
+// A waiting is a slot in the queue.
+type waiting struct {
+	place
+	root cid.Cid
+	kind kind
+}
+
+// A kind is what slots have in common that find the same providers: where one finds none, the others need not look.
+type kind struct {
+	terms  TermsID
+	region string
+}
+
+// queue returns slots that wait for others, in the order of their turns, and of one turn those first that have waited
+// longest; from a place on, which is not among them, up to a turn.
+func (s *store) queue(ctx context.Context, after place, to Epoch, limit int) (all []waiting, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		all = nil
+		return query(tx, func(r row) error {
+			var w waiting
+			err := r.Scan(&w.turn, &w.since, &w.slot, intoCID{&w.root}, &w.kind.terms, &w.kind.region)
+			all = append(all, w)
+			return err
+		}, `SELECT s.turn, s.next_ms, s.id, ar.root, ar.terms_id, s.region FROM slots s JOIN archives ar ON ar.id = s.archive_id
+			WHERE s.queued = 1 AND (s.turn, s.next_ms, s.id) > (?, ?, ?) AND s.turn <= ?
+			ORDER BY s.turn, s.next_ms, s.id LIMIT ?`, int64(after.turn), after.since, int64(after.slot), int64(to), limit)
 	})
 	return all, err
 }
 
 // plan takes the next step for every slot of a root that is due. It returns how many attempts it has recorded, and what
 // each slot needs in the market: zero when it waits for nothing there.
-func (s *store) plan(ctx context.Context, root cid.Cid, in planning) (planned int, short map[SlotID]abi.TokenAmount, err error) {
+func (s *store) plan(ctx context.Context, root cid.Cid, in *planning) (planned int, short map[SlotID]abi.TokenAmount, err error) {
 	err = s.work(ctx, func(tx *gorm.DB) error {
-		planned, short = 0, map[SlotID]abi.TokenAmount{}
+		planned, short, in.full = 0, map[SlotID]abi.TokenAmount{}, false
 		d, err := s.open(tx, root)
 		if err != nil {
 			return err
@@ -88,7 +130,7 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in planning) (planned in
 					short[slot.ID] = amount(poor.short)
 				}
 				if reason, waits := waitsForMoney(err); waits {
-					s.enqueue(slot, reason)
+					s.enqueue(d, slot, reason)
 				} else if err != nil {
 					return err
 				}
@@ -103,15 +145,16 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in planning) (planned in
 	return planned, short, err
 }
 
-// A slot that nobody pays for waits for the next look.
+// A slot that nobody pays for waits for the next look. Nothing tells us of a payment, so that the last pause is not long.
 const (
 	unpaid      = "the balance is empty; no deal is begun or renewed until it is topped up"
 	unpaidRetry = 15 * time.Minute
+	unpaidMost  = 2 * time.Hour
 )
 
 // planSlot records the intent to fill a slot, or notes in the slot why that has to wait. Errors that are no failure:
 // *CapError, *fundsError.
-func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in planning) (planned int, err error) {
+func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in *planning) (planned int, err error) {
 	if step.Renews == 0 {
 		if adopted, err := s.adopt(tx, d, slot, in.providers); adopted || err != nil {
 			return 0, err
@@ -124,7 +167,7 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in plan
 			return 0, err
 		}
 		if !paid {
-			slot.Reason, slot.NextAt = unpaid, s.now().Add(unpaidRetry)
+			s.putOff(slot, unpaid, s.now(), unpaidRetry, unpaidMost)
 			return 0, nil
 		}
 	}
@@ -138,16 +181,20 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in plan
 	if none := (*NoneError)(nil); errors.As(err, &none) {
 		q.Busy = nil
 		if _, err := Choose(in.providers, q); err == nil {
-			s.enqueue(slot, none.Reason)
+			s.enqueue(d, slot, none.Reason)
 			return 0, nil //nolint:nilerr // that nobody fits is the slot's reason, not an error
 		}
-		slot.Reason, slot.NextAt = none.Reason, s.between(none.Retry)
+		s.putOff(slot, none.Reason, s.between(none.Retry), s.policy.Poll, s.policy.RetryMax)
 		return 0, nil
 	} else if err != nil {
 		return 0, err
 	}
-	if total >= in.global {
-		s.enqueue(slot, fmt.Sprintf("%d deals are under way, and more at once are not allowed", total))
+	most := in.global
+	if turnOf(d, slot) == turnFirst {
+		most -= in.held()
+	}
+	if in.full = total >= most; in.full {
+		s.enqueue(d, slot, fmt.Sprintf("%d deals are under way, and more at once are not allowed", total))
 		return 0, nil
 	}
 	t := Attempt{
@@ -173,13 +220,44 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in plan
 		return 0, err
 	}
 	d.attempts = append(d.attempts, t)
+	slot.Waits = 0
 	*slot = s.after(*slot, Next(d.view(slot), s.policy, s.now(), s.height()))
 	return 1, nil
 }
 
 // enqueue makes a slot wait for others to be done: the queue is looked at when one is.
-func (s *store) enqueue(slot *Slot, reason string) {
-	slot.Queued, slot.Reason, slot.NextAt = true, reason, s.now()
+func (s *store) enqueue(d *dossier, slot *Slot, reason string) {
+	slot.Queued, slot.Turn, slot.Waits, slot.Reason, slot.NextAt = true, turnOf(d, slot), 0, reason, s.now()
+}
+
+// turnOf tells how much hurry there is with a slot.
+func turnOf(d *dossier, slot *Slot) Epoch {
+	turn, ends := turnFirst, Epoch(0)
+	for _, a := range d.of(slot.ID) {
+		if a.State == Active {
+			ends = max(ends, a.End)
+		}
+		if !a.ActiveAt.IsZero() {
+			turn = turnLost
+		}
+	}
+	if ends > 0 {
+		return ends
+	}
+	return turn
+}
+
+// putOff makes a slot that nobody can fill, or pays for, look again at a time, but not before a pause that doubles with
+// each look in vain: a million of them must not keep the database busy.
+func (s *store) putOff(slot *Slot, reason string, at time.Time, first, most time.Duration) {
+	wait := first
+	for i := 0; i < slot.Waits && wait < most; i++ {
+		wait = min(2*wait, most)
+	}
+	if earliest := s.now().Add(wait).Truncate(time.Millisecond); at.Before(earliest) {
+		at = earliest
+	}
+	slot.Reason, slot.NextAt, slot.Waits = reason, at, slot.Waits+1
 }
 
 // between is a time to look again that is neither at once nor for ever.
@@ -255,7 +333,7 @@ func nextGeneration(tx *gorm.DB, slot SlotID) (n int, err error) {
 }
 
 // question asks for a provider for a slot.
-func (s *store) question(d *dossier, slot *Slot, step Step, in planning) Question {
+func (s *store) question(d *dossier, slot *Slot, step Step, in *planning) Question {
 	a := d.archive(slot.Archive)
 	q := Question{
 		Region: slot.Region, Terms: a.Terms, Prefer: step.Prefer, Caps: in.caps, Verified: in.verified,
@@ -329,7 +407,7 @@ func (s *store) adopt(tx *gorm.DB, d *dossier, slot *Slot, providers []Provider)
 		if t.State.Final() || t.State == Planned || d.archive(t.Archive).Wanted || !suits(t.Provider, a.Terms, slot.Region, providers) {
 			continue
 		}
-		if stuck(*t, s.policy, s.now()) || sharesProvider(d, *t) {
+		if stuck(*t, s.policy, s.now(), s.height()) || sharesProvider(d, *t) {
 			continue
 		}
 		if best == nil || best.State.before(t.State) || best.State == t.State && t.End > best.End {

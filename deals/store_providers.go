@@ -224,17 +224,13 @@ func (s *store) deleteProvider(tx *gorm.DB, id ProviderID) error {
 	return tx.Exec(`DELETE FROM providers WHERE id = ?`, int64(id)).Error
 }
 
-// wakeAtOnce bounds how many slots are woken in one transaction; the others look again within askEvery.
+// wakeAtOnce bounds how many slots are woken in one transaction; the others look again when their pause is over.
 const wakeAtOnce = 10_000
 
-// wakeSlots lets slots that wait for a provider look again now.
+// wakeSlots lets slots that wait for a provider look again now, as if it were the first time. Those in the queue are looked
+// at anyway.
 func (s *store) wakeSlots(tx *gorm.DB, now time.Time) error {
-	for _, waiting := range []string{`state <> 'closed' AND queued = 0 AND state = 'open'`, `queued = 1`} { // an index each
-		err := tx.Exec(`UPDATE slots SET next_ms = ? WHERE id IN (
-			SELECT id FROM slots WHERE `+waiting+` AND next_ms > ? ORDER BY next_ms LIMIT ?)`, ms(now), ms(now), wakeAtOnce).Error
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return tx.Exec(`UPDATE slots SET next_ms = ?, waits = 0 WHERE id IN (
+		SELECT id FROM slots WHERE state <> 'closed' AND queued = 0 AND state = 'open' AND next_ms > ? ORDER BY next_ms LIMIT ?)`,
+		ms(now), ms(now), wakeAtOnce).Error
 }

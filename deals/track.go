@@ -219,6 +219,11 @@ func doubt(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 		return end(a, Missed, fmt.Sprintf("the provider never published it before its start epoch %d", a.Start))
 	}
 	if a.SeenPending {
+		if o.Pending != nil && !*o.Pending && o.Heads.Final > a.Start+marketKeeps {
+			// The market has dropped it unactivated, or its publication was undone: who had activated it would have named
+			// it, to us or by an event, in all that time.
+			return end(a, Missed, fmt.Sprintf("it was published, and nobody has named an active deal a month after its start epoch %d", a.Start))
+		}
 		a.Reason = "published, and waiting to learn the deal's id"
 		return a
 	}

@@ -56,6 +56,7 @@ func onChain(sectorStart, slash deals.Epoch) *deals.OnChain {
 func TestTheTruthTableOfTheChain(t *testing.T) {
 	before, after := heads(9000, 8100), heads(start+1000, start+100)
 	justAfter := heads(start+10, start-890) // the head is past the start, what is final is not
+	dropped := heads(start+32*deals.EpochsPerDay, start+31*deals.EpochsPerDay)
 	unknown := &deals.ProviderStatus{Unknown: true}
 	for _, test := range []struct {
 		name string
@@ -73,6 +74,9 @@ func TestTheTruthTableOfTheChain(t *testing.T) {
 		{"never pending after the start is missed", deals.Accepted, deals.Observation{Heads: after, Pending: new(false)}, deals.Missed},
 		{"not asked whether it is pending is not missed", deals.Accepted, deals.Observation{Heads: after}, deals.Accepted},
 		{"once pending, of unknown id after the start, is no loss", deals.Published, deals.Observation{Heads: after, Pending: new(false)}, deals.Published},
+		{"once pending, of unknown id when the market has dropped it, is missed", deals.Published, deals.Observation{Heads: dropped, Pending: new(false)}, deals.Missed},
+		{"once pending and still so is no loss, however late", deals.Published, deals.Observation{Heads: dropped, Pending: new(true)}, deals.Published},
+		{"not asked whether it is still pending is no loss, however late", deals.Published, deals.Observation{Heads: dropped}, deals.Published},
 		{"activated is active, in sector 0 too", deals.Sealing, deals.Observation{Heads: before, Deal: onChain(8999, -1)}, deals.Active},
 		{"activated is active, whatever was thought before", deals.Accepted, deals.Observation{Heads: before, DealID: 5, Deal: onChain(8999, -1)}, deals.Active},
 		{"slashed at the head only is not lost", deals.Sealing, deals.Observation{Heads: before, Deal: onChain(8999, 9000)}, deals.Sealing},

@@ -153,10 +153,11 @@ func (c *Config) dealPolicy() deals.Policy {
 // A coldTier is what stores on Filecoin, and what that needs.
 type coldTier struct {
 	*deals.Service
-	notary *deals.Notary
-	lotus  *chain.Lotus
-	host   host.Host
-	devnet *devnetwork // nil: the network is elsewhere
+	notary  *deals.Notary
+	lotus   *chain.Lotus
+	host    host.Host
+	layouts *piece.Store
+	devnet  *devnetwork // nil: the network is elsewhere
 }
 
 // openCold makes the cold tier that the settings describe; nil when they describe none. listening is where the server
@@ -187,8 +188,7 @@ func (p *program) openCold(ctx context.Context, c *Config, db *database.DB, bloc
 	if t.host, err = mk12.NewHost(mk12.Config{AllowPrivate: private}); err != nil {
 		return t, err
 	}
-	layouts, err := piece.OpenStore(c.layoutDir(), int64(c.LayoutSpace))
-	if err != nil {
+	if t.layouts, err = piece.OpenStore(c.layoutDir(), int64(c.LayoutSpace)); err != nil {
 		return t, err
 	}
 	bearer, err := secretFile(c.bearerKey())
@@ -204,7 +204,7 @@ func (p *program) openCold(ctx context.Context, c *Config, db *database.DB, bloc
 		Chain:   t.lotus,
 		Market:  mk12.New(t.host, mk12.Config{AllowPrivate: private}),
 		Blocks:  blocks,
-		Layouts: layouts,
+		Layouts: t.layouts,
 	}, log, p.now)
 	return t, err
 }
@@ -239,6 +239,9 @@ func (t *coldTier) check(ctx context.Context) error {
 // close takes the parts down, the service having ended.
 func (t *coldTier) close() error {
 	var errs []error
+	if t.layouts != nil {
+		errs = append(errs, t.layouts.Close()) // before the blocks that it reads
+	}
 	if t.lotus != nil {
 		t.lotus.Close()
 	}

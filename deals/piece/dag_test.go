@@ -193,6 +193,11 @@ func openStore(t testing.TB, dir string, most int64) *piece.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 

@@ -11,8 +11,11 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// errClosed is what a Reader says after Close.
-var errClosed = errors.New("the piece was closed")
+// What a Reader and a Store say after Close.
+var (
+	errClosed      = errors.New("the piece was closed")
+	errStoreClosed = errors.New("the store of layouts was closed")
+)
 
 // A Reader reads the bytes of a piece from the blocks of its DAG. It reads ahead: little at first, then more the longer
 // it is read in sequence. One goroutine at a time may use it.
@@ -34,8 +37,8 @@ type Reader struct {
 }
 
 // Open returns a reader of the bytes of a piece: the CAR of root, and zeros after it up to raw bytes (Piece.RawSize).
-// Where the layout is missing the DAG is walked first; callers that want the same DAG wait for one walk. ctx bounds the
-// reader, not only its opening. Errors, also of Read: those of blocks.
+// Where the layout is missing the DAG is walked first; callers that want the same DAG wait for one walk, which goes on for
+// a while after the last of them has left. ctx bounds the reader, not only its opening. Errors, also of Read: those of blocks.
 func (s *Store) Open(ctx context.Context, blocks Blocks, root cid.Cid, raw int64) (*Reader, error) {
 	file, l, err := s.layout(ctx, blocks, root)
 	if err != nil {
@@ -46,6 +49,16 @@ func (s *Store) Open(ctx context.Context, blocks Blocks, root cid.Cid, raw int64
 		return nil, fmt.Errorf("opening the piece of %s: its CAR has %d bytes, more than %d", root, l.car, raw)
 	}
 	return &Reader{ctx: ctx, store: s, blocks: blocks, file: file, layout: l, size: raw}, nil
+}
+
+// Ensure makes sure that the layout of a DAG is there, so that readers need not wait for it to be made. A walk that it
+// has begun goes on for a while when ctx ends. Errors: those of blocks.
+func (s *Store) Ensure(ctx context.Context, blocks Blocks, root cid.Cid) error {
+	file, _, err := s.layout(ctx, blocks, root)
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }
 
 // layout opens a layout, and makes it first where there is none. The caller closes the file.

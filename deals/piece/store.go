@@ -54,7 +54,7 @@ func OpenStore(dir string, most int64) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the directory of layouts: %w", err)
 	}
-	s := &Store{dir: dir, most: most, now: time.Now, byName: make(map[string]*list.Element), byUse: list.New(), wanted: make(map[string]int)}
+	s := &Store{dir: dir, most: most, now: time.Now, byName: make(map[string]*list.Element), byUse: list.New(), wanted: make(map[string]int), rooms: newRooms()}
 	var infos []fs.FileInfo
 	for _, entry := range entries {
 		if leftover, _ := filepath.Match(tempPattern, entry.Name()); leftover {
@@ -72,6 +72,12 @@ func OpenStore(dir string, most int64) (*Store, error) {
 		s.admit(info.Name(), info.Size())
 	}
 	return s, nil
+}
+
+// Close ends the walks that Open and Ensure have begun, waits until they have ended, and lets none begin. Readers go on.
+func (s *Store) Close() error {
+	s.rooms.close()
+	return nil
 }
 
 // layoutName returns the file name for a root: a CIDv1 as it is written, whatever the file system makes of capitals.

@@ -175,15 +175,20 @@ func TestLayoutThatWasRemovedIsMadeAgainOnce(t *testing.T) {
 	}
 }
 
-func TestWalkThatNobodyWaitsForEnds(t *testing.T) {
-	s := openStore(t, t.TempDir(), 0)
-	m := newMemory()
-	root := m.tree("left alone", 3, 1, 10)
-	asked := make(chan struct{}, 10)
+// leftAlone opens a piece whose walk hangs until ctx ends or the gate is open, and leaves.
+func leftAlone(t *testing.T, s *piece.Store, m *memory, root cid.Cid, gate <-chan struct{}) (ended <-chan error) {
+	t.Helper()
+	asked, over := make(chan struct{}, 10), make(chan error, 1)
+	var once sync.Once
 	m.before = func(ctx context.Context, _ cid.Cid) error {
 		asked <- struct{}{}
-		<-ctx.Done()
-		return context.Cause(ctx)
+		select {
+		case <-gate:
+			return nil
+		case <-ctx.Done():
+			once.Do(func() { over <- context.Cause(ctx) })
+			return context.Cause(ctx)
+		}
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
@@ -196,8 +201,62 @@ func TestWalkThatNobodyWaitsForEnds(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("who left got %v", err)
 	}
+	return over
+}
+
+// TestWalkGoesOnForThoseWhoComeAgain: a provider waits for half a minute, and the walk may take longer.
+func TestWalkGoesOnForThoseWhoComeAgain(t *testing.T) {
+	s := openStore(t, t.TempDir(), 0)
+	m := newMemory()
+	root := m.tree("comes again", 1, 1, 10)
+	gate := make(chan struct{})
+	leftAlone(t, s, m, root, gate)
+	again := make(chan error, 1)
+	go func() { again <- s.Ensure(t.Context(), m, root) }()
+	poll(t, func() bool { return piece.Waiting(s) == 1 })
+	blocks := m.asked.Load()
+	close(gate)
+	if err := <-again; err != nil {
+		t.Fatal(err)
+	}
+	if n := m.asked.Load(); blocks != 1 || n > 2 {
+		t.Errorf("%d blocks were read, %d of them before: it was begun again", n, blocks)
+	}
+}
+
+func TestWalkThatNobodyComesBackForEnds(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, 0)
+	piece.SetLinger(s, time.Millisecond)
+	m := newMemory()
+	root := m.tree("left alone", 3, 1, 10)
+	if err := <-leftAlone(t, s, m, root, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended because of %v", err)
+	}
+	poll(t, func() bool { return len(files(t, dir)) == 0 })
 	m.before = nil
 	open(t, s, m, root, 1<<20) // and the next one is not told of that cancellation
+}
+
+func TestCloseEndsWalksThatNobodyWaitsFor(t *testing.T) {
+	s, err := piece.OpenStore(t.TempDir(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMemory()
+	root := m.tree("closed", 3, 1, 10)
+	ended := leftAlone(t, s, m, root, nil)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	default:
+		t.Error("the walk goes on")
+	}
+	if err := s.Ensure(t.Context(), m, root); err == nil {
+		t.Error("another one has begun")
+	}
 }
 
 func TestDamagedLayoutIsNeverBelieved(t *testing.T) {

@@ -1,0 +1,158 @@
+package deals_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/frostpin/frostpin/deals"
+)
+
+// TestARenewalComesBeforeABacklogOfFirstCopies lets the only provider publish nothing more once it has one copy.
+func TestARenewalComesBeforeABacklogOfFirstCopies(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.cfg.Global = 4
+		w.cfg.Policy.RenewBefore = 180 * deals.EpochsPerDay // at its start
+		w.make()
+		w.start()
+		kept := w.wish("kept", 1)
+		w.untilActive(kept, 1)
+		full := honest()
+		full.NeverPublish = true
+		w.net.Add(1000, full)
+		var backlog []deals.Wish
+		for i := range 30 {
+			backlog = append(backlog, w.wish(fmt.Sprint("backlog ", i), 1))
+		}
+		begun := func() (n int) {
+			for _, wish := range backlog {
+				n += len(w.attempts(wish))
+			}
+			return n
+		}
+		w.until("as many as may are begun", time.Minute, func() bool { return begun() == 3 })
+		w.until("the renewal is begun", time.Hour, func() bool { return len(w.attempts(kept)) == 2 })
+		if n := begun(); n != 3 {
+			t.Errorf("%d of the backlog were begun before it", n)
+		}
+		w.mustBeSound()
+	})
+}
+
+// TestALostCopyIsReplacedBeforeABacklogOfFirstCopies has more first copies than may be begun.
+func TestALostCopyIsReplacedBeforeABacklogOfFirstCopies(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		w.cfg.Global = 4
+		w.make()
+		w.start()
+		kept := w.wish("kept", 1)
+		w.untilActive(kept, 1)
+		full := honest()
+		full.NeverPublish = true
+		w.net.Add(1000, full)
+		w.net.Add(1001, full)
+		for i := range 30 {
+			w.wish(fmt.Sprint("backlog ", i), 1)
+		}
+		pass(5 * time.Minute)
+		if !w.net.Slash(w.attempts(kept)[0].Provider) {
+			t.Fatal("nothing was slashed")
+		}
+		w.until("the loss is known", time.Hour, func() bool { return w.attempts(kept)[0].State == deals.Terminated })
+		w.until("it is being replaced", 3*time.Minute, func() bool { return len(w.attempts(kept)) == 2 })
+	})
+}
+
+// TestCopiesThatFindNoPlaceHideNoOthers fills one region, and puts a copy for another region behind many for that one.
+func TestCopiesThatFindNoPlaceHideNoOthers(t *testing.T) {
+	forLong(t, 0, func(t *testing.T, w *world) {
+		w.cfg.PerProvider = 1
+		w.make()
+		full := honest()
+		full.NeverPublish = true
+		w.net.Add(1000, full)
+		w.net.Add(1001, honest())
+		registry := deals.NewRegistry(w.db, time.Now)
+		for id, region := range map[deals.ProviderID]string{1000: "DE", 1001: "FR"} {
+			if err := registry.Add(t.Context(), deals.Decision{ID: id, Region: region}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := func(region string) deals.TermsID {
+			id, err := w.Terms(t.Context(), deals.Terms{Replicas: 1, Days: 180, Regions: []string{region}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return id
+		}
+		wish := func(name string, terms deals.TermsID) deals.Wish {
+			return w.want(deals.Wish{Root: w.blocks.add([]byte(name)), Terms: terms})
+		}
+		w.start()
+		germany, france := in("DE"), in("FR")
+		first := wish("first", france)
+		w.until("the first is accepted", time.Minute, func() bool { return w.standing(first).Accepted == 1 })
+		for i := range 400 {
+			wish(fmt.Sprint("no place ", i), germany)
+		}
+		pass(15 * time.Second)
+		second := wish("second", france)
+		pass(15 * time.Second)
+		if n := len(w.attempts(second)); n != 0 {
+			t.Fatalf("%d deals were begun beside it", n)
+		}
+		w.until("the first is published", 10*time.Minute, func() bool { return !w.attempts(first)[0].PublishedAt.IsZero() })
+		w.until("the second is begun", 40*time.Second, func() bool { return len(w.attempts(second)) == 1 })
+	})
+}
+
+// TestACopyThatNobodyCanMakeIsLookedAtLessAndLess until something changes.
+func TestACopyThatNobodyCanMakeIsLookedAtLessAndLess(t *testing.T) {
+	forLong(t, 0, func(t *testing.T, w *world) {
+		w.cfg.Policy.RetryMax = 6 * time.Hour
+		w.make()
+		terms, err := w.Record(t.Context(), deals.Terms{Replicas: 1, Days: 180})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		wish := w.want(deals.Wish{Root: w.blocks.add([]byte("x")), Terms: terms})
+		looks, last := 0, time.Time{}
+		for range 2 * 60 {
+			pass(time.Minute)
+			if next := w.standing(wish).NextAt; !next.Equal(last) {
+				looks, last = looks+1, next
+			}
+		}
+		if looks > 12 {
+			t.Errorf("it was looked at %d times in two hours", looks)
+		}
+		w.net.Add(1000, honest())
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1000}); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the provider is used", 5*time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+	})
+}
+
+// TestACopyThatNobodyPaysForIsLookedAtLessAndLess up to every two hours.
+func TestACopyThatNobodyPaysForIsLookedAtLessAndLess(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		var asked atomic.Int64
+		var pays atomic.Bool
+		w.Charge(func(context.Context, deals.Wish) (bool, error) {
+			asked.Add(1)
+			return pays.Load(), nil
+		})
+		w.start()
+		wish := w.wish("x", 1)
+		pass(10 * time.Hour)
+		if n := asked.Load(); n < 6 || n > 10 {
+			t.Errorf("it was asked %d times in ten hours whether anybody pays", n)
+		}
+		pays.Store(true)
+		w.until("a deal is begun", 2*time.Hour+time.Minute, func() bool { return len(w.attempts(wish)) > 0 })
+	})
+}
