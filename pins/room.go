@@ -50,7 +50,6 @@ func (d *scheduler) rooms(ctx context.Context) {
 		now := d.room()
 		switch {
 		case now == RoomPlenty && before != RoomPlenty:
-			signal(d.slots)
 			d.poke()
 		case now == RoomPlenty:
 		default:
@@ -60,6 +59,7 @@ func (d *scheduler) rooms(ctx context.Context) {
 			}
 		}
 		before = now
+		signal(d.slots) // room may have been little for a moment that only those saw who wait for a slot
 		d.relieve(ctx, &r, now)
 	})
 }
