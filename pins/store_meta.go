@@ -81,7 +81,7 @@ func listByMeta(tx *gorm.DB, account Account, q spec.Query, page *Page) error {
 	if err := f.page(tx, q, page); err != nil {
 		return err
 	}
-	if page.Count = int64(len(page.Pins)); page.Count < int64(q.Limit) {
+	if page.Count = int64(len(page.Pins)); !page.ended(q) {
 		return nil // there are no others
 	}
 	if len(m.keys) == 1 {
