@@ -148,8 +148,8 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in *planning) (planned i
 // A slot that nobody pays for waits for the next look. Nothing tells us of a payment, so that the last pause is not long.
 const (
 	unpaid      = "the balance is empty; no deal is begun or renewed until it is topped up"
-	unpaidRetry = 15 * time.Minute
-	unpaidMost  = 2 * time.Hour
+	unpaidRetry = 5 * time.Minute
+	unpaidMost  = 30 * time.Minute
 )
 
 // planSlot records the intent to fill a slot, or notes in the slot why that has to wait. Errors that are no failure:
