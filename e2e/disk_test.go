@@ -170,7 +170,7 @@ func TestFullDiskRefusesWritesLosesNothingAndRecoversByItself(t *testing.T) {
 		// Clients go on while the disk fills.
 		stop := make(chan struct{})
 		var clients sync.WaitGroup
-		for range 4 {
+		for range 3 {
 			clients.Go(func() {
 				for {
 					select {
