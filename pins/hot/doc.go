@@ -29,9 +29,9 @@
 //   - Kubo's plugin loader is not used. Three datastores are registered by hand, so telemetry, denylists in the
 //     user's home and executables in the repository have no way in (H15). Denylists belong to admission.
 //   - Kubo's RPC is not served and no api file is written: it has no authentication.
-//   - The collector's mark phase for pins is Kubo's, the sweep is ours. Unfinished DAGs are marked by ourselves,
-//     because Kubo's collector stops for good at the first block below them that it cannot read, which any stranger
-//     can send.
+//   - Marking and sweeping are ours. Kubo's collector stops for good at the first block that it cannot read, which any
+//     stranger can send below an unfinished DAG; it does not say whose block that is, and follows wrong bytes.
+//   - A block of a store with checksums is hashed once for readers, and whenever a verification reads it.
 //   - Remote cannot keep unfinished DAGs over a collection, and has no sessions: each root that is looked for is a
 //     request of its own, and a fixed number of them takes turns.
 //   - Room for a third tier, ipfs-cluster: whatever can get blocks and pin a root is a hold.Node.
