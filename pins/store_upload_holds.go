@@ -58,6 +58,43 @@ func (s *store) recordHold(ctx context.Context, id string, roots []cid.Cid, held
 	})
 }
 
+// heldByUpload tells whether an upload holds a root, or has held it and its end was not seen to yet.
+func heldByUpload(tx *gorm.DB, root cid.Cid) (held bool, err error) {
+	err = tx.Raw(`SELECT EXISTS (SELECT 1 FROM pin_upload_holds WHERE root = ?)`, root.String()).Row().Scan(&held)
+	return held, err
+}
+
+// adoptStray is adopt for what no upload holds: its pin is about to come, or its end is seen to elsewhere.
+func (s *store) adoptStray(ctx context.Context, root cid.Cid) (held bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+		if held, err = heldByUpload(tx, root); err != nil || held {
+			return err
+		}
+		return s.adopt(tx.Statement.Context, root)
+	})
+	return held, err
+}
+
+// endHolds says for all servers that uploads of this one have ended, but for those at work: two that wait for each other
+// would hold for ever what both have held.
+func (s *store) endHolds(ctx context.Context, working func(id string) bool) error {
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		var ended []string
+		err := query(tx, func(r row) error {
+			var id string
+			err := r.Scan(&id)
+			if !working(id) {
+				ended = append(ended, id)
+			}
+			return err
+		}, `SELECT DISTINCT id FROM pin_upload_holds WHERE claimed_by = ?`, s.me)
+		if err != nil || len(ended) == 0 {
+			return err
+		}
+		return tx.Exec(`UPDATE pin_upload_holds SET claimed_by = '' WHERE id IN ?`, ended).Error
+	})
+}
+
 // pinHold ends what an upload holds, for a root that has a pin now.
 func pinHold(tx *gorm.DB, id string, root cid.Cid) error {
 	return tx.Exec(`DELETE FROM pin_upload_holds WHERE id = ? AND root = ?`, id, root.String()).Error

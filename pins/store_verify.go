@@ -39,6 +39,10 @@ func (s *store) claimUnwanted(ctx context.Context, c cid.Cid) (r Root, claimed b
 		if err != nil {
 			return err
 		}
+		held, err := heldByUpload(tx, c)
+		if err != nil || held {
+			return err
+		}
 		r, claimed = root, true
 		return tx.Exec(`UPDATE roots SET claimed_by = ? WHERE id = ?`, s.me, root.id).Error
 	})

@@ -170,9 +170,13 @@ func (d *scheduler) releaseStray(ctx context.Context, c cid.Cid) error {
 	if claimed {
 		return d.dropHot(ctx, r)
 	}
+	held, err := d.s.store.adoptStray(ctx, c)
+	if err != nil || held {
+		return err
+	}
 	d.log.Info("releasing a dag that no pin names", "cid", c)
 	d.poke()
-	return d.s.store.adopt(ctx, c)
+	return nil
 }
 
 // dropHot lets the hot copy of a claimed root go that is not wanted, and gives the claim back. Who asks for the DAG

@@ -82,6 +82,9 @@ func (d *scheduler) uploadHolds(ctx context.Context) {
 }
 
 func (d *scheduler) endHolds(ctx context.Context) error {
+	if err := d.s.store.endHolds(ctx, d.uploads.has); err != nil {
+		return err
+	}
 	list, err := d.s.store.uploadHolds(ctx)
 	if err != nil {
 		return err

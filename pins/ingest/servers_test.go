@@ -220,3 +220,32 @@ func TestNothingIsHeldForUploadsOfAServerThatIsGone(t *testing.T) {
 		b.stop() // before the database is closed
 	})
 }
+
+// What two servers have held is let go when both uploads have been refused, whichever ends last.
+func TestServersDoNotWaitForEachOthersHolds(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		tier := pinstest.NewTier()
+		a, b := newPeer(t, db, tier, "a"), newPeer(t, db, tier, "b")
+		d := pinstest.Tree("over the quota", 3)
+		tier.AddLocal(d.Blocks...)
+		var ids []string
+		for _, p := range []*peer{a, b} {
+			id, err := p.pins.BeginHold(t.Context(), []cid.Cid{d.Root})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, id)
+		}
+		if err := tier.Hold(t.Context(), d.Root, limits, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.pins.EndHold(ids[0])
+		b.pins.EndHold(ids[1])
+		until(t, "it is let go", func() bool {
+			held, err := tier.Held(t.Context(), d.Root)
+			return err == nil && !held
+		})
+		a.stop()
+		b.stop() // before the database is closed
+	})
+}
