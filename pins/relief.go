@@ -79,7 +79,11 @@ func (r *relief) next(s shortage, now time.Time) measure {
 }
 
 // relieve does what a look at the room asks for.
+// Where the blocks are on another's disk it does nothing: letting go of what is there would make no room here.
 func (d *scheduler) relieve(ctx context.Context, r *relief, room Room) {
+	if !d.s.cfg.Exclusive {
+		return
+	}
 	_, walking := d.jobs.sizes()
 	now := d.s.now()
 	s := shortage{room, now.Sub(time.UnixMilli(d.failed.Load())) < failedFor, walking, d.fetched.Load(), d.s.meter.collections.Load()}
@@ -87,31 +91,47 @@ func (d *scheduler) relieve(ctx context.Context, r *relief, room Room) {
 	switch r.next(s, now) {
 	case measureNone:
 	case measureCollect:
-		signal(d.garbage)
+		var some bool
+		if some, err = d.unfinished(ctx); some {
+			signal(d.garbage)
+		} else {
+			*r = relief{held: r.held} // what takes the room is held, and a collection finds nothing
+		}
 	case measureResume:
-		err = d.resumeOldest(ctx)
+		var resumed bool
+		if resumed, err = d.resumeOldest(ctx); !resumed {
+			*r = relief{held: r.held} // nobody has had a turn alone, so nothing is let go
+		}
 	case measureDrop:
-		err = d.dropYounger(ctx, room)
-		signal(d.garbage)
+		var dropped int
+		if dropped, err = d.dropYounger(ctx, room); dropped > 0 {
+			signal(d.garbage)
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		d.log.Error("making room for dags that wait for each other", "err", err)
 	}
 }
 
-// resumeOldest lets the oldest DAG that is here in part go on although there is little room.
-func (d *scheduler) resumeOldest(ctx context.Context) error {
+// unfinished tells whether anything is here in part that may be let go.
+func (d *scheduler) unfinished(ctx context.Context) (bool, error) {
+	parts, err := d.s.store.parts(ctx)
+	return slices.ContainsFunc(parts, func(p part) bool { return p.free && !p.kept }), err
+}
+
+// resumeOldest lets the oldest DAG that is here in part go on although there is little room, and before it is due again.
+func (d *scheduler) resumeOldest(ctx context.Context) (resumed bool, err error) {
 	parts, err := d.s.store.parts(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, p := range parts {
-		if !p.free || !p.due {
+		if !p.free {
 			continue
 		}
 		roots, err := d.s.store.claimPart(ctx, p.id)
 		if err != nil || len(roots) == 0 {
-			return err
+			return false, err
 		}
 		d.jobs.mu.Lock()
 		d.jobs.alone = p.id
@@ -119,17 +139,17 @@ func (d *scheduler) resumeOldest(ctx context.Context) error {
 		d.jobs.mu.Unlock()
 		d.log.Info("fetching the oldest unfinished dag alone: there is little room", "cid", roots[0].CID)
 		d.startFinds(ctx, roots, true)
-		return nil
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
 
 // dropYounger gives up what has come of the younger half of the DAGs that are here in part, never of the oldest; and of
 // that only when it is the last one, because it has no room even alone. Their pins stay queued.
-func (d *scheduler) dropYounger(ctx context.Context, room Room) error {
+func (d *scheduler) dropYounger(ctx context.Context, room Room) (dropped int, err error) {
 	parts, err := d.s.store.parts(ctx)
 	if err != nil || len(parts) == 0 {
-		return err
+		return 0, err
 	}
 	var younger []int64
 	for _, p := range parts[1:] {
@@ -152,9 +172,9 @@ func (d *scheduler) dropYounger(ctx context.Context, room Room) error {
 			return Dropped(r, reason, dropLast, d.s.now())
 		}
 	}
-	n, err := d.s.store.drop(ctx, younger, drop)
-	if n > 0 {
-		d.log.Warn("unfinished dags were let go, to be fetched again later: none had room to go on", "dags", n, "left", len(parts)-n)
+	dropped, err = d.s.store.drop(ctx, younger, drop)
+	if dropped > 0 {
+		d.log.Warn("unfinished dags were let go, to be fetched again later: none had room to go on", "dags", dropped, "left", len(parts)-dropped)
 	}
-	return err
+	return dropped, err
 }

@@ -13,24 +13,22 @@ type part struct {
 	account Account
 	bytes   int64
 	free    bool // nobody works on it
-	due     bool
 	kept    bool // it was held before: what is here of it is not let go
 }
 
 // parts returns what is here in part, oldest first. Like partialRoots it reads the partial indexes only.
 func (s *store) parts(ctx context.Context) (list []part, err error) {
-	now := s.now().UnixMilli()
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		return query(tx, func(r row) error {
 			var p part
 			var hot Hot
-			var nextMS, lost int64
-			err := r.Scan(&p.id, &hot, &p.account, &p.bytes, &nextMS, &lost, &p.free)
-			p.due, p.kept = nextMS <= now, hot == HotRestoring || lost == 1
+			var lost int64
+			err := r.Scan(&p.id, &hot, &p.account, &p.bytes, &lost, &p.free)
+			p.kept = hot == HotRestoring || lost == 1
 			list = append(list, p)
 			return err
-		}, `SELECT r.id, r.hot, r.account, r.bytes, r.next_ms, r.lost, r.claimed_by = '' FROM roots r
+		}, `SELECT r.id, r.hot, r.account, r.bytes, r.lost, r.claimed_by = '' FROM roots r
 			WHERE (r.hot = 'fetching' OR r.hot = 'restoring' AND r.bytes > 0) AND r.id IN (
 				SELECT r.id FROM roots r WHERE `+freshRoots+` UNION ALL SELECT r.id FROM roots r WHERE `+retryRoots+`
 				UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '') ORDER BY r.id`)
