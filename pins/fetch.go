@@ -115,7 +115,7 @@ func (d *scheduler) giveUpSlice(ctx context.Context, waiting map[string]*job, er
 	for _, j := range waiting {
 		j.cancel()
 		d.jobs.finding.give(j.root.Account)
-		delete(d.jobs.byRoot, j.root.id)
+		d.jobs.forget(j)
 	}
 	d.jobs.mu.Unlock()
 	for _, j := range waiting {

@@ -134,7 +134,14 @@ func (j *jobs) walked(done *job) {
 	if done.retry {
 		j.retries--
 	}
-	delete(j.byRoot, done.root.id)
+	j.forget(done)
+}
+
+// forget is for a job that has ended. Its claim was given back before, so that another may have come. j.mu is held.
+func (j *jobs) forget(done *job) {
+	if j.byRoot[done.root.id] == done {
+		delete(j.byRoot, done.root.id)
+	}
 }
 
 // counts returns how far each running walk has come.
