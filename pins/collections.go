@@ -166,6 +166,16 @@ func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended bool, e
 
 func (b Broken) damaged() bool { return errors.Is(b.Err, ErrAbsent) || errors.Is(b.Err, ErrCorrupt) }
 
+type makesRoomKey struct{}
+
+// MakingRoom says in a context that what is stored makes more room than it takes: a collection waits for it.
+func MakingRoom(ctx context.Context) context.Context {
+	return context.WithValue(ctx, makesRoomKey{}, true)
+}
+
+// MakesRoom returns what MakingRoom has said.
+func MakesRoom(ctx context.Context) bool { return ctx.Value(makesRoomKey{}) != nil }
+
 // mendNow fetches blocks and tells which it has stored.
 func (d *scheduler) mendNow(ctx context.Context, broken []Broken) (mended map[cid.Cid]bool, err error) {
 	in, err := d.s.hot.Import(ctx)
@@ -173,7 +183,7 @@ func (d *scheduler) mendNow(ctx context.Context, broken []Broken) (mended map[ci
 		return nil, err
 	}
 	defer func() { _ = in.Close() }()
-	bounded, cancel := context.WithTimeout(ctx, d.holdUpTime)
+	bounded, cancel := context.WithTimeout(MakingRoom(ctx), d.holdUpTime)
 	defer cancel()
 	var mu sync.Mutex
 	mended = map[cid.Cid]bool{}

@@ -51,6 +51,9 @@ type roomyImport struct {
 }
 
 func (i roomyImport) Put(ctx context.Context, list []blocks.Block) error {
+	if pins.MakesRoom(ctx) { // the reserve is for this
+		return unlessEnded(ctx, func() error { return i.Import.Put(ctx, list) })
+	}
 	if i.guard.Level() == disk.Full {
 		return pins.ErrNoSpace
 	}
@@ -70,6 +73,18 @@ const (
 	fullPatience = 2 * time.Second
 	fullLook     = 250 * time.Millisecond
 )
+
+// unlessEnded does what writes to the node's store, and leaves it when ctx ends.
+func unlessEnded(ctx context.Context, write func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- write() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // unlessFull does what writes to the node's store. The store waits for room when there is none, and cannot be told to
 // stop: the caller is told so instead, and what was begun goes on by itself when it can, which harms nothing.
