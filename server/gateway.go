@@ -204,7 +204,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	format := formatOf(r)
 	r = g.mended(r, format, onlyCached).WithContext(ctx)
 	out := newGuard(g, c, w, r, st, cancel)
-	out.private, out.offline = a.private, onlyCached
+	out.private, out.offline, out.account = a.private, onlyCached, a.account
 	if a.fetch && !onlyCached && r.Method == http.MethodGet {
 		g.expectAll(ctx, r, st, a, format)
 	}
@@ -220,9 +220,7 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 	if a.fetch && out.status < http.StatusMultipleChoices && out.sent > 0 && begins(r) {
 		g.cfg.Roots.Touched(a.root, st.trail.Tier() != TierHot)
 	}
-	if g.cfg.Sent != nil && a.account != 0 && out.sent > 0 && out.status < http.StatusMultipleChoices {
-		g.cfg.Sent(a.account, st.trail.Tier() != TierHot, out.sent)
-	}
+	out.count()
 	return out.finish(a.root, format)
 }
 

@@ -603,6 +603,27 @@ func TestReadersAreTurnedAwayWhenTheAccountHasSentEnough(t *testing.T) {
 	wantFailure(t, r.do(alice, "GET", "/ipfs/"+file.String(), ""), http.StatusForbidden, "QUOTA_EXCEEDED", "1000 bytes")
 }
 
+// A read can take hours, and the server can die meanwhile.
+func TestWhatIsSentCountsWhileItIsSent(t *testing.T) {
+	var counted []int64
+	r := newReads(t, withGateway(private), withGateway(func(g *server.Gateway) {
+		g.Sent = func(_ pins.Account, _ bool, bytes int64) { counted = append(counted, bytes) }
+	}))
+	content := bytes.Repeat([]byte("content "), 5<<20/16)
+	file := r.world.add(t, content)
+	r.pinned[spec.Canonical(file)] = 1
+	if w := r.do(alice, "GET", "/ipfs/"+file.String(), ""); w.Code != http.StatusOK || w.Body.Len() != len(content) {
+		t.Fatalf("%d, %d bytes", w.Code, w.Body.Len())
+	}
+	sum := int64(0)
+	for _, n := range counted {
+		sum += n
+	}
+	if sum != int64(len(content)) || len(counted) != 3 {
+		t.Errorf("of %d bytes %v were counted", len(content), counted)
+	}
+}
+
 func TestAdministratorsReadTheContentOfOthersAndAnswerForIt(t *testing.T) {
 	var paid []pins.Account
 	r := newReads(t, withGateway(private), withGateway(func(g *server.Gateway) {

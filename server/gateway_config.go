@@ -105,8 +105,8 @@ type Gateway struct {
 	// Turns are taken by reads that need much of the processors. Nil: all at once.
 	Turns *pins.Turns
 
-	// Sent is told how many bytes readers were sent for whom an account answers, also when the transfer broke off; cold: not
-	// all of them were here. Nobody answers for what is open to everyone.
+	// Sent is told how many bytes readers were sent for whom an account answers, at each MiB and at the end, also when the
+	// transfer broke off; cold: not all of them were here. Nobody answers for what is open to everyone.
 	Sent func(account pins.Account, cold bool, bytes int64)
 
 	// MayRead tells whether anything more may be sent to them: *pins.QuotaError if not. Nil: always.

@@ -15,6 +15,8 @@ import (
 	"github.com/ipfs/boxo/gateway/assets"
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
+
+	"github.com/frostpin/frostpin/pins"
 )
 
 // errCut ends an answer whose header promised more than could be sent. observe cuts the connection, because that is the
@@ -38,14 +40,16 @@ type guard struct {
 	private bool // no shared cache may keep the answer
 	offline bool // nothing may be fetched: what is missing is not cached, rather than not there
 
-	patience *time.Timer // fires when nothing has reached the reader for too long
-	status   int         // that went out; 0 before
-	sent     int64       // bytes of the body
-	length   int64       // that the header promised, -1 for no promise
-	tier     string      // that the header told
-	mute     bool        // the body is ours already, boxo's is dropped
-	broken   bool        // the body cannot be completed
-	giving   atomic.Bool // waiting for the reader, not for blocks
+	patience *time.Timer  // fires when nothing has reached the reader for too long
+	status   int          // that went out; 0 before
+	sent     int64        // bytes of the body
+	counted  int64        // of them, that are counted for who answers for them
+	account  pins.Account // who that is; 0: nobody
+	length   int64        // that the header promised, -1 for no promise
+	tier     string       // that the header told
+	mute     bool         // the body is ours already, boxo's is dropped
+	broken   bool         // the body cannot be completed
+	giving   atomic.Bool  // waiting for the reader, not for blocks
 }
 
 func newGuard(g *gatewayHandler, c echo.Context, w http.ResponseWriter, r *http.Request, st *reading, cancel context.CancelFunc) *guard {
@@ -180,6 +184,18 @@ var guardBuffers = sync.Pool{New: func() any {
 	return &b
 }}
 
+// countEvery is how many bytes may have been sent that are not counted yet: a read can take hours, and a server can die.
+const countEvery = 1 << 20
+
+// count counts what was sent since the last time.
+func (o *guard) count() {
+	bytes := o.sent - o.counted
+	o.counted = o.sent
+	if o.g.cfg.Sent != nil && o.account != 0 && bytes > 0 && o.status < http.StatusMultipleChoices {
+		o.g.cfg.Sent(o.account, o.st.trail.Tier() != TierHot, bytes)
+	}
+}
+
 func (o *guard) write(b []byte) (int, error) {
 	o.giving.Store(true)
 	o.st.effort.Giving(true)
@@ -187,6 +203,9 @@ func (o *guard) write(b []byte) (int, error) {
 	n, err := o.w.Write(b)
 	o.st.effort.Giving(false)
 	o.sent += int64(n)
+	if o.sent-o.counted >= countEvery {
+		o.count()
+	}
 	o.st.blocks.Store(0)
 	o.patience.Reset(o.g.cfg.RetrievalTimeout)
 	o.giving.Store(false)

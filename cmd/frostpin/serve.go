@@ -82,6 +82,9 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return err
 	}
 	defer closing(&err, unlock)
+	if err := forgetPresence(c.DataDir); err != nil { // until this one serves, it is starting
+		return err
+	}
 	instance, err := instanceID(c.DataDir)
 	if err != nil {
 		return err
@@ -231,8 +234,11 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		emptyClosed(ctx, tokens, service, c.ClosedRetention, p.now, log)
 		return nil
 	})
+	// What is sent is counted until the last reader has gone.
+	reads, readsEnd := context.WithCancel(context.WithoutCancel(ctx))
+	defer readsEnd()
 	running.Go(func() error {
-		egress.Run(ctx)
+		egress.Run(reads)
 		return nil
 	})
 	running.Go(func() error {
@@ -248,6 +254,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		case <-service.Ready():
 		case <-ctx.Done():
 		}
+		defer readsEnd()
 		return web.Serve(ctx, door.listener)
 	})
 	running.Go(func() error { return door.redirect(ctx, log) })
