@@ -322,6 +322,7 @@ func (c *Config) validateFetching(wrong problems) {
 	} {
 		wrong.check(name, d <= 0, "it must be longer than 0")
 	}
+	wrong.check("max-block-size", c.MaxBlockSize >= maxCARBlock-1<<10, "it must be less than 4 MiB: get and export take no larger ones")
 	wrong.check("fetch-stall", c.FetchStall < c.FetchIdle, "it must not be shorter than fetch-idle")
 	wrong.check("retry-max", c.RetryMax < c.RetryFirst, "it must not be shorter than retry-first")
 	wrong.check("retain-replaced", c.RetainReplaced < 0, "it must not be negative")

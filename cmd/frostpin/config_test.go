@@ -105,7 +105,7 @@ fetch-slots: 1
 fetch-slots: 2
 data-dir: /elsewhere
 `
-	environ := []string{"FROSTPIN_MAX_DAG_BYTES=many", "FROSTPIN_LISTENN=x", "FROSTPIN_NETWORK=neither", "FROSTPIN_TEST_POSTGRES=x"}
+	environ := []string{"FROSTPIN_MAX_DAG_BYTES=many", "FROSTPIN_LISTENN=x", "FROSTPIN_NETWORK=neither", "FROSTPIN_TEST_POSTGRES=x", "FROSTPIN_SERVICE_HOST=10.0.0.1", "FROSTPIN_PORT_7420_TCP=tcp://10.0.0.1:7420"}
 	_, err := loadWith(t, file, environ, "--log-level=loud", "--hot=remote", "--fetch-stall=1s", "--database=mysql://u:hunter2@h/d",
 		"--base-path=psa", "--public-url=https://example.org/psa/pins", "--announce=here,there", "--max-dag-depth=0")
 	if err == nil {
@@ -124,7 +124,7 @@ data-dir: /elsewhere
 			t.Errorf("not named: %s", want)
 		}
 	}
-	for _, unwanted := range []string{"hunter2", "TEST_POSTGRES"} {
+	for _, unwanted := range []string{"hunter2", "TEST_POSTGRES", "SERVICE_HOST", "7420_TCP"} {
 		if strings.Contains(err.Error(), unwanted) {
 			t.Errorf("named: %s", unwanted)
 		}
@@ -172,7 +172,7 @@ func TestEachOfTheseSettingsIsRefusedByName(t *testing.T) {
 		{"--hot-authorization=x"},
 		{"--hot-datastore=badger"},
 		{"--max-dag-bytes=9999999999GiB"},
-		{"--max-block-size=-1"},
+		{"--max-block-size=-1"}, {"--max-block-size=4MiB"},
 		{"--find-roots=0"},
 		{"--retry-max=1s"},
 		{"--retain-replaced=-1s"},

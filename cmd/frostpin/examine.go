@@ -66,7 +66,7 @@ func (d *doctor) checkDataDir() {
 	}
 	d.ok("data dir", "%s is writable", dir)
 	d.checkPrivate("data dir", dir)
-	if d.config.file != "" && (d.config.HotAuthorization != "" || d.config.Database.redacted() != string(d.config.Database)) {
+	if c := d.config; c.file != "" && (c.HotAuthorization != "" || c.LotusToken != "" || c.PaymentKeys != "" || c.Database.redacted() != string(c.Database)) {
 		d.checkPrivate("settings", d.config.file)
 	}
 	if err := disk.New(d.config.disk(), d.log).Check(context.Background()); err != nil {

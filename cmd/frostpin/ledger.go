@@ -122,12 +122,8 @@ func (c *Config) payments(books *ledger.Service, accounts *auth.Service) server.
 	if c.PaymentKeys == "" {
 		return nil
 	}
-	var keys [][]byte
-	for key := range strings.SplitSeq(c.PaymentKeys.Reveal(), ",") {
-		keys = append(keys, []byte(key))
-	}
 	return ledger.Webhook{
-		Ledger: books, Keys: keys, Currency: c.Currency,
+		Ledger: books, Keys: c.paymentKeys(), Currency: c.Currency,
 		Account: func(ctx context.Context, name string) (int64, error) {
 			a, err := accounts.AccountByName(ctx, name)
 			if errors.Is(err, auth.ErrNotFound) {
@@ -138,12 +134,20 @@ func (c *Config) payments(books *ledger.Service, accounts *auth.Service) server.
 	}
 }
 
+// paymentKeys are those of the list, without the blanks around them.
+func (c *Config) paymentKeys() (keys [][]byte) {
+	for key := range strings.SplitSeq(c.PaymentKeys.Reveal(), ",") {
+		keys = append(keys, []byte(strings.TrimSpace(key)))
+	}
+	return keys
+}
+
 // leastPaymentKey is the shortest key that signs payments, in bytes.
 const leastPaymentKey = 16
 
 func (c *Config) validatePayments(wrong problems) {
 	if c.PaymentKeys != "" {
-		for key := range strings.SplitSeq(c.PaymentKeys.Reveal(), ",") {
+		for _, key := range c.paymentKeys() {
 			wrong.check("payment-keys", len(key) < leastPaymentKey, "each key has at least 16 bytes")
 		}
 	}

@@ -233,3 +233,11 @@ func TestWhatWasUsedIsPaidAtThePricesOfThen(t *testing.T) {
 		}
 	})
 }
+
+func TestKeysOfPaymentsAreTheSameWithBlanksBetweenThem(t *testing.T) {
+	c := Config{PaymentKeys: "0123456789abcdef, fedcba9876543210"}
+	keys := c.paymentKeys()
+	if len(keys) != 2 || string(keys[0]) != "0123456789abcdef" || string(keys[1]) != "fedcba9876543210" {
+		t.Errorf("the keys are %q", keys)
+	}
+}

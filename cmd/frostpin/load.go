@@ -19,6 +19,11 @@ const environmentPrefix = "FROSTPIN_"
 // foreignPrefixes begin variables of the tests, which may be set around any frostpin command.
 var foreignPrefixes = []string{"TEST_", "E2E_", "KILL_", "DEAL_KILL_", "FUZZ_"}
 
+// orchestrated tells what Kubernetes puts into the environment of containers beside a Service named frostpin.
+func orchestrated(rest string) bool {
+	return rest == "PORT" || rest == "SERVICE_HOST" || strings.HasPrefix(rest, "PORT_") || strings.HasPrefix(rest, "SERVICE_PORT")
+}
+
 // The settings file: how it is named on the command line, and where it is looked for otherwise.
 const (
 	configFlag     = "config"
@@ -104,7 +109,7 @@ func environment(environ []string) (map[string]string, []error) {
 	for _, entry := range environ {
 		variable, text, _ := strings.Cut(entry, "=")
 		rest, ours := strings.CutPrefix(variable, environmentPrefix)
-		if !ours || variable == configVariable || variable == serverVariable || variable == tokenVariable ||
+		if !ours || orchestrated(rest) || variable == configVariable || variable == serverVariable || variable == tokenVariable ||
 			slices.ContainsFunc(foreignPrefixes, func(prefix string) bool { return strings.HasPrefix(rest, prefix) }) {
 			continue
 		}

@@ -120,6 +120,14 @@ func (p presence) write(dir string) error {
 	return nil
 }
 
+// forgetPresence removes the file, also one that a server has left behind that was killed.
+func forgetPresence(dir string) error {
+	if err := os.Remove(filepath.Join(dir, presenceFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing what a server has told of itself: %w", err)
+	}
+	return nil
+}
+
 // replaceFile never leaves half a file behind.
 func replaceFile(path string, content []byte) error {
 	fresh := path + ".new"
@@ -182,8 +190,8 @@ func keepPresence(ctx context.Context, dir string, p presence, tier hotTier, log
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			if err := os.Remove(filepath.Join(dir, presenceFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				log.Warn("could not remove the description of this server", "err", err)
+			if err := forgetPresence(dir); err != nil {
+				log.Warn("other commands may believe that this server runs", "err", err)
 			}
 			return
 		}
