@@ -92,13 +92,20 @@ func (d *scheduler) collect(ctx context.Context) error {
 	}
 	started := d.s.now()
 	removed, err := d.s.hot.Collect(ctx, partial)
+	var doubtful []cid.Cid
+	defer func() { // not before: a verification would find what the next round brings, and have it fetched when there is room
+		for _, root := range doubtful {
+			d.s.Doubt(root)
+		}
+	}()
 	for range mendRounds {
 		var held *HeldUp
 		if !errors.As(err, &held) {
 			break
 		}
-		mended, problem := d.heldUp(ctx, held.Broken)
-		if problem != nil || !mended {
+		mended, all, problem := d.heldUp(ctx, held.Broken)
+		doubtful = append(doubtful, mended...)
+		if problem != nil || !all {
 			return errors.Join(err, problem)
 		}
 		removed, err = d.s.hot.Collect(ctx, partial)
@@ -122,9 +129,9 @@ const (
 
 // heldUp sees to it that collections go on. The blocks are asked for on the network at once, however little room there is:
 // they are those with links, which are few, and make room for all the others. A root that lacks some after that is damaged.
-// It is restored from cold copies or fetched, also with little room, and let go when it is given up in the end. It tells
-// whether all of the blocks are here now.
-func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended bool, err error) {
+// It is restored from cold copies or fetched, also with little room, and let go when it is given up in the end. It
+// returns the roots of which the blocks are here now, and tells whether those are all.
+func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended []cid.Cid, all bool, err error) {
 	byRoot := map[cid.Cid][]Broken{}
 	for _, b := range broken {
 		byRoot[b.Root] = append(byRoot[b.Root], b)
@@ -135,13 +142,13 @@ func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended bool, e
 	}
 	here, err := d.mendNow(ctx, broken)
 	if err != nil {
-		return false, err
+		return mended, false, err
 	}
 	var urgent []int64
 	for root, list := range byRoot {
 		if !slices.ContainsFunc(list, func(b Broken) bool { return !here[b.Block] }) {
 			d.log.Info("the dag was mended from the network", "cid", root)
-			d.s.Doubt(root)
+			mended = append(mended, root)
 			delete(byRoot, root)
 			continue
 		}
@@ -150,7 +157,7 @@ func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended bool, e
 		}
 		r, waits, fresh, err := d.s.store.damaged(ctx, root)
 		if err != nil {
-			return false, err
+			return mended, false, err
 		}
 		if fresh {
 			d.s.meter.damaged.Inc()
@@ -161,7 +168,7 @@ func (d *scheduler) heldUp(ctx context.Context, broken []Broken) (mended bool, e
 	}
 	d.urgent.set(urgent, slices.Collect(maps.Keys(byRoot)), d.s.now())
 	d.poke()
-	return len(byRoot) == 0, nil
+	return mended, len(byRoot) == 0, nil
 }
 
 func (b Broken) damaged() bool { return errors.Is(b.Err, ErrAbsent) || errors.Is(b.Err, ErrCorrupt) }
