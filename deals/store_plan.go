@@ -54,58 +54,6 @@ type fundsError struct {
 
 func (e *fundsError) Error() string { return e.reason }
 
-// dueSlots returns the roots of slots whose time has come, or will, in that order; not those that wait for others.
-func (s *store) dueSlots(ctx context.Context, limit int) (all []due, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		all = nil
-		return query(tx, func(r row) error {
-			var d due
-			err := r.Scan(&d.id, intoCID{&d.root}, intoTime{&d.at})
-			all = append(all, d)
-			return err
-		}, `SELECT s.id, ar.root, s.next_ms FROM slots s JOIN archives ar ON ar.id = s.archive_id
-			WHERE s.state <> 'closed' AND s.queued = 0 ORDER BY s.next_ms LIMIT ?`, limit)
-	})
-	return all, err
-}
-
-// A place is one in the queue. The zero value is before all.
-type place struct {
-	turn  Epoch
-	since int64 // Unix milliseconds
-	slot  SlotID
-}
-
-// A waiting is a slot in the queue.
-type waiting struct {
-	place
-	root cid.Cid
-	kind kind
-}
-
-// A kind is what slots have in common that find the same providers: where one finds none, the others need not look.
-type kind struct {
-	terms  TermsID
-	region string
-}
-
-// queue returns slots that wait for others, in the order of their turns, and of one turn those first that have waited
-// longest; from a place on, which is not among them, up to a turn.
-func (s *store) queue(ctx context.Context, after place, to Epoch, limit int) (all []waiting, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		all = nil
-		return query(tx, func(r row) error {
-			var w waiting
-			err := r.Scan(&w.turn, &w.since, &w.slot, intoCID{&w.root}, &w.kind.terms, &w.kind.region)
-			all = append(all, w)
-			return err
-		}, `SELECT s.turn, s.next_ms, s.id, ar.root, ar.terms_id, s.region FROM slots s JOIN archives ar ON ar.id = s.archive_id
-			WHERE s.queued = 1 AND (s.turn, s.next_ms, s.id) > (?, ?, ?) AND s.turn <= ?
-			ORDER BY s.turn, s.next_ms, s.id LIMIT ?`, int64(after.turn), after.since, int64(after.slot), int64(to), limit)
-	})
-	return all, err
-}
-
 // plan takes the next step for every slot of a root that is due. It returns how many attempts it has recorded, and what
 // each slot needs in the market: zero when it waits for nothing there.
 func (s *store) plan(ctx context.Context, root cid.Cid, in *planning) (planned int, short map[SlotID]abi.TokenAmount, err error) {
@@ -223,53 +171,6 @@ func (s *store) planSlot(tx *gorm.DB, d *dossier, slot *Slot, step Step, in *pla
 	slot.Waits = 0
 	*slot = s.after(*slot, Next(d.view(slot), s.policy, s.now(), s.height()))
 	return 1, nil
-}
-
-// enqueue makes a slot wait for others to be done: the queue is looked at when one is.
-func (s *store) enqueue(d *dossier, slot *Slot, reason string) {
-	slot.Queued, slot.Turn, slot.Waits, slot.Reason, slot.NextAt = true, turnOf(d, slot), 0, reason, s.now()
-}
-
-// turnOf tells how much hurry there is with a slot.
-func turnOf(d *dossier, slot *Slot) Epoch {
-	turn, ends := turnFirst, Epoch(0)
-	for _, a := range d.of(slot.ID) {
-		if a.State == Active {
-			ends = max(ends, a.End)
-		}
-		if !a.ActiveAt.IsZero() {
-			turn = turnLost
-		}
-	}
-	if ends > 0 {
-		return ends
-	}
-	return turn
-}
-
-// putOff makes a slot that nobody can fill, or pays for, look again at a time, but not before a pause that doubles with
-// each look in vain: a million of them must not keep the database busy.
-func (s *store) putOff(slot *Slot, reason string, at time.Time, first, most time.Duration) {
-	wait := first
-	for i := 0; i < slot.Waits && wait < most; i++ {
-		wait = min(2*wait, most)
-	}
-	if earliest := s.now().Add(wait).Truncate(time.Millisecond); at.Before(earliest) {
-		at = earliest
-	}
-	slot.Reason, slot.NextAt, slot.Waits = reason, at, slot.Waits+1
-}
-
-// between is a time to look again that is neither at once nor for ever.
-func (s *store) between(t time.Time) time.Time {
-	earliest, latest := s.now().Add(s.policy.Poll), s.now().Add(s.policy.PollSlow)
-	switch {
-	case t.Before(earliest):
-		return earliest
-	case t.After(latest):
-		return latest
-	}
-	return t.Truncate(time.Millisecond)
 }
 
 func waitsForMoney(err error) (reason string, waits bool) {
