@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -59,10 +61,15 @@ const (
 )
 
 // post measures durable POST /pins beside inserts through the same driver into a table of nine columns and four
-// indexes, one transaction each and grouped; and pins that come in lists beside the latter.
+// indexes, one transaction each and grouped, and beside an echo handler that only inserts, grouped: what HTTP and the
+// client leave of the processors is in that floor as it is in POST. Pins that come in lists are beside grouped inserts.
 func (b *bench) post(ctx context.Context) error {
 	long := 10 * time.Second / time.Duration(b.scale)
 	single, grouped, err := b.inserts(ctx, long/2)
+	if err != nil {
+		return err
+	}
+	served, err := b.inserting(ctx, long)
 	if err != nil {
 		return err
 	}
@@ -70,37 +77,45 @@ func (b *bench) post(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What clients send is made before the clock starts, and what they get is not decoded: the floors have no client.
-	requests := make([][]byte, 25_000*int(long.Seconds()))
-	for i := range requests {
-		name := fmt.Sprint("post ", i)
-		body, err := json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name})
-		if err != nil {
-			return err
-		}
-		if requests[i], err = s.request(http.MethodPost, "/pins", body); err != nil {
-			return err
-		}
-	}
-	clients, err := s.dial(ctx, postClients)
+	posts, err := s.posts(ctx, long)
 	if err != nil {
-		return err
-	}
-	posts, err := rate(ctx, postClients, long, 0, func(_ context.Context, i int64) error { return clients.do(requests[i]) })
-	if err != nil {
-		return err
-	}
-	if err := clients.close(); err != nil {
 		return err
 	}
 	ratio("POST /pins, 64 clients, against single-row inserts", "/s", posts, single, atLeast(2))
 	ratio("POST /pins, 64 clients, against grouped inserts", "/s", posts, grouped, atLeast(0.6))
+	ratio("POST /pins, 64 clients, against an echo handler with grouped inserts", "/s", posts, served, atLeast(0.6))
+	noted("that handler against grouped inserts without HTTP", "/s", served, grouped)
 	batched, err := s.batches(ctx, long)
 	if err != nil {
 		return err
 	}
 	ratio("pins by POST /api/v1/pins/batch, lists of 1000, 4 clients, against grouped inserts", "/s", batched, grouped, atLeast(0.6))
 	return s.stop()
+}
+
+// posts returns the rate of POST /pins, each of one pin.
+func (s *service) posts(ctx context.Context, long time.Duration) (float64, error) {
+	// What clients send is made before the clock starts, and what they get is not decoded: the floors have no client.
+	requests := make([][]byte, 25_000*int(long.Seconds()))
+	for i := range requests {
+		name := fmt.Sprint("post ", i)
+		body, err := json.Marshal(spec.Pin{Cid: pinstest.Leaf(name).Root.String(), Name: &name})
+		if err != nil {
+			return 0, err
+		}
+		if requests[i], err = s.request(http.MethodPost, "/pins", body); err != nil {
+			return 0, err
+		}
+	}
+	clients, err := s.dial(ctx, postClients)
+	if err != nil {
+		return 0, err
+	}
+	posts, err := rate(ctx, postClients, long, 0, func(_ context.Context, i int64) error { return clients.do(requests[i]) })
+	if err != nil {
+		return 0, err
+	}
+	return posts, clients.close()
 }
 
 // batches returns the pins in a second that come in lists.
@@ -162,15 +177,28 @@ type floorRow struct {
 	I int64
 }
 
+// openFloor makes a database of floor rows.
+func openFloor(ctx context.Context, path string) (*database.DB, error) {
+	db, err := database.Open(ctx, path, discard())
+	if err != nil {
+		return nil, err
+	}
+	return db, db.Write(ctx, func(tx *gorm.DB) error { return tx.AutoMigrate(&floorRow{}) })
+}
+
+// insertFloor inserts the kth row, durably.
+func insertFloor(ctx context.Context, db *database.DB, k int64) error {
+	cid := pinstest.Leaf(fmt.Sprint("floor ", k)).Root.String()
+	row := floorRow{A: fmt.Sprintf("%036d", k), B: 1, C: k, D: "queued", E: cid, F: cid, G: fmt.Sprint("post ", k), I: k}
+	return db.Write(ctx, func(tx *gorm.DB) error { return tx.Create(&row).Error })
+}
+
 // inserts returns the durable rates of gorm and the driver at 64 goroutines: each row its own transaction, and
 // grouped as they wait.
 func (b *bench) inserts(ctx context.Context, long time.Duration) (single, grouped float64, err error) {
 	for i, out := range []*float64{&single, &grouped} {
-		db, err := database.Open(ctx, filepath.Join(b.dir, fmt.Sprintf("floor%d.db", i)), discard())
+		db, err := openFloor(ctx, filepath.Join(b.dir, fmt.Sprintf("floor%d.db", i)))
 		if err != nil {
-			return 0, 0, err
-		}
-		if err := db.Write(ctx, func(tx *gorm.DB) error { return tx.AutoMigrate(&floorRow{}) }); err != nil {
 			return 0, 0, err
 		}
 		var alone chan struct{} // with it, one Write at a time: nothing to share a commit with
@@ -182,9 +210,7 @@ func (b *bench) inserts(ctx context.Context, long time.Duration) (single, groupe
 				alone <- struct{}{}
 				defer func() { <-alone }()
 			}
-			cid := pinstest.Leaf(fmt.Sprint("floor ", k)).Root.String()
-			row := floorRow{A: fmt.Sprintf("%036d", k), B: 1, C: k, D: "queued", E: cid, F: cid, G: fmt.Sprint("post ", k), I: k}
-			return db.Write(ctx, func(tx *gorm.DB) error { return tx.Create(&row).Error })
+			return insertFloor(ctx, db, k)
 		})
 		if err != nil {
 			return 0, 0, err
@@ -212,23 +238,8 @@ func (b *bench) get(ctx context.Context) error {
 		}
 		ids = append(ids, p.Requestid)
 	}
-	self, err := os.Executable()
+	floor, err := b.static(ctx, "")
 	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return err
-	}
-	floor := &service{cmd: exec.CommandContext(ctx, self, "-static", address), base: "http://" + address, http: newClient(128)}
-	if err := b.begin(floor.cmd); err != nil {
-		return err
-	}
-	if err := floor.ready(ctx); err != nil {
 		return err
 	}
 	get := func(s *service, path func(i int64) string) func(context.Context, int64) error {
@@ -265,8 +276,46 @@ func (b *bench) get(ctx context.Context) error {
 	return s.stop()
 }
 
-// serveStatic is the floor of reads: echo, and bytes that were made before.
-func serveStatic(ctx context.Context, address string) error {
+// inserting returns the rate of POST /pins of an echo handler that reads the request, inserts a row as inserts does and
+// answers.
+func (b *bench) inserting(ctx context.Context, long time.Duration) (float64, error) {
+	s, err := b.static(ctx, filepath.Join(b.dir, "inserting.db"))
+	if err != nil {
+		return 0, err
+	}
+	posts, err := s.posts(ctx, long)
+	if err != nil {
+		return 0, err
+	}
+	return posts, s.stop()
+}
+
+// static starts a server of the floors in a process of its own. db is where POST inserts, "" for nowhere.
+func (b *bench) static(ctx context.Context, db string) (*service, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return nil, err
+	}
+	s := &service{cmd: exec.CommandContext(ctx, self, "-static", address, "-inserts", db), base: "http://" + address, http: newClient(128)}
+	if err := b.begin(s.cmd); err != nil {
+		return nil, err
+	}
+	return s, s.ready(ctx)
+}
+
+// pinAnswer is about as many bytes as POST /pins answers.
+const pinAnswer = 400
+
+// serveStatic serves the floors: echo, and bytes that were made before. Unless path is "", POST inserts a row there first.
+func serveStatic(ctx context.Context, address, path string) error {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	body := bytes.Repeat([]byte("0"), 1<<20)
@@ -279,6 +328,23 @@ func serveStatic(ctx context.Context, address string) error {
 	}
 	e.GET("/pins", answer)
 	e.GET("/pins/:bytes", answer)
+	if path != "" {
+		db, err := openFloor(ctx, path)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		var k atomic.Int64
+		e.POST("/pins", func(c echo.Context) error {
+			if _, err := io.Copy(io.Discard, c.Request().Body); err != nil {
+				return err
+			}
+			if err := insertFloor(c.Request().Context(), db, k.Add(1)); err != nil {
+				return err
+			}
+			return c.Blob(http.StatusAccepted, echo.MIMEApplicationJSON, body[:pinAnswer])
+		})
+	}
 	go func() {
 		<-ctx.Done()
 		_ = e.Close()

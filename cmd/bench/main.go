@@ -32,13 +32,14 @@ func run(ctx context.Context, args []string) error {
 	quick := flags.Bool("quick", false, "a tenth of the load: to see that it works, not to quote")
 	binary := flags.String("binary", "", "measure this frostpin instead of building one")
 	static := flags.String("static", "", "serve the static handler on this address (used by bench itself)")
+	inserts := flags.String("inserts", "", "with -static: insert what is posted into this database (used by bench itself)")
 	making := flags.String("piece", "", "measure making a piece (used by bench itself)")
 	crowd := flags.String("crowd", "", "run a devnet with many active deals (used by bench itself)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *static != "" {
-		return serveStatic(ctx, *static)
+		return serveStatic(ctx, *static, *inserts)
 	}
 	if *making != "" {
 		return measurePiece(ctx, *making)
@@ -156,6 +157,11 @@ func (g goal) verdict(v float64) string {
 // ratio prints a line whose goal is a ratio of two measured values.
 func ratio(what, unit string, measured, floor float64, g goal) {
 	fmt.Printf("| %s | %.4g %s | %.4g %s | %.2f | %s | %s |\n", what, measured, unit, floor, unit, measured/floor, g, g.verdict(measured/floor))
+}
+
+// noted prints a line of two measured values that has no goal and tells how to read others.
+func noted(what, unit string, measured, floor float64) {
+	fmt.Printf("| %s | %.4g %s | %.4g %s | %.2f | | |\n", what, measured, unit, floor, unit, measured/floor)
 }
 
 // absolute prints a line whose goal is a value.
