@@ -173,7 +173,8 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 	}
 	session := blockservice.NewSession(ctx, service)
 	get := func(ctx context.Context, c cid.Cid) (hold.Block, error) {
-		if c.Type() == cid.Raw {
+		leaf := c.Type() == cid.Raw
+		if leaf {
 			// A leaf that is here need not be read to be counted.
 			if size, err := e.node.Blockstore.GetSize(ctx, c); err == nil {
 				return hold.Block{Size: size}, nil
@@ -182,6 +183,9 @@ func (e embeddedNode) Session(ctx context.Context, offline bool) hold.Get {
 		block, err := session.GetBlock(ctx, c)
 		switch {
 		case err == nil:
+			if leaf && !offline { // it was not here: bitswap has named it by hashing what it was sent
+				e.seen.add(c.Hash())
+			}
 			return hold.Block{Size: len(block.RawData()), Data: block.RawData()}, nil
 		case offline && ipld.IsNotFound(err):
 			return hold.Block{}, pins.ErrAbsent

@@ -47,11 +47,14 @@ func TestEmbeddedKeepsTheContract(t *testing.T) {
 				peer := newPeer(t)
 				tier := openEmbedded(t, hot.Config{AllowPrivateOrigins: true, Profile: profile})
 				return pinstest.Rig{
-					Tier:            tier,
-					Peer:            peer.info(),
-					Provide:         peer.provide,
-					Silence:         peer.store.silence,
-					Corrupt:         func(b blocks.Block) { corrupt(t, tier, b) },
+					Tier:    tier,
+					Peer:    peer.info(),
+					Provide: peer.provide,
+					Silence: peer.store.silence,
+					Corrupt: func(b blocks.Block) { // as it is found after a start
+						corrupt(t, tier, b)
+						tier.Distrust(b.Cid())
+					},
 					KeepsUnfinished: true,
 				}
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/ipfs/kubo/core"
 	"github.com/ipfs/kubo/repo"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,6 +17,12 @@ func (r *Remote) Hasten() {
 		quick: time.Second, alive: 300 * time.Millisecond, aliveAfter: 300 * time.Millisecond, still: 2 * time.Second,
 	}
 }
+
+// Trusts tells whether a block would be read without being hashed.
+func (e *Embedded) Trusts(c cid.Cid) bool { return e.seen.has(c.Hash()) }
+
+// Distrust has a block hashed when it is read next.
+func (e *Embedded) Distrust(c cid.Cid) { e.seen.forget(c.Hash()) }
 
 // Node is the node inside, for tests that look behind the tier or compare with it.
 func (e *Embedded) Node() *core.IpfsNode { return e.node }

@@ -116,6 +116,9 @@ func (e *Embedded) put(ctx context.Context, list []blocks.Block) error {
 	if err := e.node.Blockstore.PutMany(ctx, list); err != nil {
 		return spaced(fmt.Errorf("storing %d blocks: %w", len(list), err))
 	}
+	for _, b := range list { // hashed before they came here
+		e.seen.add(b.Cid().Hash())
+	}
 	return nil
 }
 

@@ -10,9 +10,11 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/hot"
+	"github.com/frostpin/frostpin/pins/pinstest"
 )
 
 // What a store without checksums gives is hashed whenever it is read.
@@ -65,5 +67,39 @@ func TestVerificationHashesWhatWasReadBefore(t *testing.T) {
 	store(t, tier, leaf)
 	if data, err := tier.Block(t.Context(), leaf.Cid()); err != nil || !bytes.Equal(data, leaf.RawData()) {
 		t.Errorf("stored anew the block is %d bytes, %v", len(data), err)
+	}
+}
+
+// What was hashed on its way in need not be hashed by its first reader; and where the store keeps no checksums everything
+// is, always.
+func TestWhatCameThroughTheServerIsNotHashedAgain(t *testing.T) {
+	for profile, trusts := range map[string]bool{hot.Pebble: true, hot.Flatfs: false} {
+		t.Run(profile, func(t *testing.T) {
+			tier := openEmbedded(t, hot.Config{AllowPrivateOrigins: true, Profile: profile})
+			given := pinstest.Raw("given with the request")
+			store(t, tier, given)
+			if got := tier.Trusts(given.Cid()); got != trusts {
+				t.Errorf("stored, it is trusted: %t, want %t", got, trusts)
+			}
+			from, fetched := newPeer(t), pinstest.Raw("fetched from a peer")
+			from.provide(fetched)
+			defer tier.Connect(t.Context(), []peer.AddrInfo{from.info()})()
+			if err := tier.Hold(t.Context(), fetched.Cid(), impatient, nil); err != nil {
+				t.Fatal(err)
+			}
+			if got := tier.Trusts(fetched.Cid()); got != trusts {
+				t.Errorf("fetched, it is trusted: %t, want %t", got, trusts)
+			}
+			other := pinstest.Raw("stored behind the server's back")
+			if err := tier.Node().Blockstore.Put(t.Context(), other); err != nil {
+				t.Fatal(err)
+			}
+			if err := tier.Hold(t.Context(), other.Cid(), pins.Limits{}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if tier.Trusts(other.Cid()) {
+				t.Error("what nobody has hashed is trusted")
+			}
+		})
 	}
 }
