@@ -14,7 +14,8 @@ type ColdSource interface {
 	// (over lim). Others are transient.
 	Restore(ctx context.Context, root cid.Cid, lim Limits, p *Progress) error
 
-	// Prove reads a cold copy back now and records that it could be read. ErrAbsent: there is none.
+	// Prove reads a cold copy back now and records that it could be read. Errors: ErrAbsent (there is none),
+	// ErrUnavailable (no provider may be asked now, so that nothing is known).
 	Prove(ctx context.Context, root cid.Cid) error
 
 	// Proven tells when Prove last succeeded, zero when never.

@@ -155,6 +155,9 @@ func (r *recorder) QueryRowContext(ctx context.Context, query string, args ...an
 	return r.ConnPool.QueryRowContext(ctx, query, args...)
 }
 
+// MaxProofs is how many cold copies one pass reads back.
+const MaxProofs = maxProofs
+
 // LetGoPass and RecordTouches are what Run does from time to time about what is hot.
 func LetGoPass(ctx context.Context, s *Service) (enough bool, err error) {
 	return s.sched.letGoPass(ctx)

@@ -164,8 +164,12 @@ func (l *leaving) readable(ctx context.Context, r resident) (bool, error) {
 	if l.proofs == 0 {
 		return false, nil
 	}
+	err = source.Prove(ctx, r.CID)
+	if errors.Is(err, ErrUnavailable) {
+		return false, nil // later
+	}
 	l.proofs--
-	if err := source.Prove(ctx, r.CID); err != nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			l.d.log.Warn("a dag stays hot because no cold copy of it could be read back", "cid", r.CID, "err", err)
 		}

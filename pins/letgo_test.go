@@ -318,6 +318,22 @@ func TestColdOnlyGoesAsSoonAsItsCopiesAreProven(t *testing.T) {
 	})
 }
 
+// A provider that wishes to be left alone does not use up the proofs of a pass.
+func TestWhatCannotBeProvenNowKeepsNothingElseHere(t *testing.T) {
+	eachCellar(t, 0, func(t *testing.T, c *cellar) {
+		c.source.shy = map[string]bool{}
+		for i := range pins.MaxProofs + 1 {
+			_, d := c.holdAs(fmt.Sprint("shy", i), 100, pins.Decision{Terms: 2, Residence: pins.ResidenceCold})
+			c.prove(d, 2)
+			c.source.shy[d.Root.KeyString()] = true
+		}
+		readable, d := c.holdAs("readable", 100, pins.Decision{Terms: 2, Residence: pins.ResidenceCold})
+		c.prove(d, 2)
+		c.pass()
+		c.is(readable, pins.HotOffloaded)
+	})
+}
+
 // What comes back is carried without a question, so that whoever asks for it must be told before what it weighs.
 func TestSizeOfWhatWasLetGoStaysKnown(t *testing.T) {
 	eachCellar(t, 0, func(t *testing.T, c *cellar) {

@@ -26,6 +26,7 @@ type source struct {
 	// proofs are when copies were last read back.
 	proofs map[string]time.Time
 	now    func() time.Time
+	shy    map[string]bool // whose providers may not be asked
 }
 
 func (s *source) Restore(ctx context.Context, root cid.Cid, _ pins.Limits, p *pins.Progress) error {
@@ -45,6 +46,9 @@ func (s *source) Restore(ctx context.Context, root cid.Cid, _ pins.Limits, p *pi
 func (s *source) Prove(_ context.Context, root cid.Cid) error {
 	if _, ok := s.dags[root.KeyString()]; !ok {
 		return pins.ErrAbsent
+	}
+	if s.shy[root.KeyString()] {
+		return pins.ErrUnavailable
 	}
 	if s.proofs != nil {
 		s.proofs[root.KeyString()] = s.now()

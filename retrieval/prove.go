@@ -18,7 +18,8 @@ const (
 )
 
 // Prove reads a cold copy of root back from one provider, the one that was longest not read: the root block and a few
-// blocks on a random way down. It returns who it was, and records the outcome durably. Errors: ErrNoSource, *FailedError.
+// blocks on a random way down. It returns who it was, and records the outcome durably. Who has asked to be left alone is
+// left out. Errors: ErrNoSource, ErrUnasked, *FailedError.
 func (s *Service) Prove(ctx context.Context, root cid.Cid) (provider string, err error) {
 	root = canonical(root)
 	list, err := s.parts.Directory.Sources(ctx, root)
@@ -32,13 +33,19 @@ func (s *Service) Prove(ctx context.Context, root cid.Cid) (provider string, err
 	if err != nil {
 		return "", fmt.Errorf("reading when copies of %s were read back: %w", root, err)
 	}
-	from := list[0]
-	for _, candidate := range list[1:] {
-		if proofs[candidate.Provider].last().Before(proofs[from.Provider].last()) {
-			from = candidate
+	var from *Source
+	for i, candidate := range list {
+		if s.ranks.busy(candidate.Provider) > 0 {
+			continue
+		}
+		if from == nil || proofs[candidate.Provider].last().Before(proofs[from.Provider].last()) {
+			from = &list[i]
 		}
 	}
-	return from.Provider, s.prove(ctx, root, from)
+	if from == nil {
+		return "", ErrUnasked
+	}
+	return from.Provider, s.prove(ctx, root, *from)
 }
 
 func (s *Service) prove(ctx context.Context, root cid.Cid, from Source) error {
@@ -47,6 +54,10 @@ func (s *Service) prove(ctx context.Context, root cid.Cid, from Source) error {
 	err := safely(func() error { return s.readBack(inner, root, from) })
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // nothing is known
+	}
+	known := (*failure)(nil)
+	if errors.As(err, &known) && known.left {
+		return ErrUnasked
 	}
 	reason := ""
 	if err != nil {
@@ -61,7 +72,7 @@ func (s *Service) prove(ctx context.Context, root cid.Cid, from Source) error {
 		return nil
 	}
 	f := failure{class: Refused, err: err}
-	if known := (*failure)(nil); errors.As(err, &known) {
+	if known != nil {
 		f = *known
 	}
 	return &FailedError{CID: root, Class: f.class, After: f.after, Cause: err}

@@ -485,6 +485,48 @@ func TestProofIsRecordedAndLostAgain(t *testing.T) {
 	}
 }
 
+func TestWhoWishesToBeLeftAloneHasFailedNoProof(t *testing.T) {
+	d := newDAG(15, 60, 100)
+	shy, other := newProvider(t, "f01000", d), newProvider(t, "f01001", d)
+	alone, both := newFixture(t, nil, d, shy), newFixture(t, nil, d, shy, other)
+	for range 2 {
+		if _, err := both.Prove(t.Context(), d.root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := alone.Prove(t.Context(), d.root); err != nil {
+		t.Fatal(err)
+	}
+	busy := func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.Header().Set("Retry-After", "30")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	shy.spoil = busy
+	if _, err := alone.Blocks().GetBlock(retrieval.WithRoot(t.Context(), d.root), d.root); err == nil {
+		t.Fatal("a provider that is busy has answered")
+	}
+	asked := shy.requests.Load()
+	if _, err := alone.Prove(t.Context(), d.root); !errors.Is(err, retrieval.ErrUnasked) {
+		t.Errorf("proving while it wishes to be left alone: %v, want ErrUnasked", err)
+	}
+	if at, err := alone.Proven(t.Context(), d.root); err != nil || at.IsZero() {
+		t.Errorf("proven at %v: %v; want the proof that there was", at, err)
+	}
+	if n := shy.requests.Load(); n != asked {
+		t.Errorf("it was asked %d times meanwhile", n-asked)
+	}
+	var busyOnce *retrieval.FailedError
+	if _, err := both.Prove(t.Context(), d.root); !errors.As(err, &busyOnce) || busyOnce.Class != retrieval.Busy {
+		t.Fatalf("asking the one whose turn it is: %v, want that it is busy", err)
+	}
+	for range 3 {
+		if who, err := both.Prove(t.Context(), d.root); err != nil || who != other.name {
+			t.Errorf("proved by %q: %v; want the other provider", who, err)
+		}
+	}
+}
+
 // A thousand bytes at an offset are the blocks on one path: at most four round trips to a file of this depth.
 func TestRangeCostsOneRequestForEachBlockOfItsPath(t *testing.T) {
 	d := newDAG(14, 16*16*2, 1_000)

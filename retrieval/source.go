@@ -70,6 +70,9 @@ var (
 // ErrNoSource says that nobody is known to have a copy.
 var ErrNoSource = errors.New("no provider is known to have a copy")
 
+// ErrUnasked says that nobody was asked, because who has a copy wishes to be left alone for now: nothing is known.
+var ErrUnasked = errors.New("whoever has a copy has asked to be left alone for now")
+
 // A Class is what a failed read means to a reader. The zero value is invalid.
 type Class string
 

@@ -180,6 +180,9 @@ func (r coldReader) Restore(ctx context.Context, root cid.Cid, lim pins.Limits, 
 
 func (r coldReader) Prove(ctx context.Context, root cid.Cid) error {
 	_, err := r.Service.Prove(ctx, root)
+	if errors.Is(err, retrieval.ErrUnasked) {
+		return fmt.Errorf("%w: %w", pins.ErrUnavailable, err)
+	}
 	return err
 }
 
