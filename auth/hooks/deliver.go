@@ -25,7 +25,7 @@ const (
 	retryFirst = 10 * time.Second
 	retryMost  = 6 * time.Hour
 	deadAfter  = 3 * 24 * time.Hour
-	restAfter  = 3 // failures in a row
+	restAfter  = 3 // calls in a row that a dead address has failed
 )
 
 // Run calls hooks until ctx ends, and returns its error.
@@ -134,7 +134,7 @@ func (s *Service) send(ctx context.Context, h *Hook, secret string) (rest time.T
 			switch {
 			case o.disable != "":
 				return time.UnixMilli(0), nil
-			case o.state == Delivered:
+			case o.alive:
 				h.Failures = 0
 			default:
 				if h.Failures++; h.Failures >= restAfter {
@@ -156,13 +156,17 @@ type outcome struct {
 	code    int
 	problem string
 	disable string // why the hook is called no more
+	alive   bool   // whoever answers there can take others
 }
 
 // call sends one delivery.
 func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) outcome {
 	code, err := s.post(ctx, h, secret, l)
 	now := s.now()
-	o := outcome{state: Waiting, next: now.Add(backoff(l.attempts)), code: code}
+	o := outcome{
+		state: Waiting, next: now.Add(backoff(l.attempts)), code: code,
+		alive: err == nil && code < 500 && code != http.StatusTooManyRequests,
+	}
 	switch {
 	case err != nil:
 		o.problem = "the address could not be called" // what a name leads to, or who answers there, is nobody's business

@@ -15,7 +15,8 @@
 // # Decisions
 //
 //   - Deliveries are tried in their order, and one that fails does not hold up those after it: whoever needs the order has
-//     it in the ids. After some failures in a row the hook rests.
+//     it in the ids. After three calls in a row without an answer, or answered 5xx or 429, the hook rests, and after the rest
+//     what was not tried yet comes first. Any other refusal shows that the address is alive: only what was refused waits.
 //   - What fails is tried again after 10 seconds, twice as long each time up to six hours, and is dead after three days.
 //     The account can have it tried again, and have everything since an event sent again.
 //   - A process calls 64 hooks at the same time, four of one account: addresses that do not answer take their own account's

@@ -46,7 +46,7 @@ type Hook struct {
 	Created  time.Time
 	Disabled string          // why it is called no more, in words; empty while it is
 	At       events.Position // up to here deliveries were made
-	Failures int64           // in a row
+	Failures int64           // in a row: no answer, 5xx or 429
 }
 
 // A Delivery is one event for one hook.

@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,7 +103,8 @@ type receiver struct {
 	mu        sync.Mutex
 	secret    string
 	answer    int
-	meanwhile func()   // is called during the next call
+	refuses   map[string]int // answers to some types
+	meanwhile func()         // is called during the next call
 	got       []string // ids that were answered with 2xx
 	refused   int
 }
@@ -128,12 +130,13 @@ func newReceiver(t *testing.T) *receiver {
 		if err != nil || told.ID != req.Header.Get("Frostpin-Event-Id") || told.CID != "cid" || told.Requestid == "" {
 			t.Errorf("%v: %s %v", err, body, req.Header)
 		}
-		if r.answer/100 == 2 {
+		answer := cmp.Or(r.refuses[told.Type], r.answer)
+		if answer/100 == 2 {
 			r.got = append(r.got, told.ID+" "+told.Type)
 		} else {
 			r.refused++
 		}
-		w.WriteHeader(r.answer)
+		w.WriteHeader(answer)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -336,6 +339,76 @@ func TestWhatNeverHadItsTurnIsGivenUpToo(t *testing.T) {
 		w.pass()
 		r.wants() // what is as old as this is of no use
 	})
+}
+
+func TestWhatIsRefusedDoesNotHoldUpTheRest(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.refuses = map[string]int{"pin.queued": http.StatusUnprocessableEntity}
+		h := w.hook(ann, r)
+		for range 10 {
+			w.happens(ann, "pin.queued")
+		}
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		r.wants("11-pin11 pin.pinned")
+		w.happens(ann, "pin.failed")
+		w.pass()
+		r.wants("11-pin11 pin.pinned", "12-pin12 pin.failed")
+		list, err := w.Hooks(t.Context(), ann)
+		if err != nil || list[0].Failures != 0 {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if d := w.deliveries(h)[11]; d.State != hooks.Waiting || d.Attempts != 1 || d.Code != http.StatusUnprocessableEntity {
+			t.Errorf("a refused one is %+v", d)
+		}
+		for range 60 {
+			w.goOn(2 * time.Hour)
+			w.pass()
+		}
+		if d := w.deliveries(h)[11]; d.State != hooks.Dead || d.Attempts > 40 {
+			t.Errorf("a refused one is %+v in the end", d)
+		}
+	})
+}
+
+// An address that comes back for a moment has its turn used for what was not tried yet.
+func TestWhatWasNotTriedYetComesBeforeWhatHasFailed(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.refuses = map[string]int{"pin.queued": http.StatusInternalServerError}
+		w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.queued")
+		}
+		w.happens(ann, "pin.pinned")
+		for range 4 {
+			w.pass()
+			w.goOn(time.Minute)
+		}
+		r.wants("6-pin6 pin.pinned")
+	})
+}
+
+func TestAnAddressRestsThatGivesNoAnswerOrIsOverloaded(t *testing.T) {
+	for _, code := range []int{http.StatusTooManyRequests, http.StatusBadGateway, 0} {
+		each(t, func(t *testing.T, w *world) {
+			r := newReceiver(t)
+			r.answers(code)
+			w.hook(ann, r)
+			if code == 0 {
+				r.Close()
+			}
+			for range 10 {
+				w.happens(ann, "pin.pinned")
+			}
+			w.pass()
+			list, err := w.Hooks(t.Context(), ann)
+			if err != nil || list[0].Failures != 3 {
+				t.Errorf("answer %d: %+v, %v", code, list, err)
+			}
+		})
+	}
 }
 
 func TestReplayLosesNothingThatWaits(t *testing.T) {

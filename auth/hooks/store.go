@@ -217,7 +217,8 @@ type letter struct {
 	made         time.Time
 }
 
-// letters returns deliveries of a hook that are due, in their order.
+// letters returns deliveries of a hook that are due, the longest due first: what was not tried yet comes before what has
+// failed meanwhile.
 func (s *Service) letters(ctx context.Context, hook string, limit int) (list []letter, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
@@ -229,7 +230,7 @@ func (s *Service) letters(ctx context.Context, hook string, limit int) (list []l
 			list = append(list, l)
 			return err
 		}, `SELECT id, attempts, event, body, made_ms FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' AND next_ms <= ?
-			ORDER BY id LIMIT ?`, hook, s.now().UnixMilli(), limit)
+			ORDER BY next_ms, id LIMIT ?`, hook, s.now().UnixMilli(), limit)
 	})
 	return list, err
 }
