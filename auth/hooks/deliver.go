@@ -59,9 +59,8 @@ func (s *Service) Run(ctx context.Context) error {
 
 // serve makes deliveries of what has happened, and sends what is due. Last is up to where something had happened before.
 func (s *Service) serve(ctx context.Context, id string, last events.Position) error {
-	until := s.now().Add(leaseFor)
-	h, secret, taken, err := s.lease(ctx, id, until)
-	if err != nil || !taken {
+	h, err := s.lease(ctx, id, s.now().Add(leaseFor))
+	if err != nil || h == nil {
 		return err
 	}
 	if closed, err := s.cfg.Closed(ctx, h.Account); err != nil || closed {
@@ -71,18 +70,21 @@ func (s *Service) serve(ctx context.Context, id string, last events.Position) er
 		return s.remove(ctx, h.Account, h.ID) // nobody is left who could
 	}
 	rest := time.UnixMilli(0)
-	err = s.catchUp(ctx, &h, last)
+	err = s.catchUp(ctx, h, last)
 	if err == nil {
-		rest, err = s.send(ctx, &h, secret)
+		rest, err = s.send(ctx, h)
+	}
+	if errors.Is(err, errLost) {
+		err = nil
 	}
 	// Also when the server stops: others need not wait for the lease to run out.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callFor)
 	defer cancel()
-	return errors.Join(err, s.release(end, h, until, rest))
+	return errors.Join(err, s.release(end, h, rest))
 }
 
 // catchUp makes deliveries of events until there are no more, or others should have their turn.
-func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) error {
+func (s *Service) catchUp(ctx context.Context, h *held, last events.Position) error {
 	for end := s.now().Add(passFor); s.now().Before(end); {
 		page, err := s.events.Page(ctx, h.Account, h.At, pageEvents)
 		if err != nil {
@@ -105,7 +107,7 @@ func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) er
 			}
 			bodies[e.At.String()] = body
 		}
-		if err := s.addDeliveries(ctx, *h, page, bodies); err != nil {
+		if err := s.addDeliveries(ctx, h, page, bodies); err != nil {
 			return err
 		}
 		if h.At = page.Next; !page.More {
@@ -115,20 +117,20 @@ func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) er
 	return nil
 }
 
-// send sends what is due, and returns until when the hook rests.
-func (s *Service) send(ctx context.Context, h *Hook, secret string) (rest time.Time, err error) {
+// send sends what is due as long as the hook is held, and returns until when it rests.
+func (s *Service) send(ctx context.Context, h *held) (rest time.Time, err error) {
 	end := s.now().Add(passFor)
 	for ctx.Err() == nil && s.now().Before(end) {
-		list, err := s.letters(ctx, h.ID, pageEvents)
+		list, err := s.letters(ctx, h, pageEvents)
 		if err != nil || len(list) == 0 {
 			return time.UnixMilli(0), err
 		}
 		for _, l := range list {
-			o := s.call(ctx, *h, secret, l)
+			o := s.call(ctx, h, l)
 			if ctx.Err() != nil {
 				return time.UnixMilli(0), ctx.Err() // it may have been taken: it is sent again
 			}
-			if err := s.record(ctx, h.ID, l, o); err != nil {
+			if err := s.record(ctx, h, l, o); err != nil {
 				return time.UnixMilli(0), err
 			}
 			switch {
@@ -160,8 +162,8 @@ type outcome struct {
 }
 
 // call sends one delivery.
-func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) outcome {
-	code, err := s.post(ctx, h, secret, l)
+func (s *Service) call(ctx context.Context, h *held, l letter) outcome {
+	code, err := s.post(ctx, h, l)
 	now := s.now()
 	o := outcome{
 		state: Waiting, next: now.Add(backoff(l.attempts)), code: code,
@@ -184,7 +186,7 @@ func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) out
 	return o
 }
 
-func (s *Service) post(ctx context.Context, h Hook, secret string, l letter) (code int, err error) {
+func (s *Service) post(ctx context.Context, h *held, l letter) (code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callFor)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader([]byte(l.body)))
@@ -194,7 +196,7 @@ func (s *Service) post(ctx context.Context, h Hook, secret string, l letter) (co
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", s.cfg.Agent)
 	req.Header.Set("Frostpin-Event-Id", l.event)
-	req.Header.Set("Frostpin-Signature", s.cfg.Sign([]byte(secret), []byte(l.body), s.now()))
+	req.Header.Set("Frostpin-Signature", s.cfg.Sign([]byte(h.secret), []byte(l.body), s.now()))
 	resp, err := s.cfg.Client.Do(req)
 	if err != nil {
 		return 0, err

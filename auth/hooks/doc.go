@@ -9,7 +9,8 @@
 //   - Which events a hook has got is a position in the account's events, which changes in the transaction that makes their
 //     deliveries. So a crash neither leaves one out nor makes it twice; one that was sent and not recorded is sent again,
 //     under the same id.
-//   - One process at a time works for a hook, for as long as its lease runs. Two that believe they do send twice at worst.
+//   - One process at a time works for a hook, for as long as its lease runs. What it has done is only recorded while it has
+//     the lease, and it stops when it has lost it: after a removal or a replay only the call that is under way goes on.
 //   - A secret is stored, because it signs; it is shown when the hook is made, and never again.
 //
 // # Decisions

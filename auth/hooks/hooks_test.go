@@ -487,6 +487,67 @@ func TestWebhooksOfClosedAccountsAreRemoved(t *testing.T) {
 	})
 }
 
+func TestARemovedWebhookIsCalledNoMore(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		r.during(func() {
+			if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		w.pass()
+		r.wants("1-pin1 pin.pinned") // the call that was under way
+	})
+}
+
+func TestAfterAReplayOneServerGoesOn(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		var calls atomic.Int64
+		var h hooks.Hook
+		other := w.server()
+		var others sync.WaitGroup
+		called, answer := make(chan struct{}), make(chan struct{})
+		address := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			switch calls.Add(1) {
+			case 1: // while the first one calls, the hook is replayed and another one takes it
+				if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+					t.Error(err)
+				}
+				others.Go(func() {
+					if err := other.Pass(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+				<-called
+			case 2:
+				close(called)
+				<-answer
+			}
+		}))
+		defer address.Close()
+		var err error
+		if h, _, err = w.Create(t.Context(), ann, address.URL, nil, ""); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if n := calls.Load(); n != 2 {
+			t.Errorf("the first server has gone on: there were %d calls", n)
+		}
+		close(answer)
+		others.Wait()
+		if n := calls.Load(); n != 6 {
+			t.Errorf("there were %d calls in all", n)
+		}
+	})
+}
+
 // What happens to others must not keep a server busy for a hook, a commit or two each second.
 func TestAHookRestsWhileOnlyOthersAreConcerned(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {

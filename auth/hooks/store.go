@@ -159,39 +159,58 @@ func (s *Service) due(ctx context.Context, last int64, except []int64, limit int
 	return list, err
 }
 
-// lease takes a hook for a while; taken is false when another process has it, or has found since that it must rest.
-func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook, secret string, taken bool, err error) {
+// A held hook is one that this process works for, until a time at most.
+type held struct {
+	Hook
+	secret string
+	until  time.Time
+}
+
+// errLost says that a hook is not held any more: it was removed or told to replay, or another process has it.
+var errLost = errors.New("the webhook is not held any more")
+
+// lease takes a hook until a time. It is nil when another process has it, or has found since that it must rest.
+func (s *Service) lease(ctx context.Context, id string, until time.Time) (h *held, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		taken = false
+		h = nil
 		now := s.now().UnixMilli()
 		done := tx.Exec(`UPDATE webhooks SET lease_ms = ? WHERE id = ? AND lease_ms < ? AND rest_ms <= ? AND disabled = ''`,
 			until.UnixMilli(), id, now, now)
 		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
 		}
-		taken = true
-		h, err = scanHook(tx.Raw(`SELECT `+hookColumns+`, secret FROM webhooks WHERE id = ?`, id).Row(), &secret)
+		taken := &held{until: until}
+		taken.Hook, err = scanHook(tx.Raw(`SELECT `+hookColumns+`, secret FROM webhooks WHERE id = ?`, id).Row(), &taken.secret)
+		h = taken
 		return err
 	})
-	return h, secret, taken && err == nil, err
+	return h, err
 }
 
-// release gives a hook back, which rests until a time, unless the lease is another's by now or the hook was told to replay.
-// Its lease is over at once, and says when it had its turn: those that wait longest are next.
-func (s *Service) release(ctx context.Context, h Hook, until, rest time.Time) error {
+// release gives a hook back, which rests until a time, unless it is not held any more. Its lease is over at once, and says
+// when it had its turn: those that wait longest are next.
+func (s *Service) release(ctx context.Context, h *held, rest time.Time) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		return tx.Exec(`UPDATE webhooks SET lease_ms = ?, failures = ?, rest_ms = ? WHERE id = ? AND lease_ms = ?`,
-			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID, until.UnixMilli()).Error
+			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID, h.until.UnixMilli()).Error
 	})
 }
 
-// addDeliveries makes deliveries of a page of events and moves the hook behind it, unless somebody has moved it meanwhile.
-func (s *Service) addDeliveries(ctx context.Context, h Hook, page events.Page, bodies map[string][]byte) error {
+// stillHeld is errLost when a statement that changes a hook as long as it is held has changed nothing.
+func stillHeld(done *gorm.DB) error {
+	if done.Error == nil && done.RowsAffected == 0 {
+		return errLost
+	}
+	return done.Error
+}
+
+// addDeliveries makes deliveries of a page of events and moves the hook behind it. Errors: errLost.
+func (s *Service) addDeliveries(ctx context.Context, h *held, page events.Page, bodies map[string][]byte) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		done := tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND at_seq = ? AND at_pin = ?`,
-			page.Next.Seq, page.Next.Pin, h.ID, h.At.Seq, h.At.Pin)
-		if done.Error != nil || done.RowsAffected == 0 {
-			return done.Error
+		err := stillHeld(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND lease_ms = ? AND at_seq = ? AND at_pin = ?`,
+			page.Next.Seq, page.Next.Pin, h.ID, h.until.UnixMilli(), h.At.Seq, h.At.Pin))
+		if err != nil {
+			return err
 		}
 		now := s.now().UnixMilli()
 		for _, e := range page.Events {
@@ -218,8 +237,8 @@ type letter struct {
 }
 
 // letters returns deliveries of a hook that are due, the longest due first: what was not tried yet comes before what has
-// failed meanwhile.
-func (s *Service) letters(ctx context.Context, hook string, limit int) (list []letter, err error) {
+// failed meanwhile. There are none when the hook is not held any more.
+func (s *Service) letters(ctx context.Context, h *held, limit int) (list []letter, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		return query(tx, func(r row) error {
@@ -230,21 +249,23 @@ func (s *Service) letters(ctx context.Context, hook string, limit int) (list []l
 			list = append(list, l)
 			return err
 		}, `SELECT id, attempts, event, body, made_ms FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' AND next_ms <= ?
-			ORDER BY next_ms, id LIMIT ?`, hook, s.now().UnixMilli(), limit)
+			AND EXISTS (SELECT 1 FROM webhooks WHERE id = ? AND lease_ms = ?) ORDER BY next_ms, id LIMIT ?`,
+			h.ID, s.now().UnixMilli(), h.ID, h.until.UnixMilli(), limit)
 	})
 	return list, err
 }
 
-// record writes down what has become of a delivery, unless it was told to begin anew meanwhile; disable ends its hook.
-func (s *Service) record(ctx context.Context, hook string, l letter, o outcome) error {
+// record writes down what has become of a delivery, and why its hook ends if it does. Errors: errLost; the delivery is
+// another's by then, or was told to begin anew.
+func (s *Service) record(ctx context.Context, h *held, l letter, o outcome) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		err := tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ?
-			WHERE id = ? AND attempts = ?`,
-			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id, l.attempts).Error
-		if err != nil || o.disable == "" {
+		err := stillHeld(tx.Exec(`UPDATE webhooks SET disabled = ? WHERE id = ? AND lease_ms = ?`, o.disable, h.ID, h.until.UnixMilli()))
+		if err != nil {
 			return err
 		}
-		return tx.Exec(`UPDATE webhooks SET disabled = ? WHERE id = ?`, o.disable, hook).Error
+		return tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ?
+			WHERE id = ? AND attempts = ?`,
+			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id, l.attempts).Error
 	})
 }
 
