@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/frostpin/frostpin/auth/events"
@@ -16,6 +17,7 @@ import (
 const (
 	lookEvery  = time.Second
 	sweepEvery = time.Hour
+	noteEvery  = time.Minute
 	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
 	passFor    = 30 * time.Second // that one hook is read or called for, so that others get their turn
 	callFor    = 10 * time.Second
@@ -30,9 +32,10 @@ const (
 
 // Run calls hooks until ctx ends, and returns its error.
 func (s *Service) Run(ctx context.Context) error {
-	sweep, look := time.NewTicker(sweepEvery), time.NewTicker(lookEvery)
+	sweep, look, note := time.NewTicker(sweepEvery), time.NewTicker(lookEvery), time.NewTicker(noteEvery)
 	defer sweep.Stop()
 	defer look.Stop()
+	defer note.Stop()
 	c := s.newCrew()
 	defer c.working.Wait()
 	changed := s.events.Changed()
@@ -49,6 +52,10 @@ func (s *Service) Run(ctx context.Context) error {
 			changed, c.stale = s.events.Changed(), true
 		case <-look.C:
 			c.stale = true
+		case <-note.C:
+			if err := c.note(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("noting what webhooks need not be told; it is tried again", "err", err)
+			}
 		case <-sweep.C:
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
@@ -58,19 +65,25 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // serve makes deliveries of what has happened, and sends what is due. Last is up to where something had happened before.
-func (s *Service) serve(ctx context.Context, id string, last events.Position) error {
-	h, err := s.lease(ctx, id, s.now().Add(leaseFor))
-	if err != nil || h == nil {
-		return err
-	}
-	if closed, err := s.cfg.Closed(ctx, h.Account); err != nil || closed {
+// Where nothing is for the hook it only says in the turn's reach how far it has read.
+func (s *Service) serve(ctx context.Context, t *turn, last events.Position) error {
+	if closed, err := s.cfg.Closed(ctx, t.hook.Account); err != nil || closed {
 		if err != nil {
 			return err
 		}
-		return s.remove(ctx, h.Account, h.ID) // nobody is left who could
+		return s.removeClosed(ctx, t.hook)
+	}
+	if !t.due {
+		if found, err := s.readAhead(ctx, t, last); err != nil || !found {
+			return err
+		}
+	}
+	h, err := s.lease(ctx, t.hook.ID, s.now().Add(leaseFor))
+	if err != nil || h == nil {
+		return err
 	}
 	rest := time.UnixMilli(0)
-	err = s.catchUp(ctx, h, last)
+	err = s.catchUp(ctx, h, t.reach, last)
 	if err == nil {
 		rest, err = s.send(ctx, h)
 	}
@@ -83,17 +96,52 @@ func (s *Service) serve(ctx context.Context, id string, last events.Position) er
 	return errors.Join(err, s.release(end, h, rest))
 }
 
-// catchUp makes deliveries of events until there are no more, or others should have their turn.
-func (s *Service) catchUp(ctx context.Context, h *held, last events.Position) error {
+// removeClosed removes a hook of a closed account: nobody is left who could.
+func (s *Service) removeClosed(ctx context.Context, h Hook) error {
+	if err := s.remove(ctx, h.Account, h.ID); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil // another process has
+}
+
+// page returns events of an account after a position.
+func (s *Service) page(ctx context.Context, account int64, after, last events.Position) (events.Page, error) {
+	page, err := s.events.Page(ctx, account, after, pageEvents)
+	if !page.More && page.Next.Seq < last.Seq {
+		page.Next = last // up to there everything else happened to others: the hook need not look for it again
+	}
+	return page, err
+}
+
+// readAhead reads events until one is for the hook, there are no more, or others should have their turn.
+func (s *Service) readAhead(ctx context.Context, t *turn, last events.Position) (found bool, err error) {
 	for end := s.now().Add(passFor); s.now().Before(end); {
-		page, err := s.events.Page(ctx, h.Account, h.At, pageEvents)
+		page, err := s.page(ctx, t.hook.Account, t.reach.to, last)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(page.Events, func(e events.Event) bool { return t.hook.wants(e.Kind) }) {
+			return true, nil
+		}
+		if t.reach.to = page.Next; !page.More {
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// catchUp makes deliveries of events until there are no more, or others should have their turn.
+func (s *Service) catchUp(ctx context.Context, h *held, read reach, last events.Position) error {
+	at := h.At
+	if read.from == at {
+		at = read.to
+	}
+	for end := s.now().Add(passFor); s.now().Before(end); {
+		page, err := s.page(ctx, h.Account, at, last)
 		if err != nil {
 			return err
 		}
-		if !page.More && page.Next.Seq < last.Seq {
-			page.Next = last // up to there everything else happened to others: the hook need not look for it again
-		}
-		if page.Next == h.At {
+		if page.Next == at {
 			return nil
 		}
 		bodies := map[string][]byte{}
@@ -110,7 +158,7 @@ func (s *Service) catchUp(ctx context.Context, h *held, last events.Position) er
 		if err := s.addDeliveries(ctx, h, page, bodies); err != nil {
 			return err
 		}
-		if h.At = page.Next; !page.More {
+		if at, h.At = page.Next, page.Next; !page.More {
 			return nil
 		}
 	}

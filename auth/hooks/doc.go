@@ -22,5 +22,8 @@
 //     The account can have it tried again, and have everything since an event sent again.
 //   - A process calls 64 hooks at the same time, four of one account: addresses that do not answer take their own account's
 //     places, and whoever else has waited longest gets the next that is free.
+//   - Most events are somebody else's. A server reads them before it takes a hook, remembers how far it has read for those that
+//     they do not concern, and writes that once a minute, where nobody has moved the hook meanwhile: a commit for each hook and
+//     event would be thousands. After a crash the same is read again.
 //   - 410 from the address ends the hook: that is what it says. Redirects are failures.
 package hooks

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -136,9 +137,8 @@ func (s *Service) selectDeliveries(ctx context.Context, account int64, id string
 	return list, err
 }
 
-// due returns hooks for which there is something to do and nobody does it, but none of the accounts that are named. Those
-// that have waited longest come first.
-func (s *Service) due(ctx context.Context, last int64, except []int64, limit int) (list []turn, err error) {
+// due returns hooks for which there may be something to do and nobody does it, but none of the accounts that are named.
+func (s *Service) due(ctx context.Context, last int64, except []int64) (list []turn, err error) {
 	others := clause.Expr{SQL: "TRUE"}
 	if len(except) > 0 {
 		others = gorm.Expr("h.account NOT IN ?", except)
@@ -146,17 +146,44 @@ func (s *Service) due(ctx context.Context, last int64, except []int64, limit int
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		now := s.now().UnixMilli()
-		return query(tx, func(r row) error {
+		return query(tx, func(r row) (err error) {
 			var t turn
-			err := r.Scan(&t.hook, &t.account)
+			var lease int64
+			t.hook, err = scanHook(r, &lease, &t.due)
+			t.since = time.UnixMilli(lease)
 			list = append(list, t)
 			return err
-		}, `SELECT h.id, h.account FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ? AND
-			(h.at_seq < ? OR EXISTS
-			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?))
-			ORDER BY h.lease_ms LIMIT ?`, now, now, others, last, now, limit)
+		}, `SELECT * FROM (SELECT `+hookColumns+`, lease_ms, EXISTS
+			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?) AS due
+			FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ?) hooks
+			WHERE at_seq < ? OR due`, now, now, now, others, last)
 	})
 	return list, err
+}
+
+const movedAtOnce = 500
+
+// move moves hooks to where they were read without anything for them, unless somebody works for them or has moved them.
+func (s *Service) move(ctx context.Context, read map[string]reach) error {
+	// In one order, so that servers which do the same do not wait for each other in a circle.
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(read)), movedAtOnce) {
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			now := s.now().UnixMilli()
+			for _, id := range ids {
+				r := read[id]
+				err := tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND at_seq = ? AND at_pin = ? AND lease_ms < ?`,
+					r.to.Seq, r.to.Pin, id, r.from.Seq, r.from.Pin, now).Error
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A held hook is one that this process works for, until a time at most.
