@@ -47,6 +47,7 @@ type reach struct {
 	from events.Position // the hook's own, in the database; when that has moved the reach means nothing
 	to   events.Position
 	when time.Time // it was read: the hook waits for its next turn since then
+	full time.Time // until then events are not read, because too much waits already
 }
 
 func (s *Service) newCrew() *crew {
@@ -85,7 +86,8 @@ func (c *crew) pick(found []turn) []turn {
 				t.since = r.when
 			}
 		}
-		if t.due || t.reach.to.Seq < c.last.Seq {
+		unread := t.reach.to.Seq < c.last.Seq || t.reach.to.Pin != ""
+		if t.due || unread && !c.s.now().Before(t.reach.full) {
 			list = append(list, t)
 		}
 	}

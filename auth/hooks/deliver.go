@@ -18,6 +18,7 @@ const (
 	lookEvery  = time.Second
 	sweepEvery = time.Hour
 	noteEvery  = time.Minute
+	fullFor    = 10 * time.Second // that no events are read for a hook for which too many wait
 	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
 	passFor    = 30 * time.Second // that one hook is read or called for, so that others get their turn
 	callFor    = 10 * time.Second
@@ -32,12 +33,12 @@ const (
 
 // Run calls hooks until ctx ends, and returns its error.
 func (s *Service) Run(ctx context.Context) error {
-	sweep, look, note := time.NewTicker(sweepEvery), time.NewTicker(lookEvery), time.NewTicker(noteEvery)
-	defer sweep.Stop()
+	look, note := time.NewTicker(lookEvery), time.NewTicker(noteEvery)
 	defer look.Stop()
 	defer note.Stop()
 	c := s.newCrew()
 	defer c.working.Wait()
+	c.working.Go(func() { s.sweepNowAndThen(ctx) }) // beside the calls: there may be much
 	changed := s.events.Changed()
 	for c.stale = true; ; {
 		if err := c.look(ctx); err != nil && ctx.Err() == nil {
@@ -56,7 +57,18 @@ func (s *Service) Run(ctx context.Context) error {
 			if err := c.note(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("noting what webhooks need not be told; it is tried again", "err", err)
 			}
-		case <-sweep.C:
+		}
+	}
+}
+
+func (s *Service) sweepNowAndThen(ctx context.Context) {
+	each := time.NewTicker(sweepEvery)
+	defer each.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-each.C:
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
 			}
@@ -75,6 +87,10 @@ func (s *Service) serve(ctx context.Context, t *turn, last events.Position) erro
 	}
 	if !t.due {
 		if found, err := s.readAhead(ctx, t, last); err != nil || !found {
+			return err
+		}
+		if waiting, err := s.countWaiting(ctx, t.hook.ID); err != nil || waiting >= s.backlog {
+			t.reach.full = s.now().Add(fullFor)
 			return err
 		}
 	}
@@ -107,7 +123,7 @@ func (s *Service) removeClosed(ctx context.Context, h Hook) error {
 // page returns events of an account after a position.
 func (s *Service) page(ctx context.Context, account int64, after, last events.Position) (events.Page, error) {
 	page, err := s.events.Page(ctx, account, after, pageEvents)
-	if !page.More && page.Next.Seq < last.Seq {
+	if !page.More && page.Next.Seq <= last.Seq {
 		page.Next = last // up to there everything else happened to others: the hook need not look for it again
 	}
 	return page, err
@@ -130,13 +146,17 @@ func (s *Service) readAhead(ctx context.Context, t *turn, last events.Position) 
 	return false, nil
 }
 
-// catchUp makes deliveries of events until there are no more, or others should have their turn.
+// catchUp makes deliveries of events until there are no more, too many wait, or others should have their turn.
 func (s *Service) catchUp(ctx context.Context, h *held, read reach, last events.Position) error {
 	at := h.At
 	if read.from == at {
 		at = read.to
 	}
-	for end := s.now().Add(passFor); s.now().Before(end); {
+	waiting, err := s.countWaiting(ctx, h.ID)
+	if err != nil {
+		return err
+	}
+	for end := s.now().Add(passFor); waiting < s.backlog && s.now().Before(end); {
 		page, err := s.page(ctx, h.Account, at, last)
 		if err != nil {
 			return err
@@ -158,6 +178,7 @@ func (s *Service) catchUp(ctx context.Context, h *held, read reach, last events.
 		if err := s.addDeliveries(ctx, h, page, bodies); err != nil {
 			return err
 		}
+		waiting += len(bodies)
 		if at, h.At = page.Next, page.Next; !page.More {
 			return nil
 		}

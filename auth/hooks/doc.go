@@ -20,6 +20,10 @@
 //     what was not tried yet comes first. Any other refusal shows that the address is alive: only what was refused waits.
 //   - What fails is tried again after 10 seconds, twice as long each time up to six hours, and is dead after three days.
 //     The account can have it tried again, and have everything since an event sent again.
+//   - While 10,000 deliveries of a hook wait no more are made: the hook stands still in the events, which are kept for thirty
+//     days, and goes on when some are over. An event that goes meanwhile, with its pin or for its age, is never told.
+//   - A replay and a removal write the hook and no more than what waits for it. What is over is made anew when the hook comes
+//     to its event; a removed hook is nobody's at once, and the sweep empties it in steps.
 //   - A process calls 64 hooks at the same time, four of one account: addresses that do not answer take their own account's
 //     places, and whoever else has waited longest gets the next that is free.
 //   - Most events are somebody else's. A server reads them before it takes a hook, remembers how far it has read for those that

@@ -34,3 +34,6 @@ func (s *Service) Pass(ctx context.Context) error { return s.Worker().Pass(ctx) 
 
 // Sweep forgets what is over at once.
 func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
+
+// SetBacklog sets how many deliveries of a hook may wait.
+func (s *Service) SetBacklog(n int) { s.backlog = n }

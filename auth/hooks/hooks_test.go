@@ -849,6 +849,171 @@ func TestAWebhookThatCannotBeTakenIsNotTriedWithoutEnd(t *testing.T) {
 	})
 }
 
+func (w *world) count(statement string) (n int) {
+	w.t.Helper()
+	err := w.db.Read(w.t.Context(), func(tx *gorm.DB) error { return tx.Raw(statement).Row().Scan(&n) })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func TestWhatWaitsForAWebhookIsBoundedAndTheRestComesLater(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(http.StatusUnprocessableEntity)
+		w.hook(ann, r)
+		w.SetBacklog(10)
+		const n = 450
+		for range n {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if n := w.count(`SELECT count(*) FROM webhook_deliveries`); n != 200 { // a page
+			t.Errorf("%d deliveries wait", n)
+		}
+		var writes atomic.Int64
+		whole := w.db
+		w.db = failing{whole, func() bool { writes.Add(1); return false }}
+		second := w.server()
+		second.SetBacklog(10)
+		if err := second.Pass(t.Context()); err != nil || writes.Load() > 0 {
+			t.Errorf("%d writes for a webhook that can only wait, %v", writes.Load(), err)
+		}
+		w.db = whole
+		r.answers(200)
+		for range 5 {
+			w.goOn(time.Minute)
+			w.pass()
+		}
+		if told := slices.Compact(slices.Sorted(slices.Values(r.got))); len(told) != n || len(r.got) != n {
+			t.Errorf("%d events, %d of them different, were told of %d", len(r.got), len(told), n)
+		}
+	})
+}
+
+func TestEventsThatGoWhileTooMuchWaitsHoldUpNothing(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		w.hook(ann, r)
+		w.SetBacklog(10)
+		const n = 250
+		for range n {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass() // makes a page
+		w.forget()
+		w.happens(ann, "pin.failed")
+		r.answers(200)
+		w.goOn(time.Minute)
+		w.pass()
+		if last := r.got[len(r.got)-1]; len(r.got) != 201 || last != "251-pin251 pin.failed" {
+			t.Errorf("it was told of %d, the last %s", len(r.got), last)
+		}
+	})
+}
+
+// An event of many pins is more than a page, and the newest of all: nothing comes after it that would have the rest looked for.
+func TestTheRestOfTheNewestEventIsNotForgotten(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.halves.Store(true)
+		w.SetBacklog(1)
+		w.pass()
+		r.wants("1-pin1 pin.pinned", "1-pin1b pin.pinned")
+	})
+}
+
+// What is over may not be there to be made anew.
+func TestAReplayKeepsWhatHasBecomeOfEventsThatAreGone(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.happens(ann, "pin.failed")
+		w.pass()
+		w.forget()
+		w.happens(ann, "pin.lost")
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		if list := w.deliveries(h); len(list) != 3 || list[0].State != hooks.Delivered || list[2].State != hooks.Delivered {
+			t.Errorf("%+v", list)
+		}
+	})
+}
+
+// The only writer of SQLite must not be kept for all the deliveries that a hook has had.
+func TestAReplayWritesOnlyTheHookAgainWhenNothingHasFailedSince(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		for range 10 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		for i, made := range []int{3, 0, 0} { // three were tried before it rested
+			w.goOn(time.Second)
+			before := w.count(`SELECT max(made_ms) FROM webhook_deliveries`)
+			if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.count(fmt.Sprint(`SELECT count(*) FROM webhook_deliveries WHERE made_ms > `, before)); n != made {
+				t.Errorf("replay %d has written %d deliveries, want %d", i, n, made)
+			}
+		}
+		r.answers(200)
+		w.pass()
+		if len(r.got) != 10 {
+			t.Errorf("it was told of %d", len(r.got))
+		}
+	})
+}
+
+func TestARemovedWebhookIsGoneAtOnceAndEmptiedLater(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r, second := newReceiver(t), newReceiver(t)
+		r.answers(500)
+		second.answers(500)
+		h, other := w.hook(ann, r), w.hook(ann, second)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(`SELECT count(*) FROM webhook_deliveries`); n != 10 {
+			t.Errorf("removing a webhook has taken the time to remove %d deliveries", 10-n)
+		}
+		_, err := w.Deliveries(t.Context(), ann, h.ID, 0, 10)
+		for what, err := range map[string]error{
+			"removing": w.Remove(t.Context(), ann, h.ID), "replaying": w.Replay(t.Context(), ann, h.ID, events.Position{}), "listing": err,
+		} {
+			if !errors.Is(err, hooks.ErrNotFound) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if list, err := w.Hooks(t.Context(), ann); err != nil || len(list) != 1 || list[0].ID != other.ID {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if n := w.count(`SELECT count(*) FROM webhooks WHERE secret <> ''`); n != 1 {
+			t.Errorf("there are %d secrets", n)
+		}
+		if err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if hooks, kept := w.count(`SELECT count(*) FROM webhooks`), w.count(`SELECT count(*) FROM webhook_deliveries`); hooks != 1 || kept != 5 {
+			t.Errorf("%d webhooks with %d deliveries are left", hooks, kept)
+		}
+	})
+}
+
 func TestWebhooksOfOthersDoNotExist(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		h := w.hook(ann, newReceiver(t))

@@ -75,10 +75,15 @@ func (s *Service) selectHooks(ctx context.Context, account int64) (list []Hook, 
 	return list, err
 }
 
-// remove removes a hook with its deliveries.
+// nobody has the hooks that were removed, until the sweep has emptied them: a hook may have had more deliveries than one
+// transaction should remove.
+const nobody = 0
+
+// remove takes a hook from its account.
 func (s *Service) remove(ctx context.Context, account int64, id string) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return oneRow(tx.Exec(`DELETE FROM webhooks WHERE id = ? AND account = ?`, id, account))
+		return oneRow(tx.Exec(`UPDATE webhooks SET account = ?, disabled = 'removed', url = '', label = '', secret = '', lease_ms = 0
+			WHERE id = ? AND account = ?`, nobody, id, account))
 	})
 }
 
@@ -90,6 +95,11 @@ func oneRow(done *gorm.DB) error {
 	return done.Error
 }
 
+const newEnough = time.Hour
+
+// rewind has a hook go on after a position. Deliveries that are over stay until the hook comes to their events, which may be
+// gone by then. What waits is tried at once, as if it were new; where it is new, as in replays one after the other, there is
+// nothing to write.
 func (s *Service) rewind(ctx context.Context, account int64, id string, after events.Position) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		err := oneRow(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ?, disabled = '', failures = 0, rest_ms = 0, lease_ms = 0
@@ -97,17 +107,10 @@ func (s *Service) rewind(ctx context.Context, account int64, id string, after ev
 		if err != nil {
 			return err
 		}
-		from := after.Seq + 1
-		if after.Pin != "" {
-			from = after.Seq // other pins of that event are still to come
-		}
-		// What is over is made anew when the hook comes to it. What waits may not be there to be made anew: its pin may be gone.
-		if err := tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND seq >= ? AND state <> 'waiting'`, id, from).Error; err != nil {
-			return err
-		}
-		now := s.now().UnixMilli()
-		return tx.Exec(`UPDATE webhook_deliveries SET attempts = 0, next_ms = ?, made_ms = ? WHERE hook = ? AND state = 'waiting'`,
-			now, now, id).Error
+		now := s.now()
+		return tx.Exec(`UPDATE webhook_deliveries SET attempts = 0, next_ms = ?, made_ms = ?
+			WHERE hook = ? AND state = 'waiting' AND (attempts > 0 OR made_ms < ?)`,
+			now.UnixMilli(), now.UnixMilli(), id, now.Add(-newEnough).UnixMilli()).Error
 	})
 }
 
@@ -156,7 +159,7 @@ func (s *Service) due(ctx context.Context, last int64, except []int64) (list []t
 		}, `SELECT * FROM (SELECT `+hookColumns+`, lease_ms, EXISTS
 			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?) AS due
 			FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ?) hooks
-			WHERE at_seq < ? OR due`, now, now, now, others, last)
+			WHERE at_seq < ? OR at_pin <> '' OR due`, now, now, now, others, last)
 	})
 	return list, err
 }
@@ -239,6 +242,15 @@ func (s *Service) addDeliveries(ctx context.Context, h *held, page events.Page, 
 		if err != nil {
 			return err
 		}
+		if len(bodies) == 0 {
+			return nil
+		}
+		// After a replay there may be what is over: it is made anew.
+		err = tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND event IN ? AND state <> 'waiting'`,
+			h.ID, slices.Collect(maps.Keys(bodies))).Error
+		if err != nil {
+			return err
+		}
 		now := s.now().UnixMilli()
 		for _, e := range page.Events {
 			body, wanted := bodies[e.At.String()]
@@ -254,6 +266,15 @@ func (s *Service) addDeliveries(ctx context.Context, h *held, page events.Page, 
 		}
 		return nil
 	})
+}
+
+// countWaiting returns how many deliveries of a hook wait, counting no further than matters.
+func (s *Service) countWaiting(ctx context.Context, id string) (n int, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT count(*) FROM (SELECT 1 FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' LIMIT ?) w`,
+			id, s.backlog).Row().Scan(&n)
+	})
+	return n, err
 }
 
 // A letter is a delivery to be sent.
@@ -302,8 +323,8 @@ const (
 	sweepAtOnce   = 1000
 )
 
-// sweep gives up what has waited too long, and forgets deliveries that are over. A hook that fails is only tried now and
-// then, so that most of what waits for it never has its turn.
+// sweep gives up what has waited too long, and forgets deliveries that are over and hooks that were removed. A hook that
+// fails is only tried now and then, so that most of what waits for it never has its turn.
 func (s *Service) sweep(ctx context.Context) error {
 	now := s.now()
 	err := s.inSteps(ctx, `UPDATE webhook_deliveries SET state = 'dead',
@@ -313,9 +334,19 @@ func (s *Service) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+	err = s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
 		WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
 		now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli())
+	if err != nil {
+		return err
+	}
+	err = s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+		WHERE hook IN (SELECT id FROM webhooks WHERE account = ?) LIMIT ?)`, nobody)
+	if err != nil {
+		return err
+	}
+	return s.inSteps(ctx, `DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE account = ?
+		AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, nobody)
 }
 
 // inSteps runs a statement, whose last argument is of how many rows, until it finds no more.
