@@ -1,6 +1,10 @@
 package hooks
 
-import "context"
+import (
+	"context"
+	"iter"
+	"time"
+)
 
 // OfOneAtOnce is how many hooks of one account are called at the same time.
 const OfOneAtOnce = ofOneAtOnce
@@ -37,3 +41,14 @@ func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
 
 // SetBacklog sets how many deliveries of a hook may wait.
 func (s *Service) SetBacklog(n int) { s.backlog = n }
+
+// SweepStatements are those that look for deliveries by their age, with arguments.
+func SweepStatements(now time.Time) iter.Seq2[string, []any] {
+	return func(yield func(string, []any) bool) {
+		for _, step := range byAge(now) {
+			if !yield(step.statement, append(step.args, sweepAtOnce)) {
+				return
+			}
+		}
+	}
+}

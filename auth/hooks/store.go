@@ -323,42 +323,60 @@ const (
 	sweepAtOnce   = 1000
 )
 
+// A step is a statement that changes a number of rows at most, which is its last argument.
+type step struct {
+	statement string
+	args      []any
+}
+
+// byAge are the steps that find deliveries by their age. Each is of one state, so that it finds them in the index.
+func byAge(now time.Time) []step {
+	forget := func(state State, kept time.Duration) step {
+		return step{
+			`DELETE FROM webhook_deliveries WHERE id IN
+			(SELECT id FROM webhook_deliveries WHERE state = ? AND made_ms < ? ORDER BY made_ms LIMIT ?)`,
+			[]any{state, now.Add(-kept).UnixMilli()},
+		}
+	}
+	before := now.Add(-deadAfter).UnixMilli()
+	return []step{
+		// What was delivered or told to begin anew since it was found is left alone. Asked for its state with =, SQLite would
+		// look through all that wait instead of those that were found.
+		{`UPDATE webhook_deliveries SET state = 'dead',
+			problem = CASE problem WHEN '' THEN 'its turn never came: those before it failed' ELSE problem END
+			WHERE state <> 'delivered' AND made_ms < ? AND id IN
+			(SELECT id FROM webhook_deliveries WHERE state = 'waiting' AND made_ms < ? ORDER BY made_ms LIMIT ?)`, []any{before, before}},
+		forget(Delivered, keepDelivered),
+		forget(Dead, keepDead),
+	}
+}
+
 // sweep gives up what has waited too long, and forgets deliveries that are over and hooks that were removed. A hook that
 // fails is only tried now and then, so that most of what waits for it never has its turn.
 func (s *Service) sweep(ctx context.Context) error {
-	now := s.now()
-	err := s.inSteps(ctx, `UPDATE webhook_deliveries SET state = 'dead',
-		problem = CASE problem WHEN '' THEN 'its turn never came: those before it failed' ELSE problem END WHERE id IN
-		(SELECT id FROM webhook_deliveries WHERE made_ms < ? AND state = 'waiting' ORDER BY made_ms LIMIT ?)`,
-		now.Add(-deadAfter).UnixMilli())
-	if err != nil {
-		return err
+	steps := append(byAge(s.now()),
+		step{`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+			WHERE hook IN (SELECT id FROM webhooks WHERE account = ?) LIMIT ?)`, []any{nobody}},
+		step{`DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE account = ?
+			AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, []any{nobody}})
+	for _, one := range steps {
+		if err := s.repeat(ctx, one); err != nil {
+			return err
+		}
 	}
-	err = s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
-		WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
-		now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli())
-	if err != nil {
-		return err
-	}
-	err = s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
-		WHERE hook IN (SELECT id FROM webhooks WHERE account = ?) LIMIT ?)`, nobody)
-	if err != nil {
-		return err
-	}
-	return s.inSteps(ctx, `DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE account = ?
-		AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, nobody)
+	return nil
 }
 
-// inSteps runs a statement, whose last argument is of how many rows, until it finds no more.
-func (s *Service) inSteps(ctx context.Context, statement string, args ...any) error {
+// repeat takes a step until it finds no more.
+func (s *Service) repeat(ctx context.Context, one step) error {
 	for {
 		var changed int64
 		err := s.db.Write(ctx, func(tx *gorm.DB) error {
-			done := tx.Exec(statement, append(slices.Clone(args), sweepAtOnce)...)
+			done := tx.Exec(one.statement, append(slices.Clone(one.args), sweepAtOnce)...)
 			changed = done.RowsAffected
 			return done.Error
 		})
-		if err != nil || changed < sweepAtOnce {
+		if err != nil || changed == 0 {
 			return err
 		}
 	}
