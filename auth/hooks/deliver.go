@@ -195,6 +195,9 @@ func (s *Service) send(ctx context.Context, h *held) (rest time.Time, err error)
 			return time.UnixMilli(0), err
 		}
 		for _, l := range list {
+			if err := s.holds(ctx, h); err != nil {
+				return time.UnixMilli(0), err
+			}
 			o := s.call(ctx, h, l)
 			if ctx.Err() != nil {
 				return time.UnixMilli(0), ctx.Err() // it may have been taken: it is sent again

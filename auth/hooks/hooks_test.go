@@ -518,6 +518,41 @@ func TestARemovedWebhookIsCalledNoMore(t *testing.T) {
 	})
 }
 
+// A removal may be committed together with the record of the call before.
+func TestAWebhookRemovedBetweenTwoCallsIsCalledNoMore(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		writes := 0
+		w.db = following{w.db, func() {
+			if writes++; writes == 3 { // the lease, the deliveries, the record of the first call
+				if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		if err := w.server().Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.wants("1-pin1 pin.pinned")
+	})
+}
+
+// A following DB does something after each write.
+type following struct {
+	hooks.DB
+	then func()
+}
+
+func (f following) Write(ctx context.Context, fn func(tx *gorm.DB) error) error {
+	err := f.DB.Write(ctx, fn)
+	f.then()
+	return err
+}
+
 func TestAfterAReplayOneServerGoesOn(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		var calls atomic.Int64

@@ -234,6 +234,18 @@ func stillHeld(done *gorm.DB) error {
 	return done.Error
 }
 
+// holds is errLost when a hook is not held any more.
+func (s *Service) holds(ctx context.Context, h *held) error {
+	return s.db.Read(ctx, func(tx *gorm.DB) error {
+		var still bool
+		err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM webhooks WHERE id = ? AND lease_ms = ?)`, h.ID, h.until.UnixMilli()).Row().Scan(&still)
+		if err == nil && !still {
+			return errLost
+		}
+		return err
+	})
+}
+
 // addDeliveries makes deliveries of a page of events and moves the hook behind it. Errors: errLost.
 func (s *Service) addDeliveries(ctx context.Context, h *held, page events.Page, bodies map[string][]byte) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
@@ -285,7 +297,7 @@ type letter struct {
 }
 
 // letters returns deliveries of a hook that are due, the longest due first: what was not tried yet comes before what has
-// failed meanwhile. There are none when the hook is not held any more.
+// failed meanwhile.
 func (s *Service) letters(ctx context.Context, h *held, limit int) (list []letter, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
@@ -297,8 +309,7 @@ func (s *Service) letters(ctx context.Context, h *held, limit int) (list []lette
 			list = append(list, l)
 			return err
 		}, `SELECT id, attempts, event, body, made_ms FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' AND next_ms <= ?
-			AND EXISTS (SELECT 1 FROM webhooks WHERE id = ? AND lease_ms = ?) ORDER BY next_ms, id LIMIT ?`,
-			h.ID, s.now().UnixMilli(), h.ID, h.until.UnixMilli(), limit)
+			ORDER BY next_ms, id LIMIT ?`, h.ID, s.now().UnixMilli(), limit)
 	})
 	return list, err
 }
