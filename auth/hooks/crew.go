@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	atOnce      = 64  // hooks that are called at the same time
-	ofOneAtOnce = 4   // of one account, so that its slow ones take the places of its own only
-	listed      = 256 // that are looked up at once; more than atOnce, or a look may find none that is not busy
+	atOnce      = 64 // hooks that are called at the same time
+	ofOneAtOnce = 4  // of one account, so that its slow ones take the places of its own only
+	// Hooks that a look finds at most: more than accounts with no place left for them can have, or it may find theirs only.
+	listed = atOnce / ofOneAtOnce * maxHooks * 2
 )
 
 // A crew calls hooks, some at the same time. A place that becomes free goes to the hook that has waited longest and whose
@@ -37,6 +38,7 @@ type turn struct {
 	due    bool      // there is something to send
 	since  time.Time // it waits for a turn
 	reach  reach
+	idle   bool // there was nothing to do
 	failed bool
 }
 
@@ -66,13 +68,12 @@ func (c *crew) look(ctx context.Context) error {
 		if c.last, err = c.s.events.Last(ctx); err != nil {
 			return err
 		}
-		found, err := c.s.due(ctx, c.last.Seq, c.full())
+		found, err := c.s.due(ctx, c.last.Seq)
 		if err != nil {
 			return err
 		}
 		c.waiting = c.pick(found)
-		// Where all places of the list are one account's, others may wait behind it.
-		c.stale = len(c.waiting) == listed
+		c.stale = len(c.waiting) == listed // others may wait behind these
 	}
 }
 
@@ -105,16 +106,6 @@ func (c *crew) note(ctx context.Context) error {
 	return nil
 }
 
-// full returns the accounts that have their share.
-func (c *crew) full() (accounts []int64) {
-	for account, n := range c.share {
-		if n == ofOneAtOnce {
-			accounts = append(accounts, account)
-		}
-	}
-	return accounts
-}
-
 // start begins the turns of those that wait, as far as there are places.
 func (c *crew) start(ctx context.Context) {
 	still := c.waiting[:0]
@@ -142,7 +133,8 @@ func (c *crew) start(ctx context.Context) {
 }
 
 // end notes that a turn is over. What is found again at once after it failed would be tried without end: that is left to
-// the next look.
+// the next look. After a turn in which there was nothing to do there is nothing until more happens: thousands of such turns
+// must not be thousands of looks.
 func (c *crew) end(t turn) {
 	account := t.hook.Account
 	delete(c.busy, t.hook.ID)
@@ -151,7 +143,8 @@ func (c *crew) end(t turn) {
 	}
 	t.reach.when = c.s.now()
 	c.read[t.hook.ID] = t.reach
-	c.stale = c.stale || !t.failed && !c.next(account)
+	idle := t.idle && t.reach.to.Seq >= c.last.Seq
+	c.stale = c.stale || !t.failed && !idle && !c.next(account)
 }
 
 // next tells whether one that waits can have the place of an account's hook.

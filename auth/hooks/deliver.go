@@ -140,6 +140,7 @@ func (s *Service) readAhead(ctx context.Context, t *turn, last events.Position) 
 			return true, nil
 		}
 		if t.reach.to = page.Next; !page.More {
+			t.idle = true
 			return false, nil
 		}
 	}

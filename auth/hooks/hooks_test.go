@@ -44,6 +44,7 @@ type feed struct {
 	gone  int         // of the list
 	hides atomic.Bool // pages end at the account's last event
 	pages atomic.Int64
+	looks atomic.Int64
 	// An event has another pin, which has a page of its own.
 	halves atomic.Bool
 }
@@ -73,6 +74,7 @@ func (f *feed) forget() {
 func (f *feed) Changed() <-chan struct{} { return nil }
 
 func (f *feed) Last(context.Context) (events.Position, error) {
+	f.looks.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return events.Position{Seq: int64(len(f.list))}, nil
@@ -661,6 +663,31 @@ func TestWhatConcernsNoneOfManyWebhooksIsNotWrittenForEach(t *testing.T) {
 		pass(first)
 		some.wants("7-pin7 deals.stored")
 		r.wants()
+	})
+}
+
+// A look reads of all hooks: it must be made for many of them, and leave none of them out.
+func TestManyWebhooksAreReadForWithFewLooks(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		const many = 400
+		for i := range int64(many) {
+			w.hook(100+i/10, r)
+		}
+		k := w.server().Worker()
+		for range 3 {
+			w.happens(ben, "pin.pinned")
+			pages, looks := w.pages.Load(), w.looks.Load()
+			if err := k.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.pages.Load() - pages; n != many {
+				t.Errorf("events were read for %d webhooks", n)
+			}
+			if n := w.looks.Load() - looks; n > 10 {
+				t.Errorf("%d looks", n)
+			}
+		}
 	})
 }
 

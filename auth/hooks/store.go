@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 
 	"github.com/frostpin/frostpin/auth/events"
 )
@@ -140,12 +139,8 @@ func (s *Service) selectDeliveries(ctx context.Context, account int64, id string
 	return list, err
 }
 
-// due returns hooks for which there may be something to do and nobody does it, but none of the accounts that are named.
-func (s *Service) due(ctx context.Context, last int64, except []int64) (list []turn, err error) {
-	others := clause.Expr{SQL: "TRUE"}
-	if len(except) > 0 {
-		others = gorm.Expr("h.account NOT IN ?", except)
-	}
+// due returns hooks for which there may be something to do and nobody does it.
+func (s *Service) due(ctx context.Context, last int64) (list []turn, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		now := s.now().UnixMilli()
@@ -158,8 +153,8 @@ func (s *Service) due(ctx context.Context, last int64, except []int64) (list []t
 			return err
 		}, `SELECT * FROM (SELECT `+hookColumns+`, lease_ms, EXISTS
 			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?) AS due
-			FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ?) hooks
-			WHERE at_seq < ? OR at_pin <> '' OR due`, now, now, now, others, last)
+			FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ?) hooks
+			WHERE at_seq < ? OR at_pin <> '' OR due`, now, now, now, last)
 	})
 	return list, err
 }
