@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/frostpin/frostpin/auth/events"
@@ -16,6 +17,8 @@ import (
 const (
 	lookEvery  = time.Second
 	sweepEvery = time.Hour
+	noteEvery  = time.Minute
+	fullFor    = 10 * time.Second // that no events are read for a hook for which too many wait
 	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
 	passFor    = 30 * time.Second // that one hook is read or called for, so that others get their turn
 	callFor    = 10 * time.Second
@@ -25,16 +28,17 @@ const (
 	retryFirst = 10 * time.Second
 	retryMost  = 6 * time.Hour
 	deadAfter  = 3 * 24 * time.Hour
-	restAfter  = 3 // failures in a row
+	restAfter  = 3 // calls in a row that a dead address has failed
 )
 
 // Run calls hooks until ctx ends, and returns its error.
 func (s *Service) Run(ctx context.Context) error {
-	sweep, look := time.NewTicker(sweepEvery), time.NewTicker(lookEvery)
-	defer sweep.Stop()
+	look, note := time.NewTicker(lookEvery), time.NewTicker(noteEvery)
 	defer look.Stop()
+	defer note.Stop()
 	c := s.newCrew()
 	defer c.working.Wait()
+	c.working.Go(func() { s.sweepNowAndThen(ctx) }) // beside the calls: there may be much
 	changed := s.events.Changed()
 	for c.stale = true; ; {
 		if err := c.look(ctx); err != nil && ctx.Err() == nil {
@@ -49,7 +53,22 @@ func (s *Service) Run(ctx context.Context) error {
 			changed, c.stale = s.events.Changed(), true
 		case <-look.C:
 			c.stale = true
-		case <-sweep.C:
+		case <-note.C:
+			if err := c.note(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("noting what webhooks need not be told; it is tried again", "err", err)
+			}
+		}
+	}
+}
+
+func (s *Service) sweepNowAndThen(ctx context.Context) {
+	each := time.NewTicker(sweepEvery)
+	defer each.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-each.C:
 			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
 			}
@@ -58,40 +77,92 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // serve makes deliveries of what has happened, and sends what is due. Last is up to where something had happened before.
-func (s *Service) serve(ctx context.Context, id string, last events.Position) error {
-	until := s.now().Add(leaseFor)
-	h, secret, taken, err := s.lease(ctx, id, until)
-	if err != nil || !taken {
-		return err
-	}
-	if closed, err := s.cfg.Closed(ctx, h.Account); err != nil || closed {
+// Where nothing is for the hook it only says in the turn's reach how far it has read.
+func (s *Service) serve(ctx context.Context, t *turn, last events.Position) error {
+	if closed, err := s.cfg.Closed(ctx, t.hook.Account); err != nil || closed {
 		if err != nil {
 			return err
 		}
-		return s.remove(ctx, h.Account, h.ID) // nobody is left who could
+		return s.removeClosed(ctx, t.hook)
+	}
+	if !t.due {
+		if found, err := s.readAhead(ctx, t, last); err != nil || !found {
+			return err
+		}
+		if waiting, err := s.countWaiting(ctx, t.hook.ID); err != nil || waiting >= s.backlog {
+			t.reach.full = s.now().Add(fullFor)
+			return err
+		}
+	}
+	h, err := s.lease(ctx, t.hook.ID, s.now().Add(leaseFor))
+	if err != nil || h == nil {
+		return err
 	}
 	rest := time.UnixMilli(0)
-	err = s.catchUp(ctx, &h, last)
+	err = s.catchUp(ctx, h, t.reach, last)
 	if err == nil {
-		rest, err = s.send(ctx, &h, secret)
+		rest, err = s.send(ctx, h)
+	}
+	if errors.Is(err, errLost) {
+		err = nil
 	}
 	// Also when the server stops: others need not wait for the lease to run out.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), callFor)
 	defer cancel()
-	return errors.Join(err, s.release(end, h, until, rest))
+	return errors.Join(err, s.release(end, h, rest))
 }
 
-// catchUp makes deliveries of events until there are no more, or others should have their turn.
-func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) error {
+// removeClosed removes a hook of a closed account: nobody is left who could.
+func (s *Service) removeClosed(ctx context.Context, h Hook) error {
+	if err := s.remove(ctx, h.Account, h.ID); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil // another process has
+}
+
+// page returns events of an account after a position.
+func (s *Service) page(ctx context.Context, account int64, after, last events.Position) (events.Page, error) {
+	page, err := s.events.Page(ctx, account, after, pageEvents)
+	if !page.More && page.Next.Seq <= last.Seq {
+		page.Next = last // up to there everything else happened to others: the hook need not look for it again
+	}
+	return page, err
+}
+
+// readAhead reads events until one is for the hook, there are no more, or others should have their turn.
+func (s *Service) readAhead(ctx context.Context, t *turn, last events.Position) (found bool, err error) {
 	for end := s.now().Add(passFor); s.now().Before(end); {
-		page, err := s.events.Page(ctx, h.Account, h.At, pageEvents)
+		page, err := s.page(ctx, t.hook.Account, t.reach.to, last)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(page.Events, func(e events.Event) bool { return t.hook.wants(e.Kind) }) {
+			return true, nil
+		}
+		if t.reach.to = page.Next; !page.More {
+			t.idle = true
+			return false, nil
+		}
+	}
+	return false, nil
+}
+
+// catchUp makes deliveries of events until there are no more, too many wait, or others should have their turn.
+func (s *Service) catchUp(ctx context.Context, h *held, read reach, last events.Position) error {
+	at := h.At
+	if read.from == at {
+		at = read.to
+	}
+	waiting, err := s.countWaiting(ctx, h.ID)
+	if err != nil {
+		return err
+	}
+	for end := s.now().Add(passFor); waiting < s.backlog && s.now().Before(end); {
+		page, err := s.page(ctx, h.Account, at, last)
 		if err != nil {
 			return err
 		}
-		if !page.More && page.Next.Seq < last.Seq {
-			page.Next = last // up to there everything else happened to others: the hook need not look for it again
-		}
-		if page.Next == h.At {
+		if page.Next == at {
 			return nil
 		}
 		bodies := map[string][]byte{}
@@ -105,36 +176,40 @@ func (s *Service) catchUp(ctx context.Context, h *Hook, last events.Position) er
 			}
 			bodies[e.At.String()] = body
 		}
-		if err := s.addDeliveries(ctx, *h, page, bodies); err != nil {
+		if err := s.addDeliveries(ctx, h, page, bodies); err != nil {
 			return err
 		}
-		if h.At = page.Next; !page.More {
+		waiting += len(bodies)
+		if at, h.At = page.Next, page.Next; !page.More {
 			return nil
 		}
 	}
 	return nil
 }
 
-// send sends what is due, and returns until when the hook rests.
-func (s *Service) send(ctx context.Context, h *Hook, secret string) (rest time.Time, err error) {
+// send sends what is due as long as the hook is held, and returns until when it rests.
+func (s *Service) send(ctx context.Context, h *held) (rest time.Time, err error) {
 	end := s.now().Add(passFor)
 	for ctx.Err() == nil && s.now().Before(end) {
-		list, err := s.letters(ctx, h.ID, pageEvents)
+		list, err := s.letters(ctx, h, pageEvents)
 		if err != nil || len(list) == 0 {
 			return time.UnixMilli(0), err
 		}
 		for _, l := range list {
-			o := s.call(ctx, *h, secret, l)
+			if err := s.holds(ctx, h); err != nil {
+				return time.UnixMilli(0), err
+			}
+			o := s.call(ctx, h, l)
 			if ctx.Err() != nil {
 				return time.UnixMilli(0), ctx.Err() // it may have been taken: it is sent again
 			}
-			if err := s.record(ctx, h.ID, l, o); err != nil {
+			if err := s.record(ctx, h, l, o); err != nil {
 				return time.UnixMilli(0), err
 			}
 			switch {
 			case o.disable != "":
 				return time.UnixMilli(0), nil
-			case o.state == Delivered:
+			case o.alive:
 				h.Failures = 0
 			default:
 				if h.Failures++; h.Failures >= restAfter {
@@ -156,13 +231,17 @@ type outcome struct {
 	code    int
 	problem string
 	disable string // why the hook is called no more
+	alive   bool   // whoever answers there can take others
 }
 
 // call sends one delivery.
-func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) outcome {
-	code, err := s.post(ctx, h, secret, l)
+func (s *Service) call(ctx context.Context, h *held, l letter) outcome {
+	code, err := s.post(ctx, h, l)
 	now := s.now()
-	o := outcome{state: Waiting, next: now.Add(backoff(l.attempts)), code: code}
+	o := outcome{
+		state: Waiting, next: now.Add(backoff(l.attempts)), code: code,
+		alive: err == nil && code < 500 && code != http.StatusTooManyRequests,
+	}
 	switch {
 	case err != nil:
 		o.problem = "the address could not be called" // what a name leads to, or who answers there, is nobody's business
@@ -180,7 +259,7 @@ func (s *Service) call(ctx context.Context, h Hook, secret string, l letter) out
 	return o
 }
 
-func (s *Service) post(ctx context.Context, h Hook, secret string, l letter) (code int, err error) {
+func (s *Service) post(ctx context.Context, h *held, l letter) (code int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callFor)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader([]byte(l.body)))
@@ -190,7 +269,7 @@ func (s *Service) post(ctx context.Context, h Hook, secret string, l letter) (co
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", s.cfg.Agent)
 	req.Header.Set("Frostpin-Event-Id", l.event)
-	req.Header.Set("Frostpin-Signature", s.cfg.Sign([]byte(secret), []byte(l.body), s.now()))
+	req.Header.Set("Frostpin-Signature", s.cfg.Sign([]byte(h.secret), []byte(l.body), s.now()))
 	resp, err := s.cfg.Client.Do(req)
 	if err != nil {
 		return 0, err

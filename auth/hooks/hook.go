@@ -34,6 +34,8 @@ const (
 	maxTypes = 50
 	maxType  = 64
 	maxLabel = 100
+
+	maxWaiting = 10_000 // deliveries of a hook
 )
 
 // A Hook is an address that is told of events.
@@ -46,7 +48,7 @@ type Hook struct {
 	Created  time.Time
 	Disabled string          // why it is called no more, in words; empty while it is
 	At       events.Position // up to here deliveries were made
-	Failures int64           // in a row
+	Failures int64           // in a row: no answer, 5xx or 429
 }
 
 // A Delivery is one event for one hook.
@@ -96,11 +98,13 @@ type Service struct {
 	events Events
 	log    *slog.Logger
 	now    func() time.Time
+
+	backlog int // of a hook, from which on no more deliveries are made; a page may go past it
 }
 
 // New returns a Service on a database that has Migrations applied. Its Run calls the hooks.
 func New(cfg Config, db DB, from Events, log *slog.Logger, now func() time.Time) *Service {
-	return &Service{cfg: cfg, db: db, events: from, log: log, now: now}
+	return &Service{cfg: cfg, db: db, events: from, log: log, now: now, backlog: maxWaiting}
 }
 
 // Create makes a hook that is told what happens from now on, and returns the secret that signs what it is sent, which

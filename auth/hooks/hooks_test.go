@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,10 @@ type feed struct {
 	list  []happened
 	gone  int         // of the list
 	hides atomic.Bool // pages end at the account's last event
+	pages atomic.Int64
+	looks atomic.Int64
+	// An event has another pin, which has a page of its own.
+	halves atomic.Bool
 }
 
 type happened struct {
@@ -69,6 +74,7 @@ func (f *feed) forget() {
 func (f *feed) Changed() <-chan struct{} { return nil }
 
 func (f *feed) Last(context.Context) (events.Position, error) {
+	f.looks.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return events.Position{Seq: int64(len(f.list))}, nil
@@ -77,8 +83,15 @@ func (f *feed) Last(context.Context) (events.Position, error) {
 func (f *feed) Page(_ context.Context, account int64, after events.Position, limit int) (events.Page, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.pages.Add(1)
 	page := events.Page{Next: after}
 	for i, h := range f.list {
+		if f.halves.Load() && h.event.At.Seq == after.Seq && after.Pin == h.event.At.Pin {
+			second := h.event
+			second.At.Pin += "b"
+			page.Events, page.Next = append(page.Events, second), events.Position{Seq: h.event.At.Seq}
+			continue
+		}
 		if h.event.At.Seq <= after.Seq || h.account != account && f.hides.Load() || i < f.gone {
 			continue
 		}
@@ -88,6 +101,10 @@ func (f *feed) Page(_ context.Context, account int64, after events.Position, lim
 		}
 		if h.account == account {
 			page.Events = append(page.Events, h.event)
+			if f.halves.Load() {
+				page.Next, page.More = h.event.At, true
+				return page, nil
+			}
 		}
 		page.Next = events.Position{Seq: h.event.At.Seq}
 	}
@@ -102,8 +119,9 @@ type receiver struct {
 	mu        sync.Mutex
 	secret    string
 	answer    int
-	meanwhile func()   // is called during the next call
-	got       []string // ids that were answered with 2xx
+	refuses   map[string]int // answers to some types
+	meanwhile func()         // is called during the next call
+	got       []string       // ids that were answered with 2xx
 	refused   int
 }
 
@@ -128,12 +146,13 @@ func newReceiver(t *testing.T) *receiver {
 		if err != nil || told.ID != req.Header.Get("Frostpin-Event-Id") || told.CID != "cid" || told.Requestid == "" {
 			t.Errorf("%v: %s %v", err, body, req.Header)
 		}
-		if r.answer/100 == 2 {
+		answer := cmp.Or(r.refuses[told.Type], r.answer)
+		if answer/100 == 2 {
 			r.got = append(r.got, told.ID+" "+told.Type)
 		} else {
 			r.refused++
 		}
-		w.WriteHeader(r.answer)
+		w.WriteHeader(answer)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -338,6 +357,76 @@ func TestWhatNeverHadItsTurnIsGivenUpToo(t *testing.T) {
 	})
 }
 
+func TestWhatIsRefusedDoesNotHoldUpTheRest(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.refuses = map[string]int{"pin.queued": http.StatusUnprocessableEntity}
+		h := w.hook(ann, r)
+		for range 10 {
+			w.happens(ann, "pin.queued")
+		}
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		r.wants("11-pin11 pin.pinned")
+		w.happens(ann, "pin.failed")
+		w.pass()
+		r.wants("11-pin11 pin.pinned", "12-pin12 pin.failed")
+		list, err := w.Hooks(t.Context(), ann)
+		if err != nil || list[0].Failures != 0 {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if d := w.deliveries(h)[11]; d.State != hooks.Waiting || d.Attempts != 1 || d.Code != http.StatusUnprocessableEntity {
+			t.Errorf("a refused one is %+v", d)
+		}
+		for range 60 {
+			w.goOn(2 * time.Hour)
+			w.pass()
+		}
+		if d := w.deliveries(h)[11]; d.State != hooks.Dead || d.Attempts > 40 {
+			t.Errorf("a refused one is %+v in the end", d)
+		}
+	})
+}
+
+// An address that comes back for a moment has its turn used for what was not tried yet.
+func TestWhatWasNotTriedYetComesBeforeWhatHasFailed(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.refuses = map[string]int{"pin.queued": http.StatusInternalServerError}
+		w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.queued")
+		}
+		w.happens(ann, "pin.pinned")
+		for range 4 {
+			w.pass()
+			w.goOn(time.Minute)
+		}
+		r.wants("6-pin6 pin.pinned")
+	})
+}
+
+func TestAnAddressRestsThatGivesNoAnswerOrIsOverloaded(t *testing.T) {
+	for _, code := range []int{http.StatusTooManyRequests, http.StatusBadGateway, 0} {
+		each(t, func(t *testing.T, w *world) {
+			r := newReceiver(t)
+			r.answers(code)
+			w.hook(ann, r)
+			if code == 0 {
+				r.Close()
+			}
+			for range 10 {
+				w.happens(ann, "pin.pinned")
+			}
+			w.pass()
+			list, err := w.Hooks(t.Context(), ann)
+			if err != nil || list[0].Failures != 3 {
+				t.Errorf("answer %d: %+v, %v", code, list, err)
+			}
+		})
+	}
+}
+
 func TestReplayLosesNothingThatWaits(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		r := newReceiver(t)
@@ -414,6 +503,102 @@ func TestWebhooksOfClosedAccountsAreRemoved(t *testing.T) {
 	})
 }
 
+func TestARemovedWebhookIsCalledNoMore(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		r.during(func() {
+			if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+				t.Error(err)
+			}
+		})
+		w.pass()
+		r.wants("1-pin1 pin.pinned") // the call that was under way
+	})
+}
+
+// A removal may be committed together with the record of the call before.
+func TestAWebhookRemovedBetweenTwoCallsIsCalledNoMore(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		writes := 0
+		w.db = following{w.db, func() {
+			if writes++; writes == 3 { // the lease, the deliveries, the record of the first call
+				if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+					t.Error(err)
+				}
+			}
+		}}
+		if err := w.server().Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.wants("1-pin1 pin.pinned")
+	})
+}
+
+// A following DB does something after each write.
+type following struct {
+	hooks.DB
+	then func()
+}
+
+func (f following) Write(ctx context.Context, fn func(tx *gorm.DB) error) error {
+	err := f.DB.Write(ctx, fn)
+	f.then()
+	return err
+}
+
+func TestAfterAReplayOneServerGoesOn(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		var calls atomic.Int64
+		var h hooks.Hook
+		other := w.server()
+		var others sync.WaitGroup
+		called, answer := make(chan struct{}), make(chan struct{})
+		address := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			switch calls.Add(1) {
+			case 1: // while the first one calls, the hook is replayed and another one takes it
+				if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+					t.Error(err)
+				}
+				others.Go(func() {
+					if err := other.Pass(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+				<-called
+			case 2:
+				close(called)
+				<-answer
+			}
+		}))
+		defer address.Close()
+		var err error
+		if h, _, err = w.Create(t.Context(), ann, address.URL, nil, ""); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if n := calls.Load(); n != 2 {
+			t.Errorf("the first server has gone on: there were %d calls", n)
+		}
+		close(answer)
+		others.Wait()
+		if n := calls.Load(); n != 6 {
+			t.Errorf("there were %d calls in all", n)
+		}
+	})
+}
+
 // What happens to others must not keep a server busy for a hook, a commit or two each second.
 func TestAHookRestsWhileOnlyOthersAreConcerned(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
@@ -432,6 +617,106 @@ func TestAHookRestsWhileOnlyOthersAreConcerned(t *testing.T) {
 		if n := writes.Load(); n > 0 {
 			t.Errorf("%d writes though nothing has happened", n)
 		}
+	})
+}
+
+// Thousands of hooks must not make thousands of commits of each event that concerns none of them.
+func TestWhatConcernsNoneOfManyWebhooksIsNotWrittenForEach(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		for account := range int64(30) {
+			w.hook(100+account, r)
+		}
+		some := newReceiver(t)
+		w.hook(ann, some, "deals.")
+		var writes atomic.Int64
+		whole := w.db
+		w.db = failing{whole, func() bool { writes.Add(1); return false }}
+		first := w.server().Worker()
+		pass := func(k interface{ Pass(context.Context) error }) {
+			t.Helper()
+			if err := k.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			w.happens(ben, "pin.pinned")
+			w.happens(ann, "pin.pinned") // of no type that its hook wants
+			pass(first)
+		}
+		if n := writes.Load(); n > 0 {
+			t.Errorf("%d writes for what concerns nobody", n)
+		}
+		read := w.pages.Load()
+		pass(first)
+		if n := w.pages.Load() - read; n > 0 {
+			t.Errorf("what was read was read again, %d times", n)
+		}
+		if err := first.Note(t.Context()); err != nil || writes.Load() != 1 {
+			t.Errorf("%d writes to note it, %v", writes.Load(), err)
+		}
+		pass(w.server().Worker()) // as after a restart
+		if n := w.pages.Load() - read; n > 0 {
+			t.Errorf("what was noted was read again, %d times", n)
+		}
+		w.happens(ann, "deals.stored")
+		pass(first)
+		some.wants("7-pin7 deals.stored")
+		r.wants()
+	})
+}
+
+// A look reads of all hooks: it must be made for many of them, and leave none of them out.
+func TestManyWebhooksAreReadForWithFewLooks(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		const many = 400
+		for i := range int64(many) {
+			w.hook(100+i/10, r)
+		}
+		k := w.server().Worker()
+		for range 3 {
+			w.happens(ben, "pin.pinned")
+			pages, looks := w.pages.Load(), w.looks.Load()
+			if err := k.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.pages.Load() - pages; n != many {
+				t.Errorf("events were read for %d webhooks", n)
+			}
+			if n := w.looks.Load() - looks; n > 10 {
+				t.Errorf("%d looks", n)
+			}
+		}
+	})
+}
+
+// What one server remembers is not true any more once another has moved the hook, or its owner has.
+func TestAReplayIsNotUndoneByWhatAServerRemembers(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		first := w.server().Worker()
+		for range 2 {
+			if err := first.Pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.happens(ben, "pin.pinned")
+		}
+		if err := first.Pass(t.Context()); err != nil { // it remembers to have read both of the other account
+			t.Fatal(err)
+		}
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Note(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Pass(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.wants("1-pin1 pin.pinned", "1-pin1 pin.pinned")
 	})
 }
 
@@ -622,6 +907,203 @@ func TestAWebhookThatCannotBeTakenIsNotTriedWithoutEnd(t *testing.T) {
 		}
 		if n := writes.Load(); n != 1 {
 			t.Errorf("it was tried %d times", n)
+		}
+	})
+}
+
+func (w *world) count(statement string) (n int) {
+	w.t.Helper()
+	err := w.db.Read(w.t.Context(), func(tx *gorm.DB) error { return tx.Raw(statement).Row().Scan(&n) })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+// Millions of deliveries are kept. A plan that reads more of them than it changes would keep the writer each hour.
+func TestTheSweepReadsNoMoreThanItChanges(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		if w.db.(*database.DB).Dialect() != database.SQLite {
+			t.Skip("PostgreSQL plans by what tables hold")
+		}
+		for statement, args := range hooks.SweepStatements(time.Now()) {
+			var plan []string
+			err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+				rows, err := tx.Raw(`EXPLAIN QUERY PLAN `+statement, args...).Rows()
+				if err != nil {
+					return err
+				}
+				for rows.Next() {
+					var id, parent, unused int
+					var detail string
+					if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+						return errors.Join(err, rows.Close())
+					}
+					plan = append(plan, detail)
+				}
+				return errors.Join(rows.Err(), rows.Close())
+			})
+			whole := strings.Join(plan, "; ")
+			if err != nil || !strings.HasPrefix(whole, "SEARCH webhook_deliveries USING INTEGER PRIMARY KEY") ||
+				!strings.Contains(whole, "(state=? AND made_ms<?)") || strings.Contains(whole, "SCAN") || strings.Contains(whole, "TEMP") {
+				t.Errorf("%v: %s\n%s", err, statement, whole)
+			}
+		}
+	})
+}
+
+func TestWhatWaitsForAWebhookIsBoundedAndTheRestComesLater(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(http.StatusUnprocessableEntity)
+		w.hook(ann, r)
+		w.SetBacklog(10)
+		const n = 450
+		for range n {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if n := w.count(`SELECT count(*) FROM webhook_deliveries`); n != 200 { // a page
+			t.Errorf("%d deliveries wait", n)
+		}
+		var writes atomic.Int64
+		whole := w.db
+		w.db = failing{whole, func() bool { writes.Add(1); return false }}
+		second := w.server()
+		second.SetBacklog(10)
+		if err := second.Pass(t.Context()); err != nil || writes.Load() > 0 {
+			t.Errorf("%d writes for a webhook that can only wait, %v", writes.Load(), err)
+		}
+		w.db = whole
+		r.answers(200)
+		for range 5 {
+			w.goOn(time.Minute)
+			w.pass()
+		}
+		if told := slices.Compact(slices.Sorted(slices.Values(r.got))); len(told) != n || len(r.got) != n {
+			t.Errorf("%d events, %d of them different, were told of %d", len(r.got), len(told), n)
+		}
+	})
+}
+
+func TestEventsThatGoWhileTooMuchWaitsHoldUpNothing(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		w.hook(ann, r)
+		w.SetBacklog(10)
+		const n = 250
+		for range n {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass() // makes a page
+		w.forget()
+		w.happens(ann, "pin.failed")
+		r.answers(200)
+		w.goOn(time.Minute)
+		w.pass()
+		if last := r.got[len(r.got)-1]; len(r.got) != 201 || last != "251-pin251 pin.failed" {
+			t.Errorf("it was told of %d, the last %s", len(r.got), last)
+		}
+	})
+}
+
+// An event of many pins is more than a page, and the newest of all: nothing comes after it that would have the rest looked for.
+func TestTheRestOfTheNewestEventIsNotForgotten(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.halves.Store(true)
+		w.SetBacklog(1)
+		w.pass()
+		r.wants("1-pin1 pin.pinned", "1-pin1b pin.pinned")
+	})
+}
+
+// What is over may not be there to be made anew.
+func TestAReplayKeepsWhatHasBecomeOfEventsThatAreGone(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.happens(ann, "pin.failed")
+		w.pass()
+		w.forget()
+		w.happens(ann, "pin.lost")
+		if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		if list := w.deliveries(h); len(list) != 3 || list[0].State != hooks.Delivered || list[2].State != hooks.Delivered {
+			t.Errorf("%+v", list)
+		}
+	})
+}
+
+// The only writer of SQLite must not be kept for all the deliveries that a hook has had.
+func TestAReplayWritesOnlyTheHookAgainWhenNothingHasFailedSince(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		for range 10 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		for i, made := range []int{3, 0, 0} { // three were tried before it rested
+			w.goOn(time.Second)
+			before := w.count(`SELECT max(made_ms) FROM webhook_deliveries`)
+			if err := w.Replay(t.Context(), ann, h.ID, events.Position{}); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.count(fmt.Sprint(`SELECT count(*) FROM webhook_deliveries WHERE made_ms > `, before)); n != made {
+				t.Errorf("replay %d has written %d deliveries, want %d", i, n, made)
+			}
+		}
+		r.answers(200)
+		w.pass()
+		if len(r.got) != 10 {
+			t.Errorf("it was told of %d", len(r.got))
+		}
+	})
+}
+
+func TestARemovedWebhookIsGoneAtOnceAndEmptiedLater(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r, second := newReceiver(t), newReceiver(t)
+		r.answers(500)
+		second.answers(500)
+		h, other := w.hook(ann, r), w.hook(ann, second)
+		for range 5 {
+			w.happens(ann, "pin.pinned")
+		}
+		w.pass()
+		if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(`SELECT count(*) FROM webhook_deliveries`); n != 10 {
+			t.Errorf("removing a webhook has taken the time to remove %d deliveries", 10-n)
+		}
+		_, err := w.Deliveries(t.Context(), ann, h.ID, 0, 10)
+		for what, err := range map[string]error{
+			"removing": w.Remove(t.Context(), ann, h.ID), "replaying": w.Replay(t.Context(), ann, h.ID, events.Position{}), "listing": err,
+		} {
+			if !errors.Is(err, hooks.ErrNotFound) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if list, err := w.Hooks(t.Context(), ann); err != nil || len(list) != 1 || list[0].ID != other.ID {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if n := w.count(`SELECT count(*) FROM webhooks WHERE secret <> ''`); n != 1 {
+			t.Errorf("there are %d secrets", n)
+		}
+		if err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if hooks, kept := w.count(`SELECT count(*) FROM webhooks`), w.count(`SELECT count(*) FROM webhook_deliveries`); hooks != 1 || kept != 5 {
+			t.Errorf("%d webhooks with %d deliveries are left", hooks, kept)
 		}
 	})
 }

@@ -25,6 +25,15 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
+	}, {
+		// The sweep looks for one state at a time.
+		ID: "20261129_84_webhook_sweep",
+		Migrate: func(tx *gorm.DB) error {
+			if err := tx.Exec(`CREATE INDEX webhook_deliveries_state ON webhook_deliveries (state, made_ms)`).Error; err != nil {
+				return err
+			}
+			return tx.Exec(`DROP INDEX webhook_deliveries_made`).Error
+		},
 	}}
 }
 

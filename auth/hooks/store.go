@@ -4,12 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 
 	"github.com/frostpin/frostpin/auth/events"
 )
@@ -74,10 +74,15 @@ func (s *Service) selectHooks(ctx context.Context, account int64) (list []Hook, 
 	return list, err
 }
 
-// remove removes a hook with its deliveries.
+// nobody has the hooks that were removed, until the sweep has emptied them: a hook may have had more deliveries than one
+// transaction should remove.
+const nobody = 0
+
+// remove takes a hook from its account.
 func (s *Service) remove(ctx context.Context, account int64, id string) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return oneRow(tx.Exec(`DELETE FROM webhooks WHERE id = ? AND account = ?`, id, account))
+		return oneRow(tx.Exec(`UPDATE webhooks SET account = ?, disabled = 'removed', url = '', label = '', secret = '', lease_ms = 0
+			WHERE id = ? AND account = ?`, nobody, id, account))
 	})
 }
 
@@ -89,6 +94,11 @@ func oneRow(done *gorm.DB) error {
 	return done.Error
 }
 
+const newEnough = time.Hour
+
+// rewind has a hook go on after a position. Deliveries that are over stay until the hook comes to their events, which may be
+// gone by then. What waits is tried at once, as if it were new; where it is new, as in replays one after the other, there is
+// nothing to write.
 func (s *Service) rewind(ctx context.Context, account int64, id string, after events.Position) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		err := oneRow(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ?, disabled = '', failures = 0, rest_ms = 0, lease_ms = 0
@@ -96,17 +106,10 @@ func (s *Service) rewind(ctx context.Context, account int64, id string, after ev
 		if err != nil {
 			return err
 		}
-		from := after.Seq + 1
-		if after.Pin != "" {
-			from = after.Seq // other pins of that event are still to come
-		}
-		// What is over is made anew when the hook comes to it. What waits may not be there to be made anew: its pin may be gone.
-		if err := tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND seq >= ? AND state <> 'waiting'`, id, from).Error; err != nil {
-			return err
-		}
-		now := s.now().UnixMilli()
-		return tx.Exec(`UPDATE webhook_deliveries SET attempts = 0, next_ms = ?, made_ms = ? WHERE hook = ? AND state = 'waiting'`,
-			now, now, id).Error
+		now := s.now()
+		return tx.Exec(`UPDATE webhook_deliveries SET attempts = 0, next_ms = ?, made_ms = ?
+			WHERE hook = ? AND state = 'waiting' AND (attempts > 0 OR made_ms < ?)`,
+			now.UnixMilli(), now.UnixMilli(), id, now.Add(-newEnough).UnixMilli()).Error
 	})
 }
 
@@ -136,62 +139,124 @@ func (s *Service) selectDeliveries(ctx context.Context, account int64, id string
 	return list, err
 }
 
-// due returns hooks for which there is something to do and nobody does it, but none of the accounts that are named. Those
-// that have waited longest come first.
-func (s *Service) due(ctx context.Context, last int64, except []int64, limit int) (list []turn, err error) {
-	others := clause.Expr{SQL: "TRUE"}
-	if len(except) > 0 {
-		others = gorm.Expr("h.account NOT IN ?", except)
-	}
+// due returns hooks for which there may be something to do and nobody does it.
+func (s *Service) due(ctx context.Context, last int64) (list []turn, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		now := s.now().UnixMilli()
-		return query(tx, func(r row) error {
+		return query(tx, func(r row) (err error) {
 			var t turn
-			err := r.Scan(&t.hook, &t.account)
+			var lease int64
+			t.hook, err = scanHook(r, &lease, &t.due)
+			t.since = time.UnixMilli(lease)
 			list = append(list, t)
 			return err
-		}, `SELECT h.id, h.account FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ? AND ? AND
-			(h.at_seq < ? OR EXISTS
-			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?))
-			ORDER BY h.lease_ms LIMIT ?`, now, now, others, last, now, limit)
+		}, `SELECT * FROM (SELECT `+hookColumns+`, lease_ms, EXISTS
+			(SELECT 1 FROM webhook_deliveries d WHERE d.hook = h.id AND d.state = 'waiting' AND d.next_ms <= ?) AS due
+			FROM webhooks h WHERE h.disabled = '' AND h.lease_ms < ? AND h.rest_ms <= ?) hooks
+			WHERE at_seq < ? OR at_pin <> '' OR due`, now, now, now, last)
 	})
 	return list, err
 }
 
-// lease takes a hook for a while; taken is false when another process has it, or has found since that it must rest.
-func (s *Service) lease(ctx context.Context, id string, until time.Time) (h Hook, secret string, taken bool, err error) {
+const movedAtOnce = 500
+
+// move moves hooks to where they were read without anything for them, unless somebody works for them or has moved them.
+func (s *Service) move(ctx context.Context, read map[string]reach) error {
+	// In one order, so that servers which do the same do not wait for each other in a circle.
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(read)), movedAtOnce) {
+		err := s.db.Write(ctx, func(tx *gorm.DB) error {
+			now := s.now().UnixMilli()
+			for _, id := range ids {
+				r := read[id]
+				err := tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND at_seq = ? AND at_pin = ? AND lease_ms < ?`,
+					r.to.Seq, r.to.Pin, id, r.from.Seq, r.from.Pin, now).Error
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A held hook is one that this process works for, until a time at most.
+type held struct {
+	Hook
+	secret string
+	until  time.Time
+}
+
+// errLost says that a hook is not held any more: it was removed or told to replay, or another process has it.
+var errLost = errors.New("the webhook is not held any more")
+
+// lease takes a hook until a time. It is nil when another process has it, or has found since that it must rest.
+func (s *Service) lease(ctx context.Context, id string, until time.Time) (h *held, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		taken = false
+		h = nil
 		now := s.now().UnixMilli()
 		done := tx.Exec(`UPDATE webhooks SET lease_ms = ? WHERE id = ? AND lease_ms < ? AND rest_ms <= ? AND disabled = ''`,
 			until.UnixMilli(), id, now, now)
 		if done.Error != nil || done.RowsAffected == 0 {
 			return done.Error
 		}
-		taken = true
-		h, err = scanHook(tx.Raw(`SELECT `+hookColumns+`, secret FROM webhooks WHERE id = ?`, id).Row(), &secret)
+		taken := &held{until: until}
+		taken.Hook, err = scanHook(tx.Raw(`SELECT `+hookColumns+`, secret FROM webhooks WHERE id = ?`, id).Row(), &taken.secret)
+		h = taken
 		return err
 	})
-	return h, secret, taken && err == nil, err
+	return h, err
 }
 
-// release gives a hook back, which rests until a time, unless the lease is another's by now or the hook was told to replay.
-// Its lease is over at once, and says when it had its turn: those that wait longest are next.
-func (s *Service) release(ctx context.Context, h Hook, until, rest time.Time) error {
+// release gives a hook back, which rests until a time, unless it is not held any more. Its lease is over at once, and says
+// when it had its turn: those that wait longest are next.
+func (s *Service) release(ctx context.Context, h *held, rest time.Time) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		return tx.Exec(`UPDATE webhooks SET lease_ms = ?, failures = ?, rest_ms = ? WHERE id = ? AND lease_ms = ?`,
-			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID, until.UnixMilli()).Error
+			s.now().UnixMilli()-1, h.Failures, max(0, rest.UnixMilli()), h.ID, h.until.UnixMilli()).Error
 	})
 }
 
-// addDeliveries makes deliveries of a page of events and moves the hook behind it, unless somebody has moved it meanwhile.
-func (s *Service) addDeliveries(ctx context.Context, h Hook, page events.Page, bodies map[string][]byte) error {
+// stillHeld is errLost when a statement that changes a hook as long as it is held has changed nothing.
+func stillHeld(done *gorm.DB) error {
+	if done.Error == nil && done.RowsAffected == 0 {
+		return errLost
+	}
+	return done.Error
+}
+
+// holds is errLost when a hook is not held any more.
+func (s *Service) holds(ctx context.Context, h *held) error {
+	return s.db.Read(ctx, func(tx *gorm.DB) error {
+		var still bool
+		err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM webhooks WHERE id = ? AND lease_ms = ?)`, h.ID, h.until.UnixMilli()).Row().Scan(&still)
+		if err == nil && !still {
+			return errLost
+		}
+		return err
+	})
+}
+
+// addDeliveries makes deliveries of a page of events and moves the hook behind it. Errors: errLost.
+func (s *Service) addDeliveries(ctx context.Context, h *held, page events.Page, bodies map[string][]byte) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		done := tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND at_seq = ? AND at_pin = ?`,
-			page.Next.Seq, page.Next.Pin, h.ID, h.At.Seq, h.At.Pin)
-		if done.Error != nil || done.RowsAffected == 0 {
-			return done.Error
+		err := stillHeld(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ? WHERE id = ? AND lease_ms = ? AND at_seq = ? AND at_pin = ?`,
+			page.Next.Seq, page.Next.Pin, h.ID, h.until.UnixMilli(), h.At.Seq, h.At.Pin))
+		if err != nil {
+			return err
+		}
+		if len(bodies) == 0 {
+			return nil
+		}
+		// After a replay there may be what is over: it is made anew.
+		err = tx.Exec(`DELETE FROM webhook_deliveries WHERE hook = ? AND event IN ? AND state <> 'waiting'`,
+			h.ID, slices.Collect(maps.Keys(bodies))).Error
+		if err != nil {
+			return err
 		}
 		now := s.now().UnixMilli()
 		for _, e := range page.Events {
@@ -210,6 +275,15 @@ func (s *Service) addDeliveries(ctx context.Context, h Hook, page events.Page, b
 	})
 }
 
+// countWaiting returns how many deliveries of a hook wait, counting no further than matters.
+func (s *Service) countWaiting(ctx context.Context, id string) (n int, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT count(*) FROM (SELECT 1 FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' LIMIT ?) w`,
+			id, s.backlog).Row().Scan(&n)
+	})
+	return n, err
+}
+
 // A letter is a delivery to be sent.
 type letter struct {
 	id, attempts int64
@@ -217,8 +291,9 @@ type letter struct {
 	made         time.Time
 }
 
-// letters returns deliveries of a hook that are due, in their order.
-func (s *Service) letters(ctx context.Context, hook string, limit int) (list []letter, err error) {
+// letters returns deliveries of a hook that are due, the longest due first: what was not tried yet comes before what has
+// failed meanwhile.
+func (s *Service) letters(ctx context.Context, h *held, limit int) (list []letter, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		return query(tx, func(r row) error {
@@ -229,21 +304,22 @@ func (s *Service) letters(ctx context.Context, hook string, limit int) (list []l
 			list = append(list, l)
 			return err
 		}, `SELECT id, attempts, event, body, made_ms FROM webhook_deliveries WHERE hook = ? AND state = 'waiting' AND next_ms <= ?
-			ORDER BY id LIMIT ?`, hook, s.now().UnixMilli(), limit)
+			ORDER BY next_ms, id LIMIT ?`, h.ID, s.now().UnixMilli(), limit)
 	})
 	return list, err
 }
 
-// record writes down what has become of a delivery, unless it was told to begin anew meanwhile; disable ends its hook.
-func (s *Service) record(ctx context.Context, hook string, l letter, o outcome) error {
+// record writes down what has become of a delivery, and why its hook ends if it does. Errors: errLost; the delivery is
+// another's by then, or was told to begin anew.
+func (s *Service) record(ctx context.Context, h *held, l letter, o outcome) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		err := tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ?
-			WHERE id = ? AND attempts = ?`,
-			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id, l.attempts).Error
-		if err != nil || o.disable == "" {
+		err := stillHeld(tx.Exec(`UPDATE webhooks SET disabled = ? WHERE id = ? AND lease_ms = ?`, o.disable, h.ID, h.until.UnixMilli()))
+		if err != nil {
 			return err
 		}
-		return tx.Exec(`UPDATE webhooks SET disabled = ? WHERE id = ?`, o.disable, hook).Error
+		return tx.Exec(`UPDATE webhook_deliveries SET state = ?, attempts = ?, next_ms = ?, code = ?, problem = ?
+			WHERE id = ? AND attempts = ?`,
+			o.state, l.attempts+1, o.next.UnixMilli(), o.code, o.problem, l.id, l.attempts).Error
 	})
 }
 
@@ -253,32 +329,60 @@ const (
 	sweepAtOnce   = 1000
 )
 
-// sweep gives up what has waited too long, and forgets deliveries that are over. A hook that fails is only tried now and
-// then, so that most of what waits for it never has its turn.
-func (s *Service) sweep(ctx context.Context) error {
-	now := s.now()
-	err := s.inSteps(ctx, `UPDATE webhook_deliveries SET state = 'dead',
-		problem = CASE problem WHEN '' THEN 'its turn never came: those before it failed' ELSE problem END WHERE id IN
-		(SELECT id FROM webhook_deliveries WHERE made_ms < ? AND state = 'waiting' ORDER BY made_ms LIMIT ?)`,
-		now.Add(-deadAfter).UnixMilli())
-	if err != nil {
-		return err
-	}
-	return s.inSteps(ctx, `DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
-		WHERE made_ms < ? AND (state = 'delivered' OR state = 'dead' AND made_ms < ?) ORDER BY made_ms LIMIT ?)`,
-		now.Add(-keepDelivered).UnixMilli(), now.Add(-keepDead).UnixMilli())
+// A step is a statement that changes a number of rows at most, which is its last argument.
+type step struct {
+	statement string
+	args      []any
 }
 
-// inSteps runs a statement, whose last argument is of how many rows, until it finds no more.
-func (s *Service) inSteps(ctx context.Context, statement string, args ...any) error {
+// byAge are the steps that find deliveries by their age. Each is of one state, so that it finds them in the index.
+func byAge(now time.Time) []step {
+	forget := func(state State, kept time.Duration) step {
+		return step{
+			`DELETE FROM webhook_deliveries WHERE id IN
+			(SELECT id FROM webhook_deliveries WHERE state = ? AND made_ms < ? ORDER BY made_ms LIMIT ?)`,
+			[]any{state, now.Add(-kept).UnixMilli()},
+		}
+	}
+	before := now.Add(-deadAfter).UnixMilli()
+	return []step{
+		// What was delivered or told to begin anew since it was found is left alone. Asked for its state with =, SQLite would
+		// look through all that wait instead of those that were found.
+		{`UPDATE webhook_deliveries SET state = 'dead',
+			problem = CASE problem WHEN '' THEN 'its turn never came: those before it failed' ELSE problem END
+			WHERE state <> 'delivered' AND made_ms < ? AND id IN
+			(SELECT id FROM webhook_deliveries WHERE state = 'waiting' AND made_ms < ? ORDER BY made_ms LIMIT ?)`, []any{before, before}},
+		forget(Delivered, keepDelivered),
+		forget(Dead, keepDead),
+	}
+}
+
+// sweep gives up what has waited too long, and forgets deliveries that are over and hooks that were removed. A hook that
+// fails is only tried now and then, so that most of what waits for it never has its turn.
+func (s *Service) sweep(ctx context.Context) error {
+	steps := append(byAge(s.now()),
+		step{`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
+			WHERE hook IN (SELECT id FROM webhooks WHERE account = ?) LIMIT ?)`, []any{nobody}},
+		step{`DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE account = ?
+			AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, []any{nobody}})
+	for _, one := range steps {
+		if err := s.repeat(ctx, one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repeat takes a step until it finds no more.
+func (s *Service) repeat(ctx context.Context, one step) error {
 	for {
 		var changed int64
 		err := s.db.Write(ctx, func(tx *gorm.DB) error {
-			done := tx.Exec(statement, append(slices.Clone(args), sweepAtOnce)...)
+			done := tx.Exec(one.statement, append(slices.Clone(one.args), sweepAtOnce)...)
 			changed = done.RowsAffected
 			return done.Error
 		})
-		if err != nil || changed < sweepAtOnce {
+		if err != nil || changed == 0 {
 			return err
 		}
 	}
