@@ -8,10 +8,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
@@ -38,46 +39,72 @@ func (a *api) present(ctx context.Context, pins []wanted) (map[same]pinned, erro
 	if len(cids) == 0 {
 		return have, nil
 	}
-	query := url.Values{"cid": {strings.Join(cids, ",")}, "status": {joined(allStatuses())}, "limit": {strconv.Itoa(fullPage)}}
-	rows, count, err := a.page(ctx, query)
-	if err != nil {
-		return nil, fmt.Errorf("looking up what is there: %w", err)
-	}
-	for _, row := range rows {
-		have[row.Pin.same()] = row
-	}
-	if len(rows) < fullPage && count <= int64(len(rows)) { // a page with much text may end before the limit
-		return have, nil
-	}
-	for _, w := range pins { // one of the DAGs has many names: each pin is asked for by its own
-		if _, ok := have[w.same()]; ok || w.Name == "" {
-			continue
+	l := a.lister(allStatuses(), url.Values{"cid": {strings.Join(cids, ",")}})
+	for range fewPages {
+		rows, err := l.next(ctx)
+		if err != nil && !errors.Is(err, errIncomplete) {
+			return nil, fmt.Errorf("looking up what is there: %w", err)
 		}
+		for _, row := range rows {
+			have[row.Pin.same()] = row
+		}
+		missing := slices.ContainsFunc(pins, func(w wanted) bool { _, ok := have[w.same()]; return !ok && dags[w.same().dag] })
+		if !missing || l.ended && err == nil {
+			return have, nil
+		}
+	}
+	var mu sync.Mutex
+	var missing []wanted
+	for _, w := range pins {
+		if _, ok := have[w.same()]; !ok && dags[w.same().dag] {
+			missing = append(missing, w)
+		}
+	}
+	err := each(ctx, missing, func(ctx context.Context, w wanted) error { // the DAGs have many pins: each is looked for alone
 		row, ok, err := a.find(ctx, w)
-		if err != nil {
-			return nil, err
-		}
 		if ok {
+			mu.Lock()
 			have[w.same()] = row
+			mu.Unlock()
 		}
-	}
-	return have, nil
+		return err
+	})
+	return have, err
 }
 
-// find looks one pin up.
+// fewPages are how many pages of several DAGs are read: what is there and what follows it, for a service that sends less in a
+// page than it is asked for. The count that it claims is not believed.
+const fewPages = 3
+
+// maxName is the most characters of a name that a query may have.
+const maxName = 255
+
+// find looks one pin up. What has no name cannot be asked for by it: all pins of its DAG are read until it is found, and
+// what was found so is remembered, because others of its DAG may be about to be copied.
 func (a *api) find(ctx context.Context, w wanted) (pinned, bool, error) {
-	query := url.Values{"cid": {w.CID}, "status": {joined(allStatuses())}, "limit": {strconv.Itoa(fullPage)}}
-	if w.Name != "" {
-		query.Set("name", w.Name)
+	a.mu.Lock()
+	row, ok := a.unnamed[w.same()]
+	a.mu.Unlock()
+	if ok {
+		return row, true, nil
 	}
-	rows, _, err := a.page(ctx, query)
-	if err != nil {
-		return pinned{}, false, fmt.Errorf("looking up what is there: %w", err)
+	filter := url.Values{"cid": {w.CID}}
+	if w.Name != "" && utf8.RuneCountInString(w.Name) <= maxName {
+		filter.Set("name", w.Name)
 	}
-	for _, row := range rows {
-		if row.Pin.same() == w.same() {
-			return row, true, nil
+	for row, err := range a.search(ctx, allStatuses(), filter) {
+		if err != nil {
+			return pinned{}, false, fmt.Errorf("looking up what is there: %w", err)
 		}
+		if row.Pin.same() != w.same() {
+			continue
+		}
+		if w.Name == "" {
+			a.mu.Lock()
+			a.unnamed[w.same()] = row
+			a.mu.Unlock()
+		}
+		return row, true, nil
 	}
 	return pinned{}, false, nil
 }
