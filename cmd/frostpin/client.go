@@ -143,6 +143,7 @@ func newService(address, token string) (*api, error) {
 // An answerError is an answer that is not what was asked for.
 type answerError struct {
 	code   int
+	word   string // what the service calls it, such as QUOTA_EXCEEDED
 	reason string
 	after  time.Duration // what Retry-After says, 0: nothing
 }
@@ -318,7 +319,7 @@ func newAnswerError(response *http.Response) error {
 		} `json:"error"`
 	}
 	if json.Unmarshal(body, &failure) == nil && failure.Error.Reason != "" {
-		e.reason = failure.Error.Reason
+		e.word, e.reason = failure.Error.Reason, failure.Error.Reason
 		if failure.Error.Details != "" {
 			e.reason += ": " + failure.Error.Details
 		}
