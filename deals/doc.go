@@ -56,7 +56,7 @@
 //     are passed over, so that they hide nobody. A backlog of a million slots costs nothing while it waits.
 //   - A quarter of the deals at once is held for renewals and lost copies: a backlog of first copies never takes it.
 //   - A slot that nobody can fill, or pays for, looks less and less often. A change of the registry or of an ask wakes
-//     it; of a payment nothing is told, so that it is seen within half an hour.
+//     it; whoever is told of a payment wakes those that it pays for.
 //   - An attempt that was never sent (its provider could not be asked, or reached) does not count against the tries of
 //     its slot, and neither does one that is withdrawn for want of money.
 //   - A proposal that may have been sent is sent again only while the slot has no better attempt and a quarter of the

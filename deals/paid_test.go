@@ -3,10 +3,13 @@ package deals_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/deals"
 )
@@ -36,6 +39,33 @@ func TestNoDealIsBegunWhileNobodyPays(t *testing.T) {
 		}
 		answer.Store("yes")
 		w.untilActive(poor, 2)
+		w.mustBeSound()
+	})
+}
+
+// Whoever tells of the payment is a second behind it; without that it may take half an hour.
+func TestWhatIsPaidForAgainIsBegunAtOnce(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		var pays atomic.Bool
+		w.Charge(func(context.Context, deals.Wish) (bool, error) { return pays.Load(), nil })
+		hers, his := w.wish("hers", 2), w.wish("his", 1)
+		w.start()
+		pass(3 * time.Hour)
+		pays.Store(true)
+		err := w.Paid(t.Context(), func(_ context.Context, roots []cid.Cid) ([]cid.Cid, error) {
+			return slices.DeleteFunc(roots, func(root cid.Cid) bool { return root == his.Root }), nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if n := len(w.attempts(hers)); n != 2 {
+			t.Errorf("%d deals are begun, want 2", n)
+		}
+		if n := len(w.attempts(his)); n != 0 {
+			t.Errorf("%d deals are begun for whom nobody has paid", n)
+		}
+		w.untilActive(hers, 2)
 		w.mustBeSound()
 	})
 }

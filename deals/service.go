@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,6 +115,33 @@ func (s *Service) Follow(f Follower) { s.store.follow = f.Archived }
 // Charge names who knows whether anybody pays for a deal for a wish, new or renewed. It is asked in the transaction, which ctx
 // carries, that would plan it; while the answer is no, no deal is begun. It is called before Run.
 func (s *Service) Charge(paid func(ctx context.Context, w Wish) (bool, error)) { s.store.paid = paid }
+
+// Paid lets slots that nobody paid for look again now, those of roots that concerns picks out: of whoever can pay again.
+func (s *Service) Paid(ctx context.Context, concerns func(ctx context.Context, roots []cid.Cid) ([]cid.Cid, error)) error {
+	now := s.now()
+	for last := (due{id: math.MaxInt64, at: now}); ; {
+		list, err := s.store.unpaidSlots(ctx, last, now.Add(unpaidMost), unpaidAtOnce)
+		if err != nil {
+			return fmt.Errorf("looking for copies that nobody paid for: %w", err)
+		}
+		if len(list) == 0 {
+			return nil
+		}
+		last = list[len(list)-1]
+		roots := make([]cid.Cid, len(list))
+		for i, slot := range list {
+			roots[i] = slot.root
+		}
+		if roots, err = concerns(ctx, roots); err != nil {
+			return err
+		}
+		list = slices.DeleteFunc(list, func(slot due) bool { return !slices.Contains(roots, slot.root) })
+		if err := s.store.wakeUnpaid(ctx, list, now); err != nil {
+			return fmt.Errorf("waking copies that are paid for: %w", err)
+		}
+		signal(s.maker.slots)
+	}
+}
 
 // Forbid names who knows which DAGs must not be given to anybody: no piece of them is served, and no proposal sent. It is
 // asked often and must answer at once. That no deal is planned for them follows from their not being held. It is called

@@ -93,7 +93,8 @@ func (s *store) plan(ctx context.Context, root cid.Cid, in *planning) (planned i
 	return planned, short, err
 }
 
-// A slot that nobody pays for waits for the next look. Nothing tells us of a payment, so that the last pause is not long.
+// A slot that nobody pays for waits for the next look, unless Paid tells of a payment. Plans change too, and nobody tells us of
+// that, so that the last pause is not long.
 const (
 	unpaid      = "the balance is empty; no deal is begun or renewed until it is topped up"
 	unpaidRetry = 5 * time.Minute

@@ -23,6 +23,41 @@ func (s *store) dueSlots(ctx context.Context, limit int) (all []due, err error) 
 	return all, err
 }
 
+// unpaidAtOnce is how many slots that nobody paid for are read, and woken, in one transaction.
+const unpaidAtOnce = 500
+
+// unpaidSlots returns slots that nobody paid for, behind one in the order in which they look again, up to a time. The index of
+// what is due finds them.
+func (s *store) unpaidSlots(ctx context.Context, behind due, until time.Time, limit int) (list []due, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var d due
+			err := r.Scan(&d.id, intoCID{&d.root}, intoTime{&d.at})
+			list = append(list, d)
+			return err
+		}, `SELECT s.id, ar.root, s.next_ms FROM slots s JOIN archives ar ON ar.id = s.archive_id
+			WHERE s.state <> 'closed' AND s.queued = 0 AND s.next_ms >= ? AND s.next_ms <= ? AND (s.next_ms > ? OR s.id > ?) AND s.reason = ?
+			ORDER BY s.next_ms, s.id LIMIT ?`, ms(behind.at), ms(until), ms(behind.at), behind.id, unpaid, limit)
+	})
+	return list, err
+}
+
+// wakeUnpaid lets slots look now that nobody had paid for.
+func (s *store) wakeUnpaid(ctx context.Context, list []due, now time.Time) error {
+	if len(list) == 0 {
+		return nil
+	}
+	ids := make([]int64, len(list))
+	for i, d := range list {
+		ids[i] = d.id
+	}
+	return s.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE slots SET next_ms = ?, waits = 0 WHERE id IN ? AND state <> 'closed' AND queued = 0 AND reason = ?`,
+			ms(now), ids, unpaid).Error
+	})
+}
+
 // A place is one in the queue. The zero value is before all.
 type place struct {
 	turn  Epoch

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/frostpin/frostpin/deals"
 )
 
@@ -150,6 +152,15 @@ func (s *Service) Wishers(ctx context.Context, w deals.Wish) ([]Account, error) 
 	list, err := s.store.wishers(ctx, w, MaxWishers)
 	if err != nil {
 		return nil, fmt.Errorf("looking for who wants cold copies of %s: %w", w.Root, err)
+	}
+	return list, nil
+}
+
+// Named returns those of roots that pins of any of the accounts name.
+func (s *Service) Named(ctx context.Context, accounts []Account, roots []cid.Cid) ([]cid.Cid, error) {
+	list, err := s.store.named(ctx, accounts, roots)
+	if err != nil {
+		return nil, fmt.Errorf("looking for who has pins of %d dags: %w", len(roots), err)
 	}
 	return list, nil
 }

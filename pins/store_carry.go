@@ -3,7 +3,10 @@ package pins
 import (
 	"context"
 	"database/sql"
+	"maps"
+	"slices"
 
+	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/deals"
@@ -58,6 +61,25 @@ func (s *store) wishers(ctx context.Context, w deals.Wish, most int) (list []Acc
 			return err
 		}, `SELECT DISTINCT p.account FROM roots r JOIN pins p ON p.root_id = r.id WHERE r.cid = ? AND p.terms = ? LIMIT ?`,
 			w.Root.String(), int64(w.Terms), most)
+	})
+	return list, err
+}
+
+// named returns those of roots that pins of any of the accounts name.
+func (s *store) named(ctx context.Context, accounts []Account, roots []cid.Cid) (list []cid.Cid, err error) {
+	byKey := make(map[string]cid.Cid, len(roots))
+	for _, root := range roots {
+		byKey[root.String()] = root
+	}
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var key string
+			err := r.Scan(&key)
+			list = append(list, byKey[key])
+			return err
+		}, `SELECT r.cid FROM roots r WHERE r.cid IN ? AND EXISTS (SELECT 1 FROM pins p WHERE p.root_id = r.id AND p.account IN ?)`,
+			slices.Collect(maps.Keys(byKey)), accounts)
 	})
 	return list, err
 }

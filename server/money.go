@@ -334,8 +334,8 @@ func (s ownAPI) CreditAccount(c echo.Context, name v1.AccountName) error {
 }
 
 // funded tries again what an account could not pay for, if there is money now: what was booked may be a repetition, and
-// spent since, or a correction. It stays booked whether that works now or not; whoever is told that it did not repeats the
-// payment, and nobody else would try those pins again before the next one.
+// spent since, or a correction. It stays booked whether that works now or not; whoever is told that it did not may
+// repeat the payment, and what was booked has this be done a second later in any case.
 func (s *Server) funded(c echo.Context, account int64) error {
 	b, err := s.cfg.Ledger.Balance(c.Request().Context(), account)
 	if err != nil || !b.Pays() {

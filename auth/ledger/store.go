@@ -189,7 +189,7 @@ func (s *Service) updateFloor(ctx context.Context, account int64, floor Amount) 
 		}
 		b.Floor = floor
 		b.mark(s.now())
-		return errors.Join(b.endGrace(tx), b.save(tx))
+		return errors.Join(b.endGrace(tx), b.save(tx), b.toppedUp(tx))
 	})
 }
 
@@ -255,7 +255,7 @@ func (s *Service) insertTransfer(ctx context.Context, e Entry, with []func(ctx c
 			if first.Account != e.Account || first.Kind != e.Kind || first.Amount != e.Amount {
 				return ErrKeyReused
 			}
-			return nil
+			return books[e.Account].toppedUp(tx) // whoever repeats it may have a reason
 		}
 		b := books[e.Account]
 		after := b.Balance.Balance + e.Amount
@@ -272,7 +272,7 @@ func (s *Service) insertTransfer(ctx context.Context, e Entry, with []func(ctx c
 		if err := insertEntries(tx, []Entry{next}); err != nil {
 			return err
 		}
-		if err := errors.Join(b.endGrace(tx), b.save(tx)); err != nil {
+		if err := errors.Join(b.endGrace(tx), b.save(tx), b.toppedUp(tx)); err != nil {
 			return err
 		}
 		for _, write := range with {

@@ -10,8 +10,6 @@ import (
 
 	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/ledger"
-	"github.com/frostpin/frostpin/pins"
-	"github.com/frostpin/frostpin/spec"
 )
 
 func (p *program) accountCredit() *cobra.Command {
@@ -23,7 +21,7 @@ func (p *program) accountCredit() *cobra.Command {
 		Long: `Book what an account has paid in, in credits such as 12.50. The key names the payment: what has the same key is booked once,
 however often it is said. With --correction the amount may also be below zero; put it behind -- then.
 
-What the account could not pay for before is tried again.`,
+What the account could not pay for before is tried again: by the server that runs on this database, or by the next one.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			amount, err := ledger.ParseAmount(args[1])
@@ -39,9 +37,6 @@ What the account could not pay for before is tried again.`,
 					return s.tokens.NoteCredit(ctx, auth.Operator(), account.Name, amount.String(), key)
 				})
 				if err != nil {
-					return err
-				}
-				if err := p.funded(ctx, s, account.ID, books); err != nil {
 					return err
 				}
 				said := "booked"
@@ -60,20 +55,6 @@ What the account could not pay for before is tried again.`,
 		panic(err) // only for a flag that does not exist
 	}
 	return c
-}
-
-// funded tries again what an account could not pay for, if there is money now: what was booked may be a repetition, and
-// spent since, or a correction.
-func (p *program) funded(ctx context.Context, s *store, account int64, books *ledger.Service) error {
-	b, err := books.Balance(ctx, account)
-	if err != nil || !b.Pays() {
-		return err
-	}
-	service, err := s.tierless(ctx, p)
-	if err != nil {
-		return err
-	}
-	return service.Retry(ctx, pins.Account(account), spec.ReasonInsufficientFunds)
 }
 
 // withMoney opens the books for a command about one account.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,9 @@ type api struct {
 	account  string // whose pins an administrator reads; empty: those of the token's account
 	client   *http.Client
 	pause    func(ctx context.Context, d time.Duration) error // waits before a request is repeated
+
+	mu      sync.Mutex
+	unnamed map[same]pinned // pins without a name that were found among many
 }
 
 // serverFlags name the server that a command talks to.
@@ -108,7 +112,7 @@ func newAPI(address, token string, client func(*url.URL) *http.Client) (*api, er
 	if strings.ContainsAny(token, "\r\n") {
 		return nil, errors.New("the token is more than one line")
 	}
-	a := &api{token: token, client: client(base), pause: pause}
+	a := &api{token: token, client: client(base), pause: pause, unnamed: map[same]pinned{}}
 	root := url.URL{Scheme: base.Scheme, Host: base.Host}
 	switch prefix, isEndpoint := strings.CutSuffix(base.Path, "/psa"); {
 	case isEndpoint:
@@ -133,12 +137,13 @@ func newService(address, token string) (*api, error) {
 		return nil, errors.New("the token is more than one line")
 	}
 	base.Path = strings.TrimSuffix(base.Path, "/pins")
-	return &api{endpoint: base.String(), token: token, client: strangersClient(base), pause: pause}, nil
+	return &api{endpoint: base.String(), token: token, client: strangersClient(base), pause: pause, unnamed: map[same]pinned{}}, nil
 }
 
 // An answerError is an answer that is not what was asked for.
 type answerError struct {
 	code   int
+	word   string // what the service calls it, such as QUOTA_EXCEEDED
 	reason string
 	after  time.Duration // what Retry-After says, 0: nothing
 }
@@ -314,7 +319,7 @@ func newAnswerError(response *http.Response) error {
 		} `json:"error"`
 	}
 	if json.Unmarshal(body, &failure) == nil && failure.Error.Reason != "" {
-		e.reason = failure.Error.Reason
+		e.word, e.reason = failure.Error.Reason, failure.Error.Reason
 		if failure.Error.Details != "" {
 			e.reason += ": " + failure.Error.Details
 		}

@@ -8,13 +8,16 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/frostpin/frostpin/spec"
 )
 
 // batch is how many pins are looked up at once: the contract allows ten CIDs in a query.
@@ -38,48 +41,82 @@ func (a *api) present(ctx context.Context, pins []wanted) (map[same]pinned, erro
 	if len(cids) == 0 {
 		return have, nil
 	}
-	query := url.Values{"cid": {strings.Join(cids, ",")}, "status": {joined(allStatuses())}, "limit": {strconv.Itoa(fullPage)}}
-	rows, count, err := a.page(ctx, query)
-	if err != nil {
-		return nil, fmt.Errorf("looking up what is there: %w", err)
+	missing := func(w wanted) bool { // one that has failed may have been made again
+		known, ok := have[w.same()]
+		return dags[w.same().dag] && (!ok || known.Status == spec.Failed)
 	}
-	for _, row := range rows {
-		have[row.Pin.same()] = row
-	}
-	if len(rows) < fullPage && count <= int64(len(rows)) { // a page with much text may end before the limit
-		return have, nil
-	}
-	for _, w := range pins { // one of the DAGs has many names: each pin is asked for by its own
-		if _, ok := have[w.same()]; ok || w.Name == "" {
-			continue
+	l := a.lister(allStatuses(), url.Values{"cid": {strings.Join(cids, ",")}})
+	for range fewPages {
+		rows, err := l.next(ctx)
+		if err != nil && !errors.Is(err, errIncomplete) {
+			return nil, fmt.Errorf("looking up what is there: %w", err)
 		}
+		for _, row := range rows {
+			if known, ok := have[row.Pin.same()]; !ok || known.Status == spec.Failed {
+				have[row.Pin.same()] = row
+			}
+		}
+		if l.ended && err == nil || !slices.ContainsFunc(pins, missing) {
+			return have, nil
+		}
+	}
+	var mu sync.Mutex
+	asked := map[same]bool{}
+	left := slices.DeleteFunc(slices.Clone(pins), func(w wanted) bool {
+		again := asked[w.same()]
+		asked[w.same()] = true
+		return again || !missing(w)
+	})
+	err := each(ctx, left, func(ctx context.Context, w wanted) error { // the DAGs have many pins: each is looked for alone
 		row, ok, err := a.find(ctx, w)
-		if err != nil {
-			return nil, err
-		}
 		if ok {
+			mu.Lock()
 			have[w.same()] = row
+			mu.Unlock()
 		}
-	}
-	return have, nil
+		return err
+	})
+	return have, err
 }
 
-// find looks one pin up.
+// fewPages are how many pages of several DAGs are read: what is there and what follows it, for a service that sends less in a
+// page than it is asked for. The count that it claims is not believed.
+const fewPages = 3
+
+// maxName is the most characters of a name that a query may have.
+const maxName = 255
+
+// find looks one pin up, and finds one that has failed only if there is no other. What has no name cannot be asked for by
+// it: all pins of its DAG are read until it is found, and what was found so is remembered, because others of its DAG may be
+// about to be copied.
 func (a *api) find(ctx context.Context, w wanted) (pinned, bool, error) {
-	query := url.Values{"cid": {w.CID}, "status": {joined(allStatuses())}, "limit": {strconv.Itoa(fullPage)}}
-	if w.Name != "" {
-		query.Set("name", w.Name)
+	a.mu.Lock()
+	row, ok := a.unnamed[w.same()]
+	a.mu.Unlock()
+	if ok {
+		return row, true, nil
 	}
-	rows, _, err := a.page(ctx, query)
-	if err != nil {
-		return pinned{}, false, fmt.Errorf("looking up what is there: %w", err)
+	filter := url.Values{"cid": {w.CID}}
+	if w.Name != "" && utf8.RuneCountInString(w.Name) <= maxName {
+		filter.Set("name", w.Name)
 	}
-	for _, row := range rows {
-		if row.Pin.same() == w.same() {
-			return row, true, nil
+	for found, err := range a.search(ctx, allStatuses(), filter) {
+		if err != nil {
+			return pinned{}, false, fmt.Errorf("looking up what is there: %w", err)
+		}
+		if found.Pin.same() != w.same() {
+			continue
+		}
+		if row, ok = found, true; row.Status != spec.Failed { // else it may have been made again
+			break
 		}
 	}
-	return pinned{}, false, nil
+	if ok && w.Name == "" {
+		a.mu.Lock()
+		a.unnamed[w.same()] = row
+		a.mu.Unlock()
+	}
+	return row, ok, nil
 }
 
 // post asks for a pin that is not there. When an answer is lost, it looks before it asks again.
@@ -107,10 +144,20 @@ func (a *api) post(ctx context.Context, w wanted) (pinned, error) {
 	return found, nil
 }
 
-// hopeless tells whether an error would meet every further pin too.
-func hopeless(ctx context.Context, err error) bool {
+// hopeless tells whether an error would meet every further pin too. A quota may only be too small for this one, but not for
+// many in a row.
+func (s *summary) hopeless(ctx context.Context, err error) bool {
+	if e, ok := errors.AsType[*answerError](err); ok && e.code == http.StatusForbidden && e.word == spec.ReasonQuotaExceeded {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refused++
+		return s.refused > maxRefused || ctx.Err() != nil
+	}
 	return ctx.Err() != nil || answered(err, http.StatusUnauthorized, http.StatusForbidden) || err != nil && passing(err)
 }
+
+// maxRefused is how many pins in a row are refused for a quota before the others are not asked for any more.
+const maxRefused = 100
 
 // each runs fn for the items, several at once, and ends with the first error.
 func each[T any](ctx context.Context, items []T, fn func(context.Context, T) error) error {
@@ -141,6 +188,7 @@ type summary struct {
 	Skipped  int64
 	Failed   int64
 	Failures []failure
+	refused  int // for a quota, since one was done
 }
 
 // MarshalJSON implements json.Marshaler.
@@ -152,7 +200,7 @@ func (s *summary) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{s.verb: s.Done, "skipped": s.Skipped, "failed": s.Failed, "failures": failures})
 }
 
-func (s *summary) done()    { s.mu.Lock(); s.Done++; s.mu.Unlock() }
+func (s *summary) done()    { s.mu.Lock(); s.Done++; s.refused = 0; s.mu.Unlock() }
 func (s *summary) skipped() { s.mu.Lock(); s.Skipped++; s.mu.Unlock() }
 
 func (s *summary) failed(id string, w wanted, err error) {

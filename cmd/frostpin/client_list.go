@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -20,8 +21,13 @@ import (
 // before that end and what has been seen is left out. boxo's client, which other tools use, asks for what is strictly
 // older, loses such pins, stops where the count says so, retries nothing and reads answers of any length.
 func (a *api) list(ctx context.Context, statuses []spec.Status) iter.Seq2[pinned, error] {
+	return a.search(ctx, statuses, nil)
+}
+
+// search is list with more that is asked for, which a service may ignore.
+func (a *api) search(ctx context.Context, statuses []spec.Status, filter url.Values) iter.Seq2[pinned, error] {
 	return func(yield func(pinned, error) bool) {
-		l := lister{api: a, statuses: statuses, limit: fullPage, seen: map[string]time.Time{}}
+		l := a.lister(statuses, filter)
 		for !l.ended {
 			rows, err := l.next(ctx)
 			for _, row := range rows {
@@ -42,6 +48,7 @@ func (a *api) list(ctx context.Context, statuses []spec.Status) iter.Seq2[pinned
 type lister struct {
 	api      *api
 	statuses []spec.Status
+	filter   url.Values
 	limit    int // rows of a page
 
 	started bool
@@ -56,6 +63,10 @@ type lister struct {
 	doubtful    bool  // rows may have been missed
 }
 
+func (a *api) lister(statuses []spec.Status, filter url.Values) *lister {
+	return &lister{api: a, statuses: statuses, filter: filter, limit: fullPage, seen: map[string]time.Time{}}
+}
+
 // overlap is how far a page reaches back into the one before. Services keep time to the millisecond, some more finely.
 const overlap = time.Millisecond
 
@@ -65,6 +76,7 @@ var errIncomplete = errors.New("the service does not page by time: it says that 
 // next reads a page and returns what is new in it, which may be nothing before the end.
 func (l *lister) next(ctx context.Context) ([]pinned, error) {
 	query := url.Values{"status": {joined(l.statuses)}, "limit": {strconv.Itoa(l.limit)}}
+	maps.Copy(query, l.filter)
 	back := overlap
 	if l.strict {
 		back = 0

@@ -138,6 +138,9 @@ func (e *export) toDir(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if err := ownSums(dir); err != nil {
+		return err
+	}
 	if err := os.Remove(inside(dir, sumsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -152,6 +155,34 @@ func (e *export) toDir(ctx context.Context, dir string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("exporting to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// ownSums refuses a directory that has sums of something else, which would be lost.
+func ownSums(dir string) error {
+	_, err := os.Lstat(inside(dir, sumsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := os.Lstat(inside(dir, manifestFile)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has a %s and no %s, so it is no export: name another directory", dir, sumsFile, manifestFile)
+	}
+	return err
+}
+
+// ownDir refuses a directory that has what no export has: it would be removed with the rest.
+func ownDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		switch strings.TrimSuffix(entry.Name(), partial) {
+		case sumsFile, manifestFile, "cars", "receipts":
+		default:
+			return fmt.Errorf("the export is made in %s, which has %s already: name another file", dir, plain(entry.Name()))
+		}
 	}
 	return nil
 }
@@ -286,6 +317,9 @@ func (e *export) car(ctx context.Context, text string) error {
 // there is used by the next.
 func (e *export) toTar(ctx context.Context, path string) error {
 	dir := path + ".d"
+	if err := ownDir(dir); err != nil {
+		return err
+	}
 	if err := e.toDir(ctx, dir); err != nil {
 		return err
 	}

@@ -400,3 +400,89 @@ func FuzzTar(f *testing.F) {
 		}
 	})
 }
+
+func TestExportRemovesNothingOfOthers(t *testing.T) {
+	m, _ := filled(t)
+	dir := t.TempDir()
+	note := filepath.Join(dir, "e.tar.d", "note")
+	if err := os.MkdirAll(filepath.Dir(note), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sums := filepath.Join(dir, sumsFile)
+	for _, name := range []string{note, sums} {
+		if err := os.WriteFile(name, []byte("mine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := exportOf(t, m).toTar(t.Context(), filepath.Join(dir, "e.tar")); err == nil {
+		t.Error("it exports into somebody's directory")
+	}
+	if err := exportOf(t, m).toDir(t.Context(), dir); err == nil {
+		t.Error("it exports over somebody's sums")
+	}
+	for _, name := range []string{note, sums} {
+		if content, err := os.ReadFile(name); err != nil || string(content) != "mine" {
+			t.Errorf("%s: %q, %v", name, content, err)
+		}
+	}
+}
+
+func TestImportTellsOfFailedPinsWhoseDataItHas(t *testing.T) {
+	from, roots := filled(t)
+	dir := t.TempDir()
+	if err := exportOf(t, from).toDir(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	to := newModel(t)
+	to.pin(wanted{CID: roots[0].String(), Name: "first"}, spec.Failed)
+	to.pin(wanted{CID: roots[1].String(), Name: "first"}, spec.Failed) // and was made again
+	to.pin(wanted{CID: roots[1].String(), Name: "first"}, spec.Pinned)
+	to.pin(wanted{CID: roots[2].String(), Name: "first"}, spec.Queued)
+	to.pin(wanted{CID: identity(6), Name: "queued"}, spec.Failed)
+	i := importOf(t, to, dir)
+	if err := i.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := &i.summary; s.Done != 2 || s.Skipped != 3 || s.Failed != 1 || s.Failures[0].CID != roots[0].String() {
+		t.Errorf("%s: %v", s.line(), s.Failures)
+	}
+}
+
+func TestOnePinThatIsTooLargeForAPlanKeepsNoOtherFromBeingCopied(t *testing.T) {
+	from, to := newModel(t), newModel(t)
+	for i := range 40 {
+		from.pin(wanted{CID: identity(i)}, spec.Pinned)
+	}
+	var posts atomic.Int32
+	to.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost || posts.Add(1) != 3 {
+			return false
+		}
+		refuse(w, http.StatusForbidden, spec.ReasonQuotaExceeded)
+		return true
+	}
+	m := mirrorOf(t, from, to)
+	if err := m.run(t.Context(), []spec.Status{spec.Pinned}); err != nil || m.summary.Done != 39 || m.summary.Failed != 1 {
+		t.Errorf("%s, %v", m.summary.line(), err)
+	}
+}
+
+func TestAFullAccountIsNotAskedForEachPin(t *testing.T) {
+	from, to := newModel(t), newModel(t)
+	for i := range 500 {
+		from.pin(wanted{CID: identity(i)}, spec.Pinned)
+	}
+	var posts atomic.Int32
+	to.intercept = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost {
+			return false
+		}
+		posts.Add(1)
+		refuse(w, http.StatusForbidden, spec.ReasonQuotaExceeded)
+		return true
+	}
+	err := mirrorOf(t, from, to).run(t.Context(), []spec.Status{spec.Pinned})
+	if n := posts.Load(); err == nil || n > 2*maxRefused {
+		t.Errorf("%d pins were asked for, %v", n, err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/auth"
@@ -27,6 +28,7 @@ import (
 type debtor struct {
 	notices
 	t        *testing.T
+	dsn      string
 	clock    atomic.Int64 // of the ledger, in Unix milliseconds
 	tier     *pinstest.Tier
 	dag      pinstest.DAG
@@ -37,11 +39,32 @@ type debtor struct {
 
 const graceDay = 24 * time.Hour
 
+// eachDatabase runs a test on a database of each kind that a command can be run on as well.
+func eachDatabase(t *testing.T, test func(t *testing.T, dsn string, db *database.DB)) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			dsn := databasetest.DSN(t, dialect)
+			db, err := database.Open(t.Context(), dsn, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := db.Migrate(t.Context(), migrations()...); err != nil {
+				t.Fatal(err)
+			}
+			test(t, dsn, db)
+		})
+	}
+}
+
 func eachDebtor(t *testing.T, test func(t *testing.T, d *debtor)) {
-	migrations := slices.Concat(auth.Migrations(), events.Migrations(), ledger.Migrations(), pins.Migrations())
-	databasetest.Each(t, migrations, func(t *testing.T, db *database.DB) {
+	eachDatabase(t, func(t *testing.T, dsn string, db *database.DB) {
 		log := slog.New(slog.DiscardHandler)
-		d := &debtor{t: t, tier: pinstest.NewTier(), dag: pinstest.Tree("it", 1100)}
+		d := &debtor{t: t, dsn: dsn, tier: pinstest.NewTier(), dag: pinstest.Tree("it", 1100)}
 		now := func() time.Time { return time.UnixMilli(d.clock.Load()).UTC() }
 		d.goOn(0)
 		d.notices = notices{db: db, accounts: auth.New(db, now), told: events.New(db, nil, log, now), now: now, log: log}
@@ -394,28 +417,78 @@ func TestServersLetGoTogetherAndTellOnce(t *testing.T) {
 	})
 }
 
-// `frostpin account credit` has no server to leave it to.
-func TestWhatAPaymentByCommandBringsBackIsTold(t *testing.T) {
+// `frostpin account credit` does not know the settings of the server, and so not what state a pin is in.
+func TestACreditByCommandLeavesThePinsToTheServer(t *testing.T) {
 	eachDebtor(t, func(t *testing.T, d *debtor) {
 		for _, day := range []float64{0, 15, 27, 30} {
 			d.look(day)
 		}
 		d.are("let go", spec.Failed)
-		d.book(d.ann, 50*ledger.Credit)
-		told := d.changes()
-		command := &store{db: d.db, tokens: d.accounts, config: &Config{PinnedWhen: "hot"}}
-		service, err := command.tierless(t.Context(), &program{now: d.now})
-		if err != nil {
-			t.Fatal(err)
+		before, told := d.states(), d.changes()
+		code, _, stderr := command(t, []string{"HOME=" + t.TempDir(), "FROSTPIN_DATABASE=" + d.dsn, "FROSTPIN_PINNED_WHEN=hot"},
+			"account", "credit", "ann", "50", "--key", "cash")
+		if code != 0 {
+			t.Fatalf("exit %d: %s", code, stderr)
 		}
-		if err := service.Retry(t.Context(), pins.Account(d.ann.ID), spec.ReasonInsufficientFunds); err != nil {
+		if diff := cmp.Diff(before, d.states()); diff != "" {
+			t.Errorf("the command has changed pins: %s", diff)
+		}
+		server := topUps{d.books, d.pins, nil, d.log}
+		if err := server.look(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		d.are("paid", spec.Pinned)
 		if n := d.changes() - told; n != 1 {
 			t.Errorf("%d events tell that it is back, want 1", n)
 		}
+		if left, err := d.books.TopUps(t.Context(), 0, 10); err != nil || len(left) > 0 {
+			t.Errorf("%v are to be tried again still, %v", left, err)
+		}
 	})
+}
+
+// What waits for one account must not wait for ever because another's cannot be tried again, and a payment in the same moment
+// is not forgotten.
+func TestWhatHasFailedForOneTopUpIsTriedAgain(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		for _, day := range []float64{0, 15, 27, 30} {
+			d.look(day)
+		}
+		d.book(d.ann, 50*ledger.Credit)
+		ended, end := context.WithCancel(t.Context())
+		end()
+		server := topUps{d.books, d.pins, nil, d.log}
+		if err := server.look(ended); err == nil {
+			t.Error("nothing failed")
+		}
+		d.are("not tried yet", spec.Failed)
+		list, err := d.books.TopUps(t.Context(), 0, 10)
+		if err != nil || len(list) == 0 {
+			t.Fatalf("to be tried again: %v, %v", list, err)
+		}
+		d.book(d.ann, ledger.Credit) // after the server has read what there is
+		if err := server.settle(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+		d.are("paid", spec.Pinned)
+		if list, err := d.books.TopUps(t.Context(), 0, 10); err != nil || len(list) != 1 {
+			t.Errorf("to be tried again: %v, %v; want the last payment", list, err)
+		}
+	})
+}
+
+// states are the pins and their roots as they are written down.
+func (d *debtor) states() (all []string) {
+	d.t.Helper()
+	err := d.db.Read(d.t.Context(), func(tx *gorm.DB) error {
+		all = nil
+		return tx.Raw(`SELECT concat_ws(' ', p.id, p.status, p.lapsed_ms, r.cid, r.hot, r.next_ms) FROM pins p JOIN roots r ON r.id = p.root_id
+			ORDER BY p.id`).Scan(&all).Error
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return all
 }
 
 // changes is how many events of pins there are.

@@ -12,7 +12,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
 
-	"github.com/frostpin/frostpin/auth/events"
 	"github.com/frostpin/frostpin/pins"
 	"github.com/frostpin/frostpin/pins/heat"
 	"github.com/frostpin/frostpin/retrieval"
@@ -82,16 +81,14 @@ are read least for the room they take. They are read from Filecoin then, and tho
 	return c
 }
 
-// tierless is the service over this database with everything that a server gives it but the hot tier: it knows when cold
-// copies were read back, and what it changes is what a server would have changed.
+// tierless is the service over this database, for reading, with what a server knows but the hot tier: also when cold copies
+// were read back.
 func (s *store) tierless(ctx context.Context, p *program) (*pins.Service, error) {
 	log := slog.New(slog.DiscardHandler)
 	config, err := pinsConfig(s.config, "")
 	if err != nil {
 		return nil, err
 	}
-	named := new(pinNames)
-	config.Journal = journal{events.New(s.db, named, log, p.now)}
 	if s.config.coldOffered() {
 		if config.Archive, err = s.dealer(p); err != nil {
 			return nil, err
@@ -100,8 +97,7 @@ func (s *store) tierless(ctx context.Context, p *program) (*pins.Service, error)
 		config.ColdSource = coldReader{reading}
 		err = reading.Recall(ctx)
 	}
-	named.service = pins.New(config, s.db, nil, log, p.now)
-	return named.service, err
+	return pins.New(config, s.db, nil, log, p.now), err
 }
 
 func (p *program) showResident(ctx context.Context, c *cobra.Command, service *pins.Service, text string) error {

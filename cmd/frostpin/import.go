@@ -28,8 +28,9 @@ func (p *program) importCommand() *cobra.Command {
 		Long: `Read what "frostpin export" wrote into a server: pins with their names and meta, and the data where the export
 has it; other pins are fetched over the IPFS network, as if they had been asked for anew. All sums are checked first.
 
-It can be run again: pins that are there already, by CID and name, are left alone. With --json it prints, as it goes,
-which request of the export became which of the server, one a line. It exits with 1 when pins could not be imported.`,
+It can be run again: pins that are there already, by CID and name, are left alone. One of those that has failed, and
+whose data the export has, counts as a failure. With --json it prints, as it goes, which request of the export became
+which of the server, one a line. It exits with 1 when pins could not be imported.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			i := importer{dags: digests{}}
@@ -169,6 +170,10 @@ func (i *importer) batch(ctx context.Context, rows []pinned) error {
 			if !ok {
 				there, ok = done[key]
 			}
+			if root, err := cid.Decode(row.Pin.CID); ok && err == nil && there.Status == spec.Failed && i.sums.has(carName(root)) {
+				i.summary.failed(row.ID, row.Pin, errFailedThere)
+				continue
+			}
 			if ok {
 				i.summary.skipped()
 				if err := i.report(row.ID, there.ID); err != nil {
@@ -187,7 +192,7 @@ func (i *importer) batch(ctx context.Context, rows []pinned) error {
 				if err := i.report(row.ID, there.ID); err != nil {
 					return err
 				}
-			case hopeless(ctx, err):
+			case i.summary.hopeless(ctx, err):
 				return fmt.Errorf("importing %s: %w", row.Pin.CID, err)
 			default:
 				i.summary.failed(row.ID, row.Pin, err)
@@ -196,6 +201,10 @@ func (i *importer) batch(ctx context.Context, rows []pinned) error {
 		return nil
 	})
 }
+
+// errFailedThere is a pin that would be left alone although the export has what it lacks. To make a second one, or to remove
+// this one, is for whoever owns it to decide.
+var errFailedThere = errors.New("it is there already and has failed: remove it, and import again, to have its data sent")
 
 // report prints what became of a request.
 func (i *importer) report(from, to string) error {

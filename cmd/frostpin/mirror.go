@@ -148,7 +148,7 @@ func (m *mirror) copy(ctx context.Context, pins []wanted) error {
 			m.summary.done()
 			return nil
 		}
-		if hopeless(ctx, err) {
+		if m.summary.hopeless(ctx, err) {
 			return fmt.Errorf("copying %s: %w", w.CID, err)
 		}
 		m.summary.failed("", w, err)

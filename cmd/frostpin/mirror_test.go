@@ -123,6 +123,63 @@ func TestMirrorCopiesEachPinOnceHoweverOftenItIsEnded(t *testing.T) {
 	}
 }
 
+func TestMirrorMakesNothingAgainOfDAGsWithMorePinsThanAPage(t *testing.T) {
+	for name, sloppy := range map[string]func(*model){
+		"conforming":                func(*model) {},
+		"small pages":               func(m *model) { m.maxLimit = 30 },
+		"small pages, no count":     func(m *model) { m.maxLimit, m.count = 30, func(int) int { return 0 } },
+		"it ignores filters":        func(m *model) { m.vague, m.maxLimit = true, 30 },
+		"it lists the oldest first": func(m *model) { m.upward, m.maxLimit = true, 200 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to := newModel(t), newModel(t)
+			sloppy(to)
+			to.pin(wanted{CID: identity(1)}, spec.Queued) // the oldest: it is on the last page
+			for i := range 1100 {
+				to.pin(wanted{CID: identity(1), Name: "pin " + strconv.Itoa(i)}, spec.Queued)
+			}
+			to.pin(wanted{CID: identity(2)}, spec.Queued)
+			for range 25 { // in more than one batch
+				from.pin(wanted{CID: identity(1)}, spec.Pinned)
+			}
+			for i := range 5 {
+				from.pin(wanted{CID: identity(1), Name: "pin " + strconv.Itoa(7*i)}, spec.Pinned)
+			}
+			from.pin(wanted{CID: identity(2)}, spec.Pinned)
+			from.pin(wanted{CID: identity(2), Name: "new"}, spec.Pinned)
+			from.pin(wanted{CID: identity(3)}, spec.Pinned)
+			from.pin(wanted{CID: identity(1), Name: "new"}, spec.Pinned)
+			for _, want := range []struct{ done, skipped int64 }{{3, 31}, {0, 34}} {
+				m := mirrorOf(t, from, to)
+				if err := m.run(t.Context(), []spec.Status{spec.Pinned}); err != nil {
+					t.Fatal(err)
+				}
+				if m.summary.Done != want.done || m.summary.Skipped != want.skipped || m.summary.Failed != 0 {
+					t.Errorf("%s; want %+v", m.summary.line(), want)
+				}
+			}
+		})
+	}
+}
+
+// It makes nothing rather than something twice.
+func TestMirrorFailsWhereNobodyCanTellWhatIsThere(t *testing.T) {
+	from, to := newModel(t), newModel(t)
+	to.deaf, to.maxLimit = true, 30
+	to.pin(wanted{CID: identity(1)}, spec.Queued)
+	for i := range 40 {
+		to.pin(wanted{CID: identity(1), Name: "pin " + strconv.Itoa(i)}, spec.Queued)
+	}
+	before := to.names()
+	from.pin(wanted{CID: identity(1)}, spec.Pinned)
+	if err := mirrorOf(t, from, to).run(t.Context(), []spec.Status{spec.Pinned}); err == nil {
+		t.Error("it has not failed")
+	}
+	if diff := cmp.Diff(before, to.names()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestMirrorWaitsAsLongAsItIsToldAndDoesNotPostTwice(t *testing.T) {
 	from, to := newModel(t), newModel(t)
 	for i := range 30 {

@@ -245,6 +245,10 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		accrue(ctx, books, service, backing, cold, notices{db, tokens, books, told, service, p.now, log}, p.now, log)
 		return nil
 	})
+	running.Go(func() error {
+		topUps{books, service, cold, log}.run(ctx)
+		return nil
+	})
 	if cold != nil {
 		running.Go(func() error { return cold.Run(ctx) })
 	}
