@@ -25,6 +25,8 @@ import (
 type Ledger interface {
 	// Afford returns a *ledger.FundsError when an account cannot pay for more.
 	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
+	// Coming is what is being fetched for an account, as far as it was set aside for.
+	Coming(ctx context.Context, account int64) (ledger.Stock, error)
 	Balance(ctx context.Context, account int64) (ledger.Balance, error)
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
 	// LetGoAfter is when pins of an account are let go in a grace period of such a length; zero: never.
@@ -91,13 +93,20 @@ func (s *Server) weigh(c echo.Context, root cid.Cid, size int64, copies int) (le
 	return ledger.Stock{Hot: size, Cold: size * int64(copies)}, nil
 }
 
-// carries tells whether the caller's balance carries so much more. What is kept of replaced pins may use up the allowance, and
-// gives way then.
+// carries tells whether the caller's balance carries so much more beside what is stored and what is being fetched, which a
+// replacement does not add to. What is kept of replaced pins may use up the allowance, and gives way then.
 func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, replaced pins.ID) error {
 	ctx := c.Request().Context()
 	stock, err := s.pins.Stock(ctx, account(c))
 	if err != nil {
 		return err
+	}
+	if replaced == "" {
+		coming, err := s.cfg.Ledger.Coming(ctx, caller(c).Account)
+		if err != nil {
+			return err
+		}
+		stock.Hot, stock.Cold = stock.Hot+coming.Hot, stock.Cold+coming.Cold
 	}
 	short := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
 	if !errors.Is(short, ledger.ErrFunds) {

@@ -439,6 +439,40 @@ func TestWhatAnAllowanceCoversNeedsNoBalance(t *testing.T) {
 	k.mustAdd(t, k.customer("ann"), `{"cid":"`+cidV0+`"}`)
 }
 
+// A DAG that is here and one that is being fetched are each within the allowance.
+func TestAllowanceIsSharedWithWhatIsBeingFetched(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}) // 10 MiB
+	ann := k.customer("ann")
+	id, err := k.accountID(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+	if err := k.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid = ?`, pins.HotHeld, 6<<20, cidRaw).Error
+	}); err != nil {
+		t.Fatal(err)
+	}
+	fetches := func(bytes int64) {
+		t.Helper()
+		if _, err := k.books.HoldStock(t.Context(), id, "fetched", ledger.Stock{}, ledger.Stock{Hot: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fetches(6 << 20)
+	for _, body := range []string{`{"cid":"` + cidRaw + `"}`, `[{"cid":"` + cidRaw + `"}]`} {
+		path := map[bool]string{true: "/psa/pins", false: "/api/v1/pins/batch"}[body[0] == '{']
+		if w := k.do(ann, "POST", path, body); !strings.Contains(w.Body.String(), "INSUFFICIENT_FUNDS") {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if err := k.books.ReleaseHold(t.Context(), "fetched"); err != nil {
+		t.Fatal(err)
+	}
+	fetches(4 << 20)
+	k.mustAdd(t, ann, `{"cid":"`+cidRaw+`"}`)
+}
+
 func TestAccountsWithoutPricesPayNothing(t *testing.T) {
 	k := newTill(t, nil)
 	ann := k.customer("ann")

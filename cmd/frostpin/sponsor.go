@@ -136,13 +136,21 @@ func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, b
 		"%d bytes are held for this account, this has %d or more, and its plan allows %d", held, bytes, quota)}
 }
 
-// holdFor sets aside what 30 days of more cost.
+// holdFor sets aside what 30 days of more cost. What is still set aside for pins that have come or gone since is none that keeps
+// others from it.
 func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID, stock, more ledger.Stock) (cost ledger.Amount, err error) {
-	cost, err = s.books.Costs(ctx, int64(account), stock, more)
-	if err != nil || cost == 0 {
+	cost, err = s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
+	if !errors.Is(err, ledger.ErrFunds) {
 		return cost, err
 	}
-	return cost, s.books.Hold(ctx, int64(account), string(pin), min(cost, ledger.MaxAmount))
+	refs, failed := s.books.AccountRefs(ctx, int64(account), holdsAtOnce)
+	if failed == nil {
+		failed = s.settleUnless(ctx, refs)
+	}
+	if failed != nil {
+		return cost, failed
+	}
+	return s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
 }
 
 // Pays tells whether anybody who wants cold copies can pay for a deal: whoever pays nothing, or has anything left. Of what very

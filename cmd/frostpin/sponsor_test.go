@@ -74,8 +74,9 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
 			t.Fatal(err)
 		}
-		carry := func(pin pins.ID, mib int64) error {
-			return s.Carry(t.Context(), account, pin, pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		ids := map[string]pins.ID{"a": s.waits(t, account, "a"), "b": s.waits(t, account, "b")}
+		carry := func(pin string, mib int64) error {
+			return s.Carry(t.Context(), account, ids[pin], pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
 		}
 		holds := func(want ledger.Amount) {
 			t.Helper()
@@ -91,10 +92,15 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 		if err := carry("b", 41); !errors.As(err, &short) || short.Reason != "INSUFFICIENT_FUNDS" {
 			t.Errorf("more than there is: %v", err)
 		}
-		if err := s.Settle(t.Context(), []pins.ID{"a", "never"}); err != nil {
+		if err := s.Settle(t.Context(), []pins.ID{ids["a"], "never"}); err != nil {
 			t.Fatal(err)
 		}
 		holds(40)
+		s.settleRest(t.Context(), slog.New(slog.DiscardHandler))
+		holds(40)
+		if err := s.pins().Delete(t.Context(), account, ids["b"]); err != nil {
+			t.Fatal(err)
+		}
 		s.settleRest(t.Context(), slog.New(slog.DiscardHandler)) // no pin waits
 		holds(0)
 	})
@@ -115,10 +121,10 @@ func TestWhatGrowsAtOnceIsNeverPromisedMoreThanThereIs(t *testing.T) {
 		var granted atomic.Int64 // MiB
 		var writers sync.WaitGroup
 		for i := range 64 {
-			server := []*sponsor{s.sponsor, other}[i%2]
+			server, id := []*sponsor{s.sponsor, other}[i%2], s.waits(t, account, fmt.Sprint("p", i))
 			writers.Go(func() {
 				for mib := range int64(5) {
-					err := server.Carry(t.Context(), account, pins.ID(fmt.Sprint("p", i)), pins.Extent{Blocks: 1, Bytes: (mib + 1) << 20}, 0)
+					err := server.Carry(t.Context(), account, id, pins.Extent{Blocks: 1, Bytes: (mib + 1) << 20}, 0)
 					var short *pins.ShortError
 					switch {
 					case err == nil:
@@ -317,6 +323,54 @@ func TestReplacedDAGIsChargedWhileItIsKept(t *testing.T) {
 		}
 		if stock, err := s.pins().Stock(t.Context(), account); stock != (pins.Stock{}) || err != nil {
 			t.Errorf("%+v goes on to cost: %v", stock, err)
+		}
+	})
+}
+
+// waits adds a pin that waits for its data.
+func (s *sponsored) waits(t *testing.T, account pins.Account, name string) pins.ID {
+	t.Helper()
+	root := pinstest.Leaf(name).Root
+	p, err := s.pins().Add(t.Context(), account, spec.Request{CID: root.String(), Root: root}, pins.Decision{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.ID
+}
+
+// Each of them alone is within the allowance.
+func TestFetchesThatRunAtOnceShareTheAllowance(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}} // 10 MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		ids := []pins.ID{s.waits(t, account, "one"), s.waits(t, account, "two")}
+		carry := func(i int, mib int64) error {
+			return s.Carry(t.Context(), account, ids[i], pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		}
+		if err := errors.Join(carry(0, 6), carry(1, 4)); err != nil {
+			t.Fatal(err)
+		}
+		var short *pins.ShortError
+		if err := carry(1, 5); !errors.As(err, &short) || short.Reason != spec.ReasonInsufficientFunds {
+			t.Errorf("11 MiB of 10 at zero: %v", err)
+		}
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 3*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(carry(1, 5), carry(0, 7), carry(1, 6)); err != nil {
+			t.Errorf("13 MiB of 10, and 3 paid for: %v", err)
+		}
+		if b, err := s.books.Balance(t.Context(), int64(account)); err != nil || b.Holds != 3*ledger.Credit {
+			t.Errorf("%s is set aside: %v", b.Holds, err)
+		}
+		if err := carry(0, 8); !errors.As(err, &short) {
+			t.Errorf("14 MiB of 13: %v", err)
+		}
+		// What was set aside for a pin that has gone does not count.
+		if err := s.pins().Delete(t.Context(), account, ids[1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := carry(0, 13); err != nil {
+			t.Errorf("13 MiB alone: %v", err)
 		}
 	})
 }
