@@ -9,7 +9,8 @@
 //
 // A pin is what a user asked for; it never changes after it was inserted. A root is one DAG, whatever the number of
 // pins that name it: there is one fetch and one hot copy. A root lives as long as a pin names it, or a replaced pin's
-// DAG is kept until its successor is held (retained).
+// DAG is kept until its successor is held (retained). Such a DAG goes on to count and to cost as that of a pin, and gives
+// way to what its account asks for.
 //
 // A pin also carries terms: what was decided about its cold copies when it was made (Decide). A root under terms is a
 // wish; pins that agree in both share it. While a pin has a wish the archive has it on record as wanted, and as held

@@ -217,3 +217,54 @@ func CarryTwice(ctx context.Context, s *Service, c cid.Cid, known Extent, betwee
 	between()
 	return s.carry(ctx, j, known)
 }
+
+// Arrive makes a root held, of a size, as a walk of it does that ends.
+func Arrive(ctx context.Context, s *Service, c cid.Cid, bytes int64) error {
+	var id int64
+	err := s.store.db.Write(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`UPDATE roots SET claimed_by = ? WHERE cid = ? RETURNING id`, s.store.me, c.String()).Row().Scan(&id)
+	})
+	if err != nil {
+		return err
+	}
+	_, _, err = s.store.move(ctx, id, false, func(r Root) Root { return After(r, nil, 1, bytes, s.cfg.Policy, s.now()) })
+	return err
+}
+
+// ExpireRetained lets go what was kept of replaced pins for too long, as Run does from time to time.
+func ExpireRetained(ctx context.Context, s *Service) error {
+	_, err := s.store.expireRetained(ctx)
+	return err
+}
+
+// A Kept is what is held for an account: as it counts, as it costs, and as the pins and what is kept of replaced ones say.
+type Kept struct{ Counted, Cost, Held, HeldByPin int64 }
+
+// KeptNow reads it all afresh. wrong is how many holdings nobody has and how many DAGs are kept that a pin keeps already.
+func KeptNow(ctx context.Context, s *Service, account Account) (k Kept, wrong int64, err error) {
+	if k.Counted, err = s.store.heldBytes(ctx, account); err != nil {
+		return k, 0, err
+	}
+	stock, err := s.store.stock(ctx, account)
+	if err != nil {
+		return k, 0, err
+	}
+	k.Cost = stock.Hot
+	err = s.store.db.Read(ctx, func(tx *gorm.DB) error {
+		const keepers = `(SELECT root_id, id FROM pins WHERE account = @a AND lapsed_ms IS NULL
+			UNION ALL SELECT root_id, pin FROM retained WHERE account = @a) AS k`
+		a := sql.Named("a", account)
+		for q, into := range map[string]*int64{
+			`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM roots WHERE hot = 'held' AND id IN (SELECT root_id FROM ` + keepers + `)`: &k.Held,
+			`SELECT CAST(coalesce(sum(r.bytes), 0) AS BIGINT) FROM roots r JOIN ` + keepers + ` ON k.root_id = r.id WHERE r.hot = 'held'`:  &k.HeldByPin,
+			`SELECT (SELECT count(*) FROM holdings WHERE account = @a AND pin NOT IN (SELECT id FROM pins) AND pin NOT IN (SELECT pin FROM retained)) +
+				(SELECT count(*) FROM retained k JOIN pins p ON p.root_id = k.root_id WHERE k.account = @a AND p.account = @a AND p.lapsed_ms IS NULL)`: &wrong,
+		} {
+			if err := tx.Raw(q, a).Row().Scan(into); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return k, wrong, err
+}

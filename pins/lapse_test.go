@@ -434,13 +434,10 @@ func TestALetGoPinIsReplacedWhileItsCopyGoes(t *testing.T) {
 		if _, err := w.Replace(t.Context(), alice, p.ID, request(pinstest.Tree("nobody has it", 3).Root), pins.Decision{}); err != nil {
 			t.Fatal(err)
 		}
-		w.tier.FailRelease(nil)
-		w.until("it is given up", func() bool {
-			hot, err := pins.HotOf(t.Context(), w.Service, d.Root)
-			return hot == pins.HotGaveUp && err == nil
-		})
-		if w.held(d.Root) {
-			t.Error("it is still held")
+		if !w.Forgotten(d.Root) {
+			t.Error("what was let go is kept")
 		}
+		w.tier.FailRelease(nil)
+		w.until("its copy is gone", func() bool { return !w.held(d.Root) })
 	})
 }

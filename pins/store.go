@@ -245,7 +245,7 @@ func exec(tx *gorm.DB, sql string, args []any) error {
 
 func isList(arg any) bool {
 	switch arg.(type) {
-	case []string, []int64, []spec.Status:
+	case []string, []int64, []spec.Status, [][]any:
 		return true
 	}
 	return false

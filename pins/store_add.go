@@ -35,6 +35,7 @@ type addition struct {
 	root    Root
 	cold    deals.Standing
 	claimed bool // the root waits and is now this process's
+	met     bool // the root was there before
 
 	err  error
 	done chan struct{} // closed when the above is final
@@ -237,6 +238,9 @@ func (s *store) insert(tx *gorm.DB, batch []*addition) error {
 		return err
 	}
 	if err := s.beginHoldings(tx, batch, now); err != nil {
+		return err
+	}
+	if err := s.takeOver(tx, batch); err != nil {
 		return err
 	}
 	return countIn(tx, batch)

@@ -12,7 +12,8 @@ import (
 	"github.com/frostpin/frostpin/deals"
 )
 
-// wantedBy returns pins of a root, of which only ids, accounts, roots and standings are known.
+// wantedBy returns pins of a root, and those that were replaced and for which it is kept, of which only ids, accounts, roots and
+// standings are known.
 func (s *store) wantedBy(ctx context.Context, root Root, most int) (list []Pin, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
@@ -23,7 +24,8 @@ func (s *store) wantedBy(ctx context.Context, root Root, most int) (list []Pin, 
 			p.Root, p.Terms = root.CID, termsOf(terms)
 			list = append(list, p)
 			return err
-		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL LIMIT ?`, root.id, most)
+		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL
+			UNION ALL SELECT pin, account, NULL FROM retained WHERE root_id = ? AND pin <> '' LIMIT ?`, root.id, root.id, most)
 		if err != nil {
 			return err
 		}

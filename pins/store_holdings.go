@@ -64,8 +64,10 @@ func (s *store) hotHoldings(tx *gorm.DB, r Root) error {
 		}
 	}
 	return tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
-		SELECT p.id, p.root_id, p.account, CAST(? AS BIGINT), 1, 0, CAST(? AS BIGINT) FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL
-		ON CONFLICT (pin) DO NOTHING`, r.Bytes, now, r.id).Error
+		SELECT id, root_id, account, CAST(? AS BIGINT), 1, 0, CAST(? AS BIGINT) FROM (
+			SELECT id, root_id, account FROM pins WHERE root_id = ? AND lapsed_ms IS NULL
+			UNION ALL SELECT pin, root_id, account FROM retained WHERE root_id = ? AND pin <> '') AS holders WHERE true
+		ON CONFLICT (pin) DO NOTHING`, r.Bytes, now, r.id, r.id).Error
 }
 
 // coldHoldings follows the number of proven copies of a wish. The root is locked.
@@ -110,7 +112,7 @@ func changeHoldings(tx *gorm.DB, now int64, where, set string, args ...any) erro
 	return exec(tx, `UPDATE holdings SET since_s = ?, `+set+` WHERE `+where, append(all, conditions...))
 }
 
-// endHolding ends the holding of a pin that was just removed.
+// endHolding ends the holding of a pin that was just removed, or whose DAG was kept since it was replaced.
 func (s *store) endHolding(tx *gorm.DB, pin ID) error {
 	h := Holding{Pin: pin}
 	var hot, since int64

@@ -32,6 +32,11 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 		if err != nil || dues == nil {
 			return err
 		}
+		if dues.Hot { // what was replaced goes first
+			if batch.orphans, err = s.dropRetained(tx, `account = ?`, account); err != nil {
+				return err
+			}
+		}
 		list, err := costly(tx, account, before, *dues)
 		if err != nil {
 			return err
@@ -231,6 +236,9 @@ func (s *store) unlapseRoot(tx *gorm.DB, account Account, root int64) error {
 	done := tx.Exec(`UPDATE pins SET lapsed_ms = NULL WHERE root_id = ? AND account = ? AND lapsed_ms IS NOT NULL`, root, account)
 	if done.Error != nil || done.RowsAffected == 0 {
 		return done.Error
+	}
+	if err := s.handOver(tx, [][]any{{root, account}}); err != nil {
+		return err
 	}
 	after, err := s.wantedUnlessBlocked(tx, before, account)
 	if err != nil {

@@ -13,11 +13,11 @@ import (
 )
 
 // replace removes a pin and inserts another in one transaction. The old DAG is kept until the new one is held, at
-// most for retain, so that blocks both share are never let go in between.
+// most for retain, so that blocks both share are never let go in between. It goes on to count and to cost.
 func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Request, decided Decision, retain time.Duration, claim bool) (a *addition, orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
 		orphans = nil
-		old, wished, err := s.removePin(tx, account, id)
+		old, err := s.removePin(tx, account, id)
 		if err != nil {
 			return err
 		}
@@ -26,9 +26,10 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 			return err
 		}
 		// After the new pin is there, which may want the same. A DAG that is kept for its successor is not kept cold.
-		if err := s.unwant(tx, old, wished); err != nil {
+		if err := s.unwant(tx, old.root, old.terms); err != nil {
 			return err
 		}
+		kept := false
 		if a.root.Hot == HotHeld {
 			// Nothing to wait for: what the old pin, and those it had replaced, kept back may go.
 			if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
@@ -36,20 +37,21 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 			}
 		} else {
 			err = tx.Exec(`UPDATE retained SET successor = ?, successor_root = ? WHERE successor = ?`, a.pin.ID, a.root.id, id).Error
-			if err == nil && old != a.root.id {
-				err = tx.Exec(`INSERT INTO retained (root_id, successor, successor_root, until_ms) VALUES (?, ?, ?, ?)
-					ON CONFLICT (root_id, successor) DO UPDATE SET until_ms = excluded.until_ms`,
-					old, a.pin.ID, a.root.id, s.now().Add(retain).UnixMilli()).Error
+			if err == nil && !old.lapsed {
+				kept, err = s.retain(tx, old, a, s.now().Add(retain).UnixMilli())
 			}
 			if err != nil {
 				return err
 			}
 		}
-		gone, err := s.letGo(tx, old)
-		if gone {
-			orphans = append(orphans, old)
+		if kept {
+			return nil
 		}
-		return err
+		gone, err := s.letGo(tx, old.root)
+		if gone {
+			orphans = append(orphans, old.root)
+		}
+		return errors.Join(err, s.endHolding(tx, id))
 	})
 	if err == nil {
 		s.counter.meet([]*addition{a})
@@ -60,19 +62,22 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 // remove deletes a pin and returns the roots that nothing wants any more.
 func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []int64, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		root, wished, err := s.removePin(tx, account, id)
+		old, err := s.removePin(tx, account, id)
+		if err == nil {
+			err = s.endHolding(tx, id)
+		}
 		if err != nil {
 			return err
 		}
-		if err := s.unwant(tx, root, wished); err != nil {
+		if err := s.unwant(tx, old.root, old.terms); err != nil {
 			return err
 		}
 		if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
 			return err
 		}
-		gone, err := s.letGo(tx, root)
+		gone, err := s.letGo(tx, old.root)
 		if gone {
-			orphans = append(orphans, root)
+			orphans = append(orphans, old.root)
 		}
 		return err
 	})
@@ -115,38 +120,43 @@ func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err err
 	return p, err
 }
 
-// removePin deletes the row of a pin and returns its root and its terms.
-func (s *store) removePin(tx *gorm.DB, account Account, id ID) (root int64, terms deals.TermsID, err error) {
+// A removed is a pin that was just deleted. Its holding goes on until endHolding.
+type removed struct {
+	id     ID
+	root   int64
+	terms  deals.TermsID
+	lapsed bool
+}
+
+// removePin deletes the row of a pin.
+func (s *store) removePin(tx *gorm.DB, account Account, id ID) (removed, error) {
+	p := removed{id: id}
 	var createdMS int64
 	var meta sql.NullString
-	var wished sql.NullInt64
-	err = tx.Raw(`DELETE FROM pins WHERE id = ? AND account = ? RETURNING root_id, created_ms, meta, terms`, id, account).
-		Row().Scan(&root, &createdMS, &meta, &wished)
+	var wished, lapsed sql.NullInt64
+	err := tx.Raw(`DELETE FROM pins WHERE id = ? AND account = ? RETURNING root_id, created_ms, meta, terms, lapsed_ms`, id, account).
+		Row().Scan(&p.root, &createdMS, &meta, &wished, &lapsed)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, Undecided, ErrNotFound
+		return removed{}, ErrNotFound
 	}
-	terms = termsOf(wished)
+	p.terms, p.lapsed = termsOf(wished), lapsed.Valid
 	if err == nil {
-		err = errors.Join(s.endHolding(tx, id), s.depart(tx, account, id, root, terms, createdMS))
+		err = s.depart(tx, account, id, p.root, p.terms, createdMS)
 	}
 	if err != nil || !meta.Valid {
-		return root, terms, err
+		return p, err
 	}
 	var kv map[string]string
 	if err := fromJSON(meta, &kv); err != nil {
-		return 0, terms, err
+		return p, err
 	}
 	keys := make(rowsOf, 0, len(kv))
 	for k, v := range kv {
 		keys = append(keys, []any{metaKey(k, v)})
 	}
-	err = keys.each(func(values string, args []any) error {
+	return p, keys.each(func(values string, args []any) error {
 		return exec(tx, `DELETE FROM pin_meta WHERE account = ? AND created_ms = ? AND kv IN (`+values+`)`, append([]any{account, createdMS}, args...))
 	})
-	if err != nil {
-		return 0, terms, err
-	}
-	return root, terms, nil
 }
 
 // letGo moves a root that nothing references any more to releasing.
@@ -171,30 +181,4 @@ func isWanted(tx *gorm.DB, root int64) (wanted bool, err error) {
 	err = tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ? AND lapsed_ms IS NULL) OR EXISTS (SELECT 1 FROM retained WHERE root_id = ?)`,
 		root, root).Row().Scan(&wanted)
 	return wanted, err
-}
-
-// dropRetained forgets what was kept back under a condition and lets those roots go.
-func (s *store) dropRetained(tx *gorm.DB, where string, args ...any) (orphans []int64, err error) {
-	var roots []int64
-	err = query(tx, func(r row) error {
-		var id int64
-		if err := r.Scan(&id); err != nil {
-			return err
-		}
-		roots = append(roots, id)
-		return nil
-	}, `DELETE FROM retained WHERE `+where+` RETURNING root_id`, args...)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range roots {
-		gone, err := s.letGo(tx, id)
-		if err != nil {
-			return nil, err
-		}
-		if gone {
-			orphans = append(orphans, id)
-		}
-	}
-	return orphans, nil
 }

@@ -28,12 +28,13 @@ func (s *store) accountCounts(ctx context.Context, account Account) (counts map[
 	return counts, err
 }
 
-// heldBytes adds up what is held for an account. It reads all its pins.
+// heldBytes adds up what is held for an account, by its pins and for those that were replaced. It reads all its pins.
 func (s *store) heldBytes(ctx context.Context, account Account) (bytes int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		return query(tx, func(r row) error { return r.Scan(&bytes) },
 			`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM roots
-			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ? AND lapsed_ms IS NULL)`, HotHeld, account)
+			WHERE hot = ? AND id IN (SELECT root_id FROM pins WHERE account = ? AND lapsed_ms IS NULL
+				UNION SELECT root_id FROM retained WHERE account = ?)`, HotHeld, account, account)
 	})
 	return bytes, err
 }
@@ -69,7 +70,7 @@ type countedDAG struct {
 const extentsAtOnce = 500
 
 // extents returns what is known of DAGs, by their canonical CIDs, where size would say it, and how many bytes are held
-// for an account only because of one of its pins.
+// for an account only because of one of its pins, and of what that has replaced.
 func (s *store) extents(ctx context.Context, account Account, dags []Sized, replaced ID) (there map[string]countedDAG, freed int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		there, freed = make(map[string]countedDAG, len(dags)), 0
@@ -92,8 +93,9 @@ func (s *store) extents(ctx context.Context, account Account, dags []Sized, repl
 				there[text] = countedDAG{here, mine && hot == HotHeld}
 				return nil
 			}, `SELECT r.cid, r.hot, r.blocks, r.bytes, coalesce((SELECT max(h.bytes) FROM holdings h WHERE h.root_id = r.id), 0),
-				EXISTS (SELECT 1 FROM pins p WHERE p.root_id = r.id AND p.account = ? AND p.lapsed_ms IS NULL)
-				FROM roots r WHERE r.cid IN ? AND (r.hot NOT IN ('queued','fetching') OR r.lost = 1)`, account, roots)
+				EXISTS (SELECT 1 FROM pins p WHERE p.root_id = r.id AND p.account = ? AND p.lapsed_ms IS NULL) OR
+				EXISTS (SELECT 1 FROM retained k WHERE k.root_id = r.id AND k.account = ? AND k.successor <> ?)
+				FROM roots r WHERE r.cid IN ? AND (r.hot NOT IN ('queued','fetching') OR r.lost = 1)`, account, account, replaced, roots)
 			if err != nil {
 				return err
 			}
@@ -101,11 +103,20 @@ func (s *store) extents(ctx context.Context, account Account, dags []Sized, repl
 		if replaced == "" {
 			return nil
 		}
-		return query(tx, func(r row) error { return r.Scan(&freed) },
+		var kept int64
+		err := query(tx, func(r row) error { return r.Scan(&kept) },
+			`SELECT CAST(coalesce(sum(r.bytes), 0) AS BIGINT) FROM retained k JOIN roots r ON r.id = k.root_id
+			WHERE k.successor = ? AND k.account = ? AND r.hot = ?`, replaced, account, HotHeld)
+		if err != nil {
+			return err
+		}
+		err = query(tx, func(r row) error { return r.Scan(&freed) },
 			`SELECT r.bytes FROM pins p JOIN roots r ON r.id = p.root_id
 			WHERE p.account = ? AND p.id = ? AND p.lapsed_ms IS NULL AND r.hot = ? AND NOT EXISTS (
 				SELECT 1 FROM pins o WHERE o.root_id = p.root_id AND o.account = p.account AND o.id <> p.id AND o.lapsed_ms IS NULL)`,
 			account, replaced, HotHeld)
+		freed += kept
+		return err
 	})
 	return there, freed, err
 }

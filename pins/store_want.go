@@ -27,9 +27,12 @@ func (s *store) wantRoots(tx *gorm.DB, batch []*addition, now time.Time) error {
 			err := s.wantAgain(tx, a, now)
 			if errors.Is(err, errStale) {
 				gone = append(gone, a)
-			} else if err != nil {
+				continue
+			}
+			if err != nil {
 				return err
 			}
+			a.met = true
 		}
 		waiting = gone
 	}
@@ -41,7 +44,7 @@ func (s *store) insertRoots(tx *gorm.DB, batch []*addition, now time.Time) error
 	var fresh rowsOf
 	byCID := make(map[string]*addition, len(batch))
 	for _, a := range batch {
-		a.root, a.claimed = Root{}, false
+		a.root, a.claimed, a.met = Root{}, false, false
 		key := a.request.Root.String()
 		if byCID[key] != nil {
 			continue // the first of the batch inserts it

@@ -15,7 +15,7 @@ import (
 // AccountUsage is what an account has here.
 type AccountUsage struct {
 	Pins  map[spec.Status]int64 // all four statuses
-	Bytes int64                 // of the DAGs that are held for it, each counted once; up to a minute old
+	Bytes int64                 // of the DAGs that are held for it, also of pins that were replaced, each counted once; up to a minute old
 }
 
 // A Quota bounds what an account may have. Zero means no bound.
@@ -81,7 +81,8 @@ type Sized struct {
 
 // Fits tells of each of the DAGs that an account asks for together whether it may have it, in addition to those before
 // it: nil, or a *QuotaError. What is held for the account already brings nothing, and neither does what the pin that is
-// replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here.
+// replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here. What is kept of
+// pins that were replaced gives way to what would not fit beside it.
 func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) ([]error, error) {
 	refused := make([]error, len(dags))
 	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
@@ -98,6 +99,11 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		}
 	}
 	held = max(0, held-freed)
+	roots := make([]cid.Cid, len(dags))
+	for i, dag := range dags {
+		roots[i] = dag.Root
+	}
+	needed, yields := int64(0), int64(-1) // of what can give way; -1: not looked up
 	for i, dag := range dags {
 		key := spec.Canonical(dag.Root).String()
 		known := there[key]
@@ -105,15 +111,26 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		if refused[i] = q.FitsOne(known.Extent); refused[i] != nil || q.Bytes == 0 || known.counted {
 			continue
 		}
-		if held+max(known.Bytes, 1) > q.Bytes {
-			refused[i] = &QuotaError{q.full(held, known.Bytes)}
-			continue
+		if over := held + max(known.Bytes, 1) - q.Bytes; over > 0 {
+			if yields < 0 {
+				if yields, err = s.store.canYield(ctx, account, replaced, canonicals(roots)); err != nil {
+					return nil, err
+				}
+			}
+			if over > yields {
+				refused[i] = &QuotaError{q.full(held, known.Bytes)}
+				continue
+			}
+			needed = over // it only grows
 		}
 		held += known.Bytes
 		known.counted = true
 		there[key] = known
 	}
-	return refused, nil
+	if needed > 0 {
+		_, err = s.GiveWay(ctx, account, replaced, needed, roots...)
+	}
+	return refused, err
 }
 
 func (q Quota) full(held, more int64) string {
@@ -180,6 +197,9 @@ func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) 
 	entry.until, entry.value = started.Add(took).Add(min(heldFactor*took, heldFor)), value
 	return value, nil
 }
+
+// forget has the next caller add up again.
+func (h *sums[T]) forget(account Account) { h.known.Remove(account) }
 
 // Size returns the bytes of a DAG that is held, or was until it was let go or lost; 0 where nobody knows.
 func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {

@@ -158,7 +158,7 @@ func (s ownAPI) affordToo(c echo.Context, before ledger.Stock, r spec.Request, d
 		return before, err
 	}
 	after := ledger.Stock{Hot: before.Hot + more.Hot, Cold: before.Cold + more.Cold}
-	if err := s.carries(c, after); err != nil {
+	if err := s.carries(c, after, r.Root, ""); err != nil {
 		return before, err
 	}
 	return after, nil

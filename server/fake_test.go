@@ -292,8 +292,16 @@ func (m *memory) BeginBatch(context.Context, pins.Account, string, []byte) (*pin
 func (m *memory) EndBatch(context.Context, *pins.Batch) {}
 
 func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { return pins.Stock{}, nil }
-func (m *memory) Size(context.Context, cid.Cid) (int64, error)            { return 0, nil }
-func (m *memory) Retry(context.Context, pins.Account, string) error       { return nil }
+
+func (m *memory) KeptBack(context.Context, pins.Account, pins.ID) (mine, others int64, err error) {
+	return 0, 0, nil
+}
+
+func (m *memory) GiveWay(context.Context, pins.Account, pins.ID, int64, ...cid.Cid) (int64, error) {
+	return 0, nil
+}
+func (m *memory) Size(context.Context, cid.Cid) (int64, error)      { return 0, nil }
+func (m *memory) Retry(context.Context, pins.Account, string) error { return nil }
 
 func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, more int64) error {
 	leave, err := m.enter(ctx)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ import (
 type Ledger interface {
 	// Afford returns a *ledger.FundsError when an account cannot pay for more.
 	Afford(ctx context.Context, account int64, stored, more ledger.Stock) error
+	// Coming is what is being fetched for an account, as far as it was set aside for.
+	Coming(ctx context.Context, account int64) (ledger.Stock, error)
 	Balance(ctx context.Context, account int64) (ledger.Balance, error)
 	Outlook(ctx context.Context, account, hot, cold int64) (ledger.Outlook, error)
 	// LetGoAfter is when pins of an account are let go in a grace period of such a length; zero: never.
@@ -70,7 +73,7 @@ func (s *Server) afford(c echo.Context, root cid.Cid, size int64, copies int) er
 	}
 	more, err := s.weigh(c, root, size, copies)
 	if err == nil {
-		err = s.carries(c, more)
+		err = s.carries(c, more, root, "")
 	}
 	return err
 }
@@ -90,14 +93,35 @@ func (s *Server) weigh(c echo.Context, root cid.Cid, size int64, copies int) (le
 	return ledger.Stock{Hot: size, Cold: size * int64(copies)}, nil
 }
 
-// carries tells whether the caller's balance carries so much more.
-func (s *Server) carries(c echo.Context, more ledger.Stock) error {
+// carries tells whether the caller's balance carries so much more beside what is stored and what is being fetched, which a
+// replacement does not add to. What is kept of replaced pins may use up the allowance, and gives way then.
+func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, replaced pins.ID) error {
 	ctx := c.Request().Context()
 	stock, err := s.pins.Stock(ctx, account(c))
 	if err != nil {
 		return err
 	}
-	return s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
+	if replaced == "" {
+		coming, err := s.cfg.Ledger.Coming(ctx, caller(c).Account)
+		if err != nil {
+			return err
+		}
+		stock.Hot, stock.Cold = stock.Hot+coming.Hot, stock.Cold+coming.Cold
+	}
+	short := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
+	if !errors.Is(short, ledger.ErrFunds) {
+		return short
+	}
+	_, kept, err := s.pins.KeptBack(ctx, account(c), replaced)
+	if err != nil || kept == 0 {
+		return cmp.Or(err, short)
+	}
+	stock.Hot = max(0, stock.Hot-kept)
+	if err := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more); err != nil {
+		return err
+	}
+	_, err = s.pins.GiveWay(ctx, account(c), replaced, pins.AllKept, asked)
+	return err
 }
 
 // GetUsage shows what the caller's account stores, has used and pays.

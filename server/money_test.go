@@ -25,6 +25,7 @@ import (
 	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/server/v1"
+	"github.com/frostpin/frostpin/spec"
 )
 
 const (
@@ -181,6 +182,53 @@ func TestReplacementIsWeighedWithoutWhatTheOldPinOccupies(t *testing.T) {
 		}
 		if w := k.do(ann, "GET", "/psa/pins/"+id, ""); (w.Code == http.StatusNotFound) != c.replaced {
 			t.Errorf("%s: the old pin: %d", c.what, w.Code)
+		}
+	}
+}
+
+// At zero, what the allowance covers can be had: also what was replaced, and what comes in its stead.
+func TestReplacedDAGGivesWayInTheAllowance(t *testing.T) {
+	for _, c := range []struct {
+		what, asked string
+		stays       bool
+	}{
+		{"another that is here", cidRaw, false},
+		{"the same again", cidV1, true},
+	} {
+		k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}) // 10 MiB
+		ann := k.customer("ann")
+		id, err := k.accountID(t.Context(), "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := func(text string) spec.Request {
+			root := cid.MustParse(text)
+			return spec.Request{CID: text, Root: spec.Canonical(root)}
+		}
+		old, err := k.service.Add(t.Context(), pins.Account(id), of(cidV1), pins.Decision{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+		err = k.db.Write(t.Context(), func(tx *gorm.DB) error {
+			return errors.Join(tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid IN ?`, pins.HotHeld, 6<<20, []string{cidV1, cidRaw}).Error,
+				tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
+					SELECT p.id, r.id, p.account, r.bytes, 1, 0, 1 FROM pins p JOIN roots r ON r.id = p.root_id`).Error)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nobodys := pinstest.Leaf("nobody has it").Root.String()
+		if _, err := k.service.Replace(t.Context(), pins.Account(id), old.ID, of(nobodys), pins.Decision{}); err != nil {
+			t.Fatal(err)
+		}
+		k.mustAdd(t, ann, `{"cid":"`+c.asked+`"}`)
+		var here bool
+		err = k.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE cid = ? AND hot = ?)`, cidV1, pins.HotHeld).Row().Scan(&here)
+		})
+		if err != nil || here != c.stays {
+			t.Errorf("%s: the replaced one is here: %t: %v", c.what, here, err)
 		}
 	}
 }
@@ -389,6 +437,40 @@ func TestStoryTellsWhatAPinHasCost(t *testing.T) {
 func TestWhatAnAllowanceCoversNeedsNoBalance(t *testing.T) {
 	k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "1"})
 	k.mustAdd(t, k.customer("ann"), `{"cid":"`+cidV0+`"}`)
+}
+
+// A DAG that is here and one that is being fetched are each within the allowance.
+func TestAllowanceIsSharedWithWhatIsBeingFetched(t *testing.T) {
+	k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}) // 10 MiB
+	ann := k.customer("ann")
+	id, err := k.accountID(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+	if err := k.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid = ?`, pins.HotHeld, 6<<20, cidRaw).Error
+	}); err != nil {
+		t.Fatal(err)
+	}
+	fetches := func(bytes int64) {
+		t.Helper()
+		if _, err := k.books.HoldStock(t.Context(), id, "fetched", ledger.Stock{}, ledger.Stock{Hot: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fetches(6 << 20)
+	for _, body := range []string{`{"cid":"` + cidRaw + `"}`, `[{"cid":"` + cidRaw + `"}]`} {
+		path := map[bool]string{true: "/psa/pins", false: "/api/v1/pins/batch"}[body[0] == '{']
+		if w := k.do(ann, "POST", path, body); !strings.Contains(w.Body.String(), "INSUFFICIENT_FUNDS") {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if err := k.books.ReleaseHold(t.Context(), "fetched"); err != nil {
+		t.Fatal(err)
+	}
+	fetches(4 << 20)
+	k.mustAdd(t, ann, `{"cid":"`+cidRaw+`"}`)
 }
 
 func TestAccountsWithoutPricesPayNothing(t *testing.T) {

@@ -35,11 +35,16 @@ func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request,
 		return s.afford(c, r.Root, 0, decided.Copies)
 	}
 	frees := occupied(old)
+	kept, _, err := s.pins.KeptBack(c.Request().Context(), account(c), old.ID)
+	if err != nil {
+		return err
+	}
+	frees.Hot += kept
 	more := ledger.Stock{Hot: max(0, size-frees.Hot), Cold: max(0, size*int64(decided.Copies)-frees.Cold)}
 	if more == (ledger.Stock{}) {
 		return nil
 	}
-	return s.carries(c, more)
+	return s.carries(c, more, r.Root, old.ID)
 }
 
 // bringsNothing tells whether a replacement stores and fetches what the old pin does already. One that failed or was let go

@@ -47,7 +47,8 @@
 //   - Beyond the floor usage is waived instead of owed. A balance that falls below zero during the grace period would make
 //     the next top-up vanish, and prepaid means that nobody owes. An operator who wants it owed gives a credit line.
 //   - A hold that asks for nothing is granted at zero: what an allowance covers can be pinned without money. How much a
-//     pin asks for is the caller's matter; Prices.Month tells what it adds.
+//     pin asks for is the caller's matter; Prices.Month tells what it adds. Holds for stock (HoldStock) share the
+//     allowances: together they hold what all that they are for costs beside what is stored.
 //   - The balance stands in every entry. It costs eight bytes and makes the opening balance of a statement one look into
 //     an index instead of a sum over years.
 //   - Statements go by when an entry was booked, allowances by when the usage happened: a statement that was sent does

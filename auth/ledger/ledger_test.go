@@ -496,3 +496,34 @@ func TestTimeOfEntriesNeverGoesBack(t *testing.T) {
 }
 
 func isFunds(err error) bool { return errors.Is(err, ledger.ErrFunds) }
+
+// Forty DAGs grow at once within an allowance and a balance that carry half of them.
+func TestHoldsForStockShareTheAllowance(t *testing.T) {
+	prices, err := ledger.ParsePrices(map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}) // a credit a MiB, 10 free
+	if err != nil {
+		t.Fatal(err)
+	}
+	each(t, plans{1: {Billed: true, Prices: prices}}, func(t *testing.T, s *ledger.Service, _ *clock, _ *database.DB) {
+		credit(t, s, 1, 30*ledger.Credit, "in")
+		var granted atomic.Int64 // MiB
+		var fetches sync.WaitGroup
+		for i := range 40 {
+			fetches.Go(func() {
+				for mib := int64(1); mib <= 2; mib++ {
+					_, err := s.HoldStock(t.Context(), 1, fmt.Sprint("p", i), ledger.Stock{}, ledger.Stock{Hot: mib << 20})
+					if err == nil {
+						granted.Add(1)
+					} else if !errors.Is(err, ledger.ErrFunds) {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		fetches.Wait()
+		b, err := s.Balance(t.Context(), 1)
+		coming, failed := s.Coming(t.Context(), 1)
+		if granted.Load() != 40 || b.Holds != 30*ledger.Credit || coming != (ledger.Stock{Hot: 40 << 20}) || err != nil || failed != nil {
+			t.Errorf("%d MiB were granted and %s is held for %+v: %v, %v", granted.Load(), b.Holds, coming, err, failed)
+		}
+	})
+}

@@ -26,7 +26,7 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, graceMigration(), deferredMigration(), topUpsMigration()}
+	}, graceMigration(), deferredMigration(), topUpsMigration(), holdsMigration()}
 }
 
 // Amounts are 10^-9 credits. Quantities are whole numbers in decimal text, because byte-seconds and attoFIL outgrow 64

@@ -141,6 +141,11 @@ func (p Prices) Month(hot, cold int64) Amount {
 	return p.cost(StorageHot, byteSeconds(hot, monthSeconds)) + p.cost(StorageCold, byteSeconds(cold, monthSeconds))
 }
 
+// adds is what 30 days of more cost beside what is stored.
+func (p Prices) adds(stored, more Stock) Amount {
+	return p.Month(stored.Hot+more.Hot, stored.Cold+more.Cold) - p.Month(stored.Hot, stored.Cold)
+}
+
 // cost is the price of a quantity in a new month.
 func (p Prices) cost(k Kind, qty *big.Int) Amount {
 	due, _, _ := p[k].add(k, tally{}, qty)

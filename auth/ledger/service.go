@@ -241,7 +241,7 @@ func (s *Service) Costs(ctx context.Context, account int64, stored, more Stock) 
 	if err != nil || !plan.Billed {
 		return 0, err
 	}
-	return plan.Prices.Month(stored.Hot+more.Hot, stored.Cold+more.Cold) - plan.Prices.Month(stored.Hot, stored.Cold), nil
+	return plan.Prices.adds(stored, more), nil
 }
 
 // Hold sets an amount of an account aside under a reference, such as a pin. A hold that exists grows to it, and never
@@ -259,6 +259,42 @@ func (s *Service) Hold(ctx context.Context, account int64, ref string, amount Am
 		return fmt.Errorf("holding %s credits of account %d: %w", amount, account, err)
 	}
 	return nil
+}
+
+// HoldStock holds what 30 days of more cost an account that stores something, and returns it: what an allowance covers is shared
+// with what the account's other holds of this kind are for, and held for nothing. Asked again with more the hold grows. Errors
+// are those of Hold.
+func (s *Service) HoldStock(ctx context.Context, account int64, ref string, stored, more Stock) (Amount, error) {
+	if err := checkHold(ref, 0); err != nil {
+		return 0, err
+	}
+	plan, err := s.readPlan(ctx, account)
+	if err != nil || !plan.Billed || plan.Prices[StorageHot].Price == 0 && plan.Prices[StorageCold].Price == 0 {
+		return 0, err
+	}
+	amount, err := s.writeStockHold(ctx, account, ref, plan.Prices, stored, more)
+	if err != nil {
+		return amount, fmt.Errorf("holding %s credits of account %d: %w", amount, account, err)
+	}
+	return amount, nil
+}
+
+// Coming is what the holds of an account are for that HoldStock has made.
+func (s *Service) Coming(ctx context.Context, account int64) (Stock, error) {
+	coming, err := s.selectComing(ctx, account)
+	if err != nil {
+		return Stock{}, fmt.Errorf("adding up the holds of account %d: %w", account, err)
+	}
+	return coming, nil
+}
+
+// AccountRefs returns references of holds of an account, at most limit.
+func (s *Service) AccountRefs(ctx context.Context, account int64, limit int) ([]string, error) {
+	refs, err := s.selectAccountRefs(ctx, account, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing holds of account %d: %w", account, err)
+	}
+	return refs, nil
 }
 
 // GrowHold raises a hold to an amount, as more of a DAG becomes known; it never shrinks one. Where there is no hold there

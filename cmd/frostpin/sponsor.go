@@ -77,38 +77,80 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	if err != nil {
 		return err
 	}
-	bytes := known.Bytes
 	quota := pins.Quota{DAGBytes: limits.DAGBytes, DAGBlocks: limits.DAGBlocks}
 	if over := (*pins.QuotaError)(nil); errors.As(quota.FitsOne(known), &over) {
 		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: over.Problem}
 	}
-	if limits.Bytes > 0 {
-		usage, err := s.pins().Usage(ctx, account)
-		if err != nil {
-			return err
-		}
-		if usage.Bytes+bytes > limits.Bytes {
-			return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
-				"%d bytes are held for this account, this has %d or more, and its plan allows %d", usage.Bytes, bytes, limits.Bytes)}
-		}
-	}
-	if !limits.Bills() {
+	if limits.Bytes == 0 && !limits.Bills() {
 		return nil
+	}
+	// What the pin has replaced goes when its DAG is here, so only one of both counts.
+	replaced, others, err := s.pins().KeptBack(ctx, account, pin)
+	if err != nil {
+		return err
+	}
+	if err := s.fits(ctx, account, pin, known.Bytes, replaced, limits.Bytes); err != nil || !limits.Bills() {
+		return err
 	}
 	stock, err := s.pins().Stock(ctx, account)
 	if err != nil {
 		return err
 	}
-	cost, err := s.books.Costs(ctx, int64(account), ledger.Stock(stock), ledger.Stock{Hot: bytes, Cold: bytes * int64(copies)})
-	if err != nil || cost == 0 {
-		return err
+	stock.Hot = max(0, stock.Hot-replaced)
+	more := ledger.Stock{Hot: known.Bytes, Cold: known.Bytes * int64(copies)}
+	cost, err := s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+	if errors.Is(err, ledger.ErrFunds) && others > 0 {
+		// What it has replaced elsewhere may use up the allowance.
+		if others, err = s.pins().GiveWay(ctx, account, pin, pins.AllKept); err != nil {
+			return err
+		}
+		stock.Hot = max(0, stock.Hot-others)
+		cost, err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
 	}
-	err = s.books.Hold(ctx, int64(account), string(pin), min(cost, ledger.MaxAmount))
 	if errors.Is(err, ledger.ErrFunds) {
 		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
-			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", bytes, cost)}
+			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", known.Bytes, cost)}
 	}
 	return err
+}
+
+// fits tells whether so many bytes of a pin are within the quota beside what is held. What other pins have replaced gives way.
+func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, bytes, replaced, quota int64) error {
+	if quota == 0 {
+		return nil
+	}
+	usage, err := s.pins().Usage(ctx, account)
+	if err != nil {
+		return err
+	}
+	held := max(0, usage.Bytes-replaced)
+	over := held + bytes - quota
+	if over <= 0 {
+		return nil
+	}
+	freed, err := s.pins().GiveWay(ctx, account, pin, over)
+	if err != nil || freed >= over {
+		return err
+	}
+	return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
+		"%d bytes are held for this account, this has %d or more, and its plan allows %d", held, bytes, quota)}
+}
+
+// holdFor sets aside what 30 days of more cost. What is still set aside for pins that have come or gone since is none that keeps
+// others from it.
+func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID, stock, more ledger.Stock) (cost ledger.Amount, err error) {
+	cost, err = s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
+	if !errors.Is(err, ledger.ErrFunds) {
+		return cost, err
+	}
+	refs, failed := s.books.AccountRefs(ctx, int64(account), holdsAtOnce)
+	if failed == nil {
+		failed = s.settleUnless(ctx, refs)
+	}
+	if failed != nil {
+		return cost, failed
+	}
+	return s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
 }
 
 // Pays tells whether anybody who wants cold copies can pay for a deal: whoever pays nothing, or has anything left. Of what very

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
 	"github.com/frostpin/frostpin/auth"
@@ -73,8 +74,9 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
 			t.Fatal(err)
 		}
-		carry := func(pin pins.ID, mib int64) error {
-			return s.Carry(t.Context(), account, pin, pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		ids := map[string]pins.ID{"a": s.waits(t, account, "a"), "b": s.waits(t, account, "b")}
+		carry := func(pin string, mib int64) error {
+			return s.Carry(t.Context(), account, ids[pin], pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
 		}
 		holds := func(want ledger.Amount) {
 			t.Helper()
@@ -90,10 +92,15 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 		if err := carry("b", 41); !errors.As(err, &short) || short.Reason != "INSUFFICIENT_FUNDS" {
 			t.Errorf("more than there is: %v", err)
 		}
-		if err := s.Settle(t.Context(), []pins.ID{"a", "never"}); err != nil {
+		if err := s.Settle(t.Context(), []pins.ID{ids["a"], "never"}); err != nil {
 			t.Fatal(err)
 		}
 		holds(40)
+		s.settleRest(t.Context(), slog.New(slog.DiscardHandler))
+		holds(40)
+		if err := s.pins().Delete(t.Context(), account, ids["b"]); err != nil {
+			t.Fatal(err)
+		}
 		s.settleRest(t.Context(), slog.New(slog.DiscardHandler)) // no pin waits
 		holds(0)
 	})
@@ -114,10 +121,10 @@ func TestWhatGrowsAtOnceIsNeverPromisedMoreThanThereIs(t *testing.T) {
 		var granted atomic.Int64 // MiB
 		var writers sync.WaitGroup
 		for i := range 64 {
-			server := []*sponsor{s.sponsor, other}[i%2]
+			server, id := []*sponsor{s.sponsor, other}[i%2], s.waits(t, account, fmt.Sprint("p", i))
 			writers.Go(func() {
 				for mib := range int64(5) {
-					err := server.Carry(t.Context(), account, pins.ID(fmt.Sprint("p", i)), pins.Extent{Blocks: 1, Bytes: (mib + 1) << 20}, 0)
+					err := server.Carry(t.Context(), account, id, pins.Extent{Blocks: 1, Bytes: (mib + 1) << 20}, 0)
 					var short *pins.ShortError
 					switch {
 					case err == nil:
@@ -200,5 +207,170 @@ func TestDealsAreForWhoeverHasAnythingLeft(t *testing.T) {
 		}
 		wants(pins.Account(free.ID))
 		pays(true)
+	})
+}
+
+// holds adds a pin of a DAG that is taken for one of so many bytes.
+func (s *sponsored) holds(t *testing.T, account pins.Account, root cid.Cid, bytes int64) pins.Pin {
+	t.Helper()
+	p, err := s.pins().Add(t.Context(), account, spec.Request{CID: root.String(), Root: root}, pins.Decision{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return errors.Join(tx.Exec(`UPDATE roots SET hot = 'held', bytes = ?, claimed_by = '' WHERE cid = ?`, bytes, root.String()).Error,
+			tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
+				SELECT p.id, r.id, p.account, r.bytes, 1, 0, ? FROM pins p JOIN roots r ON r.id = p.root_id WHERE p.id = ?`,
+				time.Now().Add(-48*time.Hour).Unix(), p.ID).Error)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (s *sponsored) replaces(t *testing.T, old pins.Pin, root cid.Cid) pins.Pin {
+	t.Helper()
+	p, err := s.pins().Replace(t.Context(), old.Account, old.ID, spec.Request{CID: root.String(), Root: root}, pins.Decision{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// A pin of nine tenths of the quota is replaced by another of that size again and again, as Kubo does, with nothing to pay with
+// beyond the allowance.
+func TestPinIsReplacedWithinQuotaAndAllowanceHoweverLargeItIs(t *testing.T) {
+	limits := auth.Limits{Bytes: 10 << 20, Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}} // 10 MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		carry := func(p pins.Pin, mib int64) error {
+			return s.Carry(t.Context(), account, p.ID, pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		}
+		old := pinstest.Leaf("old").Root
+		p := s.holds(t, account, old, 9<<20)
+		for i := range 5 {
+			p = s.replaces(t, p, pinstest.Leaf(fmt.Sprint("next", i)).Root)
+			for mib := range int64(10) {
+				if err := carry(p, mib+1); err != nil {
+					t.Fatalf("%d MiB of the next: %v", mib+1, err)
+				}
+			}
+		}
+		if mine, _, err := s.pins().KeptBack(t.Context(), account, p.ID); mine != 9<<20 || err != nil {
+			t.Errorf("%d bytes of the old one are kept: %v", mine, err)
+		}
+		var short *pins.ShortError
+		if err := carry(p, 11); !errors.As(err, &short) {
+			t.Errorf("more than the plan allows: %v", err)
+		}
+	})
+}
+
+// What one pin has replaced must not keep another from its place in the quota or in the allowance, nor both be had.
+func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
+	for name, limits := range map[string]auth.Limits{
+		"quota":     {Bytes: 10 << 20},
+		"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
+				for _, c := range []struct{ mib, kept int64 }{{4, 6}, {5, 0}, {10, 0}} {
+					if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: c.mib << 20}, 0); err != nil {
+						t.Errorf("%d MiB beside 6: %v", c.mib, err)
+					}
+					if _, others, err := s.pins().KeptBack(t.Context(), account, ""); others != c.kept<<20 || err != nil {
+						t.Errorf("%d bytes are kept beside %d MiB, want %d MiB: %v", others, c.mib, c.kept, err)
+					}
+				}
+				var short *pins.ShortError
+				if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: 11 << 20}, 0); !errors.As(err, &short) {
+					t.Errorf("more than the plan allows: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestReplacedDAGIsChargedWhileItIsKept(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}}
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		old := s.holds(t, account, pinstest.Leaf("old").Root, 30<<20) // a credit a day
+		p := s.replaces(t, old, pinstest.Leaf("nobody has it").Root)
+		occupied := pins.Holding{}
+		for h, err := range s.pins().Holdings(t.Context(), true) {
+			if occupied = h; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if occupied.Pin != old.ID || !occupied.Hot || occupied.Bytes != 30<<20 || !occupied.Until.IsZero() {
+			t.Errorf("while it is kept there is %+v", occupied)
+		}
+		if err := s.pins().Delete(t.Context(), account, p.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := s.books.Accrue(t.Context(), stored{s.pins(), true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cost, err := s.books.CostOf(t.Context(), int64(account), string(old.ID))
+		if most := 2*ledger.Credit + ledger.Credit/100; err != nil || cost < 2*ledger.Credit-1000 || cost > most {
+			t.Errorf("two days have cost %s: %v", cost, err)
+		}
+		if stock, err := s.pins().Stock(t.Context(), account); stock != (pins.Stock{}) || err != nil {
+			t.Errorf("%+v goes on to cost: %v", stock, err)
+		}
+	})
+}
+
+// waits adds a pin that waits for its data.
+func (s *sponsored) waits(t *testing.T, account pins.Account, name string) pins.ID {
+	t.Helper()
+	root := pinstest.Leaf(name).Root
+	p, err := s.pins().Add(t.Context(), account, spec.Request{CID: root.String(), Root: root}, pins.Decision{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.ID
+}
+
+// Each of them alone is within the allowance.
+func TestFetchesThatRunAtOnceShareTheAllowance(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}} // 10 MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		ids := []pins.ID{s.waits(t, account, "one"), s.waits(t, account, "two")}
+		carry := func(i int, mib int64) error {
+			return s.Carry(t.Context(), account, ids[i], pins.Extent{Blocks: 1, Bytes: mib << 20}, 0)
+		}
+		if err := errors.Join(carry(0, 6), carry(1, 4)); err != nil {
+			t.Fatal(err)
+		}
+		var short *pins.ShortError
+		if err := carry(1, 5); !errors.As(err, &short) || short.Reason != spec.ReasonInsufficientFunds {
+			t.Errorf("11 MiB of 10 at zero: %v", err)
+		}
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 3*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(carry(1, 5), carry(0, 7), carry(1, 6)); err != nil {
+			t.Errorf("13 MiB of 10, and 3 paid for: %v", err)
+		}
+		if b, err := s.books.Balance(t.Context(), int64(account)); err != nil || b.Holds != 3*ledger.Credit {
+			t.Errorf("%s is set aside: %v", b.Holds, err)
+		}
+		if err := carry(0, 8); !errors.As(err, &short) {
+			t.Errorf("14 MiB of 13: %v", err)
+		}
+		// What was set aside for a pin that has gone does not count.
+		if err := s.pins().Delete(t.Context(), account, ids[1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := carry(0, 13); err != nil {
+			t.Errorf("13 MiB alone: %v", err)
+		}
 	})
 }
