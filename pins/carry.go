@@ -1,9 +1,12 @@
 package pins
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -36,13 +39,13 @@ type ShortError struct{ Reason, Problem string }
 func (e *ShortError) Error() string { return e.Reason + ": " + e.Problem }
 
 const (
-	carryEvery = 250 * time.Millisecond
-	carryFirst = 1 << 20 // bytes, and a thousandth of it in blocks, before which nobody is asked
-	carryPins  = 100     // of a root that are asked about; the others ride with them
+	carryEvery    = 250 * time.Millisecond
+	carryFirst    = 1 << 20 // bytes, and a thousandth of it in blocks, before which nobody is asked
+	carryAccounts = 100     // that are asked at once; once one can have it the others ride with it
 )
 
 // carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused with the
-// reason of the pin that came last. What was held before is not asked about: it is there for what was paid already.
+// reason of the account that asked last. What was held before is not asked about: it is there for what was paid already.
 func (d *scheduler) carried(j *job) error {
 	if d.s.cfg.Sponsor == nil || j.root.Lost {
 		return d.hold(j.ctx, j)
@@ -59,7 +62,16 @@ func (d *scheduler) carried(j *job) error {
 	if err != nil {
 		return err
 	}
-	if err := d.s.carry(j.ctx, j, j.progress.extent()); err != nil {
+	err = d.s.carry(j.ctx, j, j.progress.extent())
+	if short, ok := errors.AsType[*shortfall](err); ok {
+		var problem error
+		if short.kept, problem = d.s.store.awaited(j.ctx, j.root, short.wantedAt); short.kept {
+			return err
+		}
+		err = errors.Join(err, problem)
+	}
+	if err != nil {
+		// The row waits, so that a collection keeps the blocks if the pin of somebody else comes now.
 		return errors.Join(err, d.s.hot.Release(j.ctx, j.root.CID))
 	}
 	return nil
@@ -88,50 +100,85 @@ func (d *scheduler) watchSize(ctx context.Context, j *job, end context.CancelCau
 	}
 }
 
-// carry returns a *Refused when no account that has a pin of a root can have so much of it, and ErrUndecided when one perhaps
-// can. When that cannot be told now the walk goes on.
+// A shortfall refuses a DAG that nobody can have who wanted it as of a time.
+type shortfall struct {
+	Refused
+	wantedAt time.Time // of the root
+	kept     bool      // it was not released, so it is not given up yet
+}
+
+func (e *shortfall) Unwrap() error { return &e.Refused }
+
+// carry asks every account that wants a root whether it can have so much of it, a page at a time, until one can. It returns
+// a *shortfall when none can, and ErrUndecided when one perhaps can. When that cannot be told now the walk goes on.
 func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
-	pins, err := s.store.wantedBy(ctx, j.root, carryPins)
-	if err != nil {
-		s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
-		return nil
-	}
-	// What was set aside for a pin that has gone meanwhile must not be missing for the one that has replaced it.
-	s.settle(ctx, &job{root: j.root, asked: slices.DeleteFunc(slices.Clone(j.asked), func(id ID) bool {
-		return slices.ContainsFunc(pins, func(p Pin) bool { return p.ID == id })
-	})})
-	var short *ShortError
-	can, undecided := len(pins) == 0, false
-	for _, p := range pins {
-		j.asked = append(j.asked, p.ID)
-		err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, known, p.Cold.Wanted)
-		if errors.Is(err, ErrUndecided) {
-			undecided = true
-			continue
+	var refusal *ShortError
+	var asked, undecided bool
+	w := wanting{root: j.root, first: cmp.Or(j.payer, j.root.Account), below: math.MaxInt64}
+	for !w.done {
+		list, next, err := s.store.wanters(ctx, w, carryAccounts)
+		if err != nil {
+			s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
+			return nil
 		}
-		if err == nil || !errors.As(err, &short) {
-			can = true
+		can := false
+		for _, p := range list {
+			var short *ShortError
+			switch err := s.ask(ctx, j, p, known); {
+			case errors.Is(err, ErrUndecided):
+				undecided = true
+			case errors.As(err, &short):
+				if refusal == nil || p.Account == j.root.Account {
+					refusal = short
+				}
+			case err == nil && !can:
+				can, j.payer = true, p.Account
+			default:
+				can = true
+			}
 		}
-		if err != nil && !errors.As(err, &short) && ctx.Err() == nil {
-			s.log.Warn("asking whether an account can have a dag", "cid", j.root.CID, "err", err)
+		if can {
+			return nil
 		}
+		asked, w = asked || len(list) > 0, next
 	}
 	switch {
-	case can:
+	case !asked:
 		return nil
 	case undecided:
 		return ErrUndecided
 	}
-	return &Refused{short.Error()}
+	return &shortfall{Refused: Refused{refusal.Error()}, wantedAt: w.wantedAt}
+}
+
+// ask asks for the newest pin of an account.
+func (s *Service) ask(ctx context.Context, j *job, p Pin, known Extent) error {
+	// What was set aside for a pin that has gone meanwhile must not be missing for the one that has replaced it.
+	if before, ok := j.asked[p.Account]; ok && before != p.ID {
+		s.settlePins(ctx, j.root, []ID{before})
+	}
+	if j.asked == nil {
+		j.asked = map[Account]ID{}
+	}
+	j.asked[p.Account] = p.ID
+	err := s.cfg.Sponsor.Carry(ctx, p.Account, p.ID, known, p.Cold.Wanted)
+	var short *ShortError
+	if err != nil && !errors.Is(err, ErrUndecided) && !errors.As(err, &short) && ctx.Err() == nil {
+		s.log.Warn("asking whether an account can have a dag", "cid", j.root.CID, "err", err)
+	}
+	return err
 }
 
 // settle gives back what was set aside while a DAG was fetched.
 func (s *Service) settle(ctx context.Context, j *job) {
-	if len(j.asked) == 0 {
-		return
+	if len(j.asked) > 0 {
+		s.settlePins(ctx, j.root, slices.Sorted(maps.Values(j.asked)))
 	}
-	if err := s.cfg.Sponsor.Settle(ctx, slices.Compact(slices.Sorted(slices.Values(j.asked)))); err != nil && ctx.Err() == nil {
-		s.log.Warn("giving back what was set aside for a dag; it is tried again later", "cid", j.root.CID, "err", err)
+}
+
+func (s *Service) settlePins(ctx context.Context, root Root, pins []ID) {
+	if err := s.cfg.Sponsor.Settle(ctx, pins); err != nil && ctx.Err() == nil {
+		s.log.Warn("giving back what was set aside for a dag; it is tried again later", "cid", root.CID, "err", err)
 	}
 }
 

@@ -26,13 +26,35 @@ type purses struct {
 	can   map[pins.Account]int64
 	most  int64 // blocks of a DAG; 0: no bound
 	aside map[pins.ID]int64
+	asked map[pins.Account]int
 	err   error
+
+	refusing func() // called once, before the first refusal is told
+}
+
+func newPurses() *purses {
+	return &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}, asked: map[pins.Account]int{}}
 }
 
 func (p *purses) Carry(_ context.Context, account pins.Account, pin pins.ID, known pins.Extent, _ int) error {
+	err := p.carry(account, pin, known)
+	p.mu.Lock()
+	refusing := p.refusing
+	if err != nil {
+		p.refusing = nil
+	}
+	p.mu.Unlock()
+	if err != nil && refusing != nil {
+		refusing()
+	}
+	return err
+}
+
+func (p *purses) carry(account pins.Account, pin pins.ID, known pins.Extent) error {
 	bytes := known.Bytes
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked[account]++
 	if p.err != nil {
 		return p.err
 	}
@@ -58,6 +80,12 @@ func (p *purses) give(account pins.Account, bytes int64) {
 	p.can[account] = bytes
 }
 
+func (p *purses) timesAsked(account pins.Account) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[account]
+}
+
 func (p *purses) held() map[pins.ID]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,7 +94,7 @@ func (p *purses) held() map[pins.ID]int64 {
 
 func eachSponsored(t *testing.T, test func(t *testing.T, w *world, p *purses)) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
-		p := &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}}
+		p := newPurses()
 		cfg := config()
 		cfg.Sponsor = p
 		w := newWorld(t, db, pinstest.NewTier(), cfg)
@@ -136,7 +164,7 @@ func TestWhatWasHeldIsFetchedAgainWhateverIsLeftInThePurse(t *testing.T) {
 
 // Nor because the cold copies that it was let go for cannot be read at the moment.
 func TestWhatWasOffloadedIsLookedForWhateverIsLeftInThePurse(t *testing.T) {
-	src, p := &source{}, &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}}
+	src, p := &source{}, newPurses()
 	eachCold(t, func(c *pins.Config) { c.ColdSource, c.Sponsor = src, p }, func(t *testing.T, w *world, a *archive) {
 		src.tier = w.tier
 		d := pinstest.Tree("offloaded", 3)
@@ -166,6 +194,202 @@ func TestDAGIsFetchedForWhoCanPay(t *testing.T) {
 		w.tier.Silence(false)
 		w.untilStatus(pin, spec.Pinned)
 		w.nothingAside(p)
+	})
+}
+
+func TestManyPinsOfAnAccountThatCannotPayDoNotHideThatAnotherCan(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.Silence(true)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(bob, d.Size())
+		pin := w.add(bob, request(d.Root))
+		for i := range 150 {
+			w.add(alice, named(d.Root, fmt.Sprint(i)))
+		}
+		w.tier.Silence(false)
+		w.untilStatus(pin, spec.Pinned)
+		w.nothingAside(p)
+		if n := p.timesAsked(alice); n != 1 {
+			t.Errorf("it was asked %d times what one account can have", n)
+		}
+	})
+}
+
+func TestDAGIsFetchedForTheOneOfManyAccountsThatCanPay(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		const others, rich = 250, pins.Account(135)
+		d := pinstest.Tree("dear", 3)
+		w.tier.Silence(true)
+		w.tier.AddNetwork(d.Blocks...)
+		var list []pins.Pin
+		for i := range others {
+			list = append(list, w.add(pins.Account(10+i), request(d.Root)))
+		}
+		p.give(rich, d.Size())
+		w.tier.Silence(false)
+		for _, pin := range list {
+			w.untilStatus(pin, spec.Pinned)
+		}
+		w.nothingAside(p)
+		for i := range others {
+			if n := p.timesAsked(pins.Account(10 + i)); n > 1 {
+				t.Errorf("account %d was asked %d times", 10+i, n)
+			}
+		}
+	})
+}
+
+func TestPinsFailWhenNoneOfManyAccountsCanPay(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		const others = 210
+		d := pinstest.Tree("dear", 3)
+		w.tier.Silence(true)
+		w.tier.AddNetwork(d.Blocks...)
+		var list []pins.Pin
+		for i := range others {
+			list = append(list, w.add(pins.Account(10+i), request(d.Root)))
+		}
+		w.tier.Silence(false)
+		for _, pin := range list {
+			w.untilStatus(pin, spec.Failed)
+			if n := p.timesAsked(pin.Account); n != 1 {
+				t.Errorf("account %d was asked %d times", pin.Account, n)
+			}
+		}
+		if w.held(d.Root) {
+			t.Error("it is held all the same")
+		}
+	})
+}
+
+func TestPinThatComesWhileAnotherAccountIsRefusedIsNotRefusedWithIt(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(bob, d.Size())
+		came := make(chan pins.Pin, 1)
+		p.refusing = func() { came <- w.add(bob, request(d.Root)) }
+		first := w.add(alice, request(d.Root))
+		w.untilStatus(<-came, spec.Pinned)
+		w.untilStatus(first, spec.Pinned)
+		w.nothingAside(p)
+	})
+}
+
+func TestPinThatComesWhileAWalkIsEndedForAnotherAccountIsAskedAbout(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		p := newPurses()
+		p.give(bob, 1<<30)
+		cfg := config()
+		cfg.Sponsor = p
+		w := &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}
+		w.Service = pins.New(cfg, db, endless{w.tier, pins.Extent{Blocks: 1, Bytes: 4 << 20}}, discard(), time.Now)
+		w.start()
+		d := pinstest.Tree("it", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		came := make(chan pins.Pin, 1)
+		p.refusing = func() { came <- w.add(bob, request(d.Root)) }
+		w.add(alice, request(d.Root))
+		pin := <-came
+		w.until("it is asked about", func() bool { return p.timesAsked(bob) > 0 })
+		if got := w.get(pin).Status(); got != spec.Pinning {
+			t.Errorf("it is %s", got)
+		}
+	})
+}
+
+func (w *world) upload(hold string, c cid.Cid) pins.Pin {
+	w.t.Helper()
+	p, err := w.AddUploaded(context.Background(), bob, request(c), pins.Decision{Terms: pins.Undecided}, pins.Upload{Of: 1, Hold: hold})
+	if err != nil {
+		w.t.Errorf("adding what was uploaded: %v", err)
+	}
+	return p
+}
+
+func (w *world) beginHold(c cid.Cid) string {
+	w.t.Helper()
+	id, err := w.BeginHold(context.Background(), []cid.Cid{c})
+	if err != nil {
+		w.t.Errorf("beginning to hold: %v", err)
+	}
+	return id
+}
+
+// keepsAll collects blocks and looks whether those of a DAG are still there.
+func (w *world) keepsAll(d pinstest.DAG) {
+	w.t.Helper()
+	if err := pins.Collect(context.Background(), w.Service); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, b := range d.Blocks {
+		if !w.tier.Has(b.Cid()) {
+			w.t.Errorf("%s was collected", b.Cid())
+		}
+	}
+}
+
+func (w *world) onlyHere(d pinstest.DAG) {
+	for _, b := range d.Blocks {
+		w.tier.RemoveNetwork(b.Cid())
+	}
+}
+
+func TestBytesUploadedWhileAnotherAccountIsRefusedStay(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(bob, d.Size())
+		came := make(chan pins.Pin, 1)
+		p.refusing = func() {
+			w.onlyHere(d)
+			id := w.beginHold(d.Root)
+			pin := w.upload(id, d.Root)
+			w.EndHold(id)
+			came <- pin
+		}
+		w.add(alice, request(d.Root))
+		pin := <-came
+		w.keepsAll(d)
+		w.untilStatus(pin, spec.Pinned)
+		w.keepsAll(d)
+	})
+}
+
+func TestBytesOfAnUploadUnderWayStayWhenAnotherAccountIsRefused(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		p.give(bob, d.Size())
+		begun := make(chan string, 1)
+		p.refusing = func() {
+			w.onlyHere(d)
+			begun <- w.beginHold(d.Root)
+		}
+		first := w.add(alice, request(d.Root))
+		id := <-begun
+		w.until("the refusal is put off", func() bool { return w.get(first).DAG.Attempts > 0 })
+		w.keepsAll(d)
+		pin := w.upload(id, d.Root)
+		w.EndHold(id)
+		w.untilStatus(pin, spec.Pinned)
+		w.keepsAll(d)
+	})
+}
+
+func TestUploadThatEndsWithoutAPinPutsARefusalOffOnly(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("dear", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		begun := make(chan string, 1)
+		p.refusing = func() { begun <- w.beginHold(d.Root) }
+		pin := w.add(alice, request(d.Root))
+		id := <-begun
+		w.until("the refusal is put off", func() bool { return w.get(pin).DAG.Attempts > 0 })
+		w.EndHold(id)
+		w.untilStatus(pin, spec.Failed)
+		w.until("it is let go", func() bool { return !w.held(d.Root) })
 	})
 }
 
@@ -223,7 +447,9 @@ func TestWalkEndsWhenThereAreTooManyBlocks(t *testing.T) {
 func walkEnds(t *testing.T, comes pins.Extent) {
 	t.Helper()
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
-		p := &purses{can: map[pins.Account]int64{alice: 3 << 20}, most: 4000, aside: map[pins.ID]int64{}}
+		p := newPurses()
+		p.most = 4000
+		p.give(alice, 3<<20)
 		cfg := config()
 		cfg.Sponsor = p
 		w := &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}
@@ -255,7 +481,8 @@ func TestPinThatIsHereAlreadyIsPaidForToo(t *testing.T) {
 
 func TestWhatIsSetAsideForAReplacedPinIsThereForTheNewOne(t *testing.T) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
-		p := &purses{can: map[pins.Account]int64{alice: 10}, aside: map[pins.ID]int64{}}
+		p := newPurses()
+		p.give(alice, 10)
 		cfg := config()
 		cfg.Sponsor = p
 		w := newWorld(t, db, pinstest.NewTier(), cfg)

@@ -15,8 +15,9 @@ type job struct {
 	progress Progress
 	ctx      context.Context //nolint:containedctx // a job lives longer than the call that starts it
 	cancel   context.CancelFunc
-	asked    []ID   // for which something may be set aside
-	release  func() // undoes the connections to its origins
+	asked    map[Account]ID // for which something may be set aside
+	payer    Account        // who could have the DAG when it was asked last; 0: nobody was
+	release  func()         // undoes the connections to its origins
 }
 
 // A shares divides places among accounts. An account may take one place more while it has fewer than half as many as

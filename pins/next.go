@@ -17,13 +17,19 @@ type Policy struct {
 
 // Wanted is the root after a request for it by account. A DAG that was given up gets a new chance, one that waits out a
 // long back-off is looked at now, and one that was let go is brought back.
+//
+// Each request changes WantedAt, also two in one millisecond: who refuses the DAG sees by that whether all were asked.
 func Wanted(r Root, account Account, now time.Time) Root {
+	wantedAt := now
+	if now.UnixMilli() == r.WantedAt.UnixMilli() {
+		wantedAt = now.Add(time.Millisecond)
+	}
 	switch r.Hot {
 	case HotHeld:
 		return r
 	case HotGaveUp, HotReleasing:
 		r.Hot, r.Attempts, r.Reason, r.Blocks, r.Bytes, r.Lost = HotQueued, 0, "", 0, 0, false
-		r.WantedAt = now
+		r.WantedAt = wantedAt
 		if r.Cold {
 			r.Hot = HotRestoring
 		}
@@ -31,7 +37,7 @@ func Wanted(r Root, account Account, now time.Time) Root {
 		r = BroughtBack(r, "it was asked for again", now)
 	case HotQueued, HotFetching, HotRestoring:
 		// The newest request is owed the whole deadline, and no back-off that older ones have earned.
-		r.WantedAt, r.Attempts = now, 0
+		r.WantedAt, r.Attempts = wantedAt, 0
 	}
 	r.Account, r.NextAt = account, now
 	return r
@@ -109,6 +115,10 @@ func Arrived(r Root) Root {
 // errNoCopy is the outcome of a restore that has found no cold copy to read.
 var errNoCopy = errors.New("no cold copy can be read")
 
+// errAwaited is the outcome of a walk after which somebody may have asked for the DAG, or be about to, who was not asked
+// whether the account can have it.
+var errAwaited = errors.New("it was asked for meanwhile")
+
 // errNotFound is the outcome of a time slice in which nobody had the root block.
 var errNotFound = errors.New("nobody offered the root block")
 
@@ -137,6 +147,14 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 		return r
 	case errors.As(err, &refused):
 		r.Hot, r.Reason = HotGaveUp, refused.Reason
+		return r
+	case errors.Is(err, errAwaited):
+		// It stays as it is, so that a collection keeps what an upload has brought.
+		r.Reason, r.NextAt = "", now
+		if r.Uploaded { // and nobody has asked yet
+			r.Attempts++
+			r.NextAt = now.Add(backoff(r.Attempts, p.RetryFirst, nodeRetry))
+		}
 		return r
 	case errors.Is(err, context.Canceled):
 		// Nobody failed: its last pin went and a new one came while it was being worked on.

@@ -60,6 +60,16 @@ func TestEveryRequestIsOwedAFreshTry(t *testing.T) {
 	})
 }
 
+func TestRequestsInOneMillisecondAreToldApart(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := pins.Wanted(genRoot().Draw(t, "root"), alice, noon)
+		second := pins.Wanted(first, bob, noon.Add(time.Microsecond))
+		if first.Hot != pins.HotHeld && first.WantedAt.UnixMilli() == second.WantedAt.UnixMilli() {
+			t.Fatalf("%+v and %+v were wanted at one time", first, second)
+		}
+	})
+}
+
 func TestOnlySuccessIsHeldAndEveryFailureEndsOrIsTriedAgain(t *testing.T) {
 	failures := []error{
 		pins.ErrAbsent, pins.ErrStalled, pins.ErrUnavailable, context.DeadlineExceeded, context.Canceled,

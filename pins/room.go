@@ -149,8 +149,15 @@ func (d *scheduler) wantedAt(r Root) time.Time {
 	return r.WantedAt
 }
 
-// after is After, with the deadline as it is for this process.
+// after is After, with the deadline as it is for this process. What nobody can have who was asked is given up only if
+// all were.
 func (d *scheduler) after(r Root, err error, blocks, bytes int64) Root {
+	if short, ok := errors.AsType[*shortfall](err); ok {
+		wanted := !r.WantedAt.Equal(short.wantedAt)
+		if wanted || short.kept || r.Uploaded {
+			err, r.Uploaded = errAwaited, !wanted
+		}
+	}
 	r.WantedAt = d.wantedAt(r)
 	return After(r, err, blocks, bytes, d.s.cfg.Policy, d.s.now())
 }

@@ -52,6 +52,7 @@ type Root struct {
 	Account  Account   // whose share of the scheduler it uses: the account that asked last
 	WantedAt time.Time // the deadline runs from here
 	Cold     bool      // proven cold copies exist; known only where a transition asks for it
+	Uploaded bool      // an upload holds it, whose pin may be about to come; known only where a transition asks for it
 	Lost     bool      // it was held, and its hot copy was lost: who has paid for it does not have to pay in advance again
 	Damaged  bool      // blocks of it were found wrong, and it has not been verified since
 	DAG

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -12,26 +13,89 @@ import (
 	"github.com/frostpin/frostpin/deals"
 )
 
-// wantedBy returns pins of a root, and those that were replaced and for which it is kept, of which only ids, accounts, roots and
-// standings are known.
-func (s *store) wantedBy(ctx context.Context, root Root, most int) (list []Pin, err error) {
+// A wanting is a place among the accounts that want a root: first one of them, then the others from the highest down, and at
+// last some for which it is only kept because a pin was replaced.
+type wanting struct {
+	root     Root
+	first    Account
+	below    Account
+	begun    bool
+	done     bool
+	wantedAt time.Time // of the root when it was begun: whoever has asked by then is among them
+}
+
+// wanters returns the newest pin of each of the next accounts, of which only id, account, root, terms and standing are
+// known. Each account is one jump in the index, however many pins it has.
+func (s *store) wanters(ctx context.Context, w wanting, most int) (list []Pin, next wanting, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		list = nil
-		err := query(tx, func(r row) error {
-			var p Pin
-			var terms sql.NullInt64
-			err := r.Scan(&p.ID, &p.Account, &terms)
-			p.Root, p.Terms = root.CID, termsOf(terms)
-			list = append(list, p)
-			return err
-		}, `SELECT p.id, p.account, p.terms FROM pins p WHERE p.root_id = ? AND p.lapsed_ms IS NULL
-			UNION ALL SELECT pin, account, NULL FROM retained WHERE root_id = ? AND pin <> '' LIMIT ?`, root.id, root.id, most)
-		if err != nil {
-			return err
+		list, next = nil, w
+		if !w.begun {
+			next.begun = true
+			var ms int64
+			err := query(tx, func(r row) error { return r.Scan(&ms) }, `SELECT wanted_ms FROM roots WHERE id = ?`, w.root.id)
+			if err != nil {
+				return err
+			}
+			next.wantedAt = fromMS(ms)
+			p, wants, err := newestOf(tx, w.root, `p.account = ?`, w.first)
+			if err != nil {
+				return err
+			}
+			if wants {
+				list = append(list, p)
+			}
+		}
+		for n := 0; n < most && !next.done; n++ {
+			p, wants, err := newestOf(tx, w.root, `p.account < ?`, next.below)
+			if err != nil {
+				return err
+			}
+			next.below, next.done = p.Account, p.ID == ""
+			if wants && p.Account != w.first {
+				list = append(list, p)
+			}
+		}
+		if next.done {
+			if list, err = appendRetaining(tx, list, w.root, most); err != nil {
+				return err
+			}
 		}
 		return s.addStandings(tx, list)
 	})
+	return list, next, err
+}
+
+// appendRetaining adds pins that were replaced and for which a root is kept. Their accounts have no other that names it.
+func appendRetaining(tx *gorm.DB, list []Pin, root Root, most int) ([]Pin, error) {
+	err := query(tx, func(r row) error {
+		var p Pin
+		p.Root = root.CID
+		err := r.Scan(&p.ID, &p.Account)
+		list = append(list, p)
+		return err
+	}, `SELECT pin, account FROM retained WHERE root_id = ? AND pin <> '' LIMIT ?`, root.id, most)
 	return list, err
+}
+
+// newestOf returns the newest pin that the highest account under a condition has of a root; without an ID if there is
+// none. wants is false for one that was let go: its account wants none of the others then.
+func newestOf(tx *gorm.DB, root Root, condition string, account Account) (p Pin, wants bool, err error) {
+	var terms, lapsed sql.NullInt64
+	err = query(tx, func(r row) error { return r.Scan(&p.ID, &p.Account, &terms, &lapsed) },
+		`SELECT p.id, p.account, p.terms, p.lapsed_ms FROM pins p WHERE p.root_id = ? AND `+condition+`
+		ORDER BY p.account DESC, p.created_ms DESC LIMIT 1`, root.id, account)
+	p.Root, p.Terms = root.CID, termsOf(terms)
+	return p, p.ID != "" && !lapsed.Valid, err
+}
+
+// awaited tells whether a root may be about to have a pin of somebody who was not asked: it was wanted again since a time,
+// or an upload holds it.
+func (s *store) awaited(ctx context.Context, root Root, since time.Time) (awaited bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE id = ? AND wanted_ms <> ?) OR EXISTS (SELECT 1 FROM pin_upload_holds WHERE root = ?)`,
+			root.id, since.UnixMilli(), root.CID.String()).Row().Scan(&awaited)
+	})
+	return awaited, err
 }
 
 // waiting returns those of the pins that wait for their data.

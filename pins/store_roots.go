@@ -137,11 +137,14 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 	}
 	after = transition(before)
 	if after.Hot == HotGaveUp && before.Hot != HotRestoring {
-		// Only what would end is worth the question whether cold copies keep it alive.
+		// Only what would end is worth the questions whether cold copies or an upload keep it alive.
 		if before.Cold, err = s.hasCold(tx, before); err != nil {
 			return Root{}, nil, false, err
 		}
-		if before.Cold {
+		if before.Uploaded, err = heldByUpload(tx, before.CID); err != nil {
+			return Root{}, nil, false, err
+		}
+		if before.Cold || before.Uploaded {
 			after = transition(before)
 		}
 	}
