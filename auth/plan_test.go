@@ -150,6 +150,114 @@ func TestRotationHasNoGap(t *testing.T) {
 	})
 }
 
+// Whoever has lost the answer rotates again.
+func TestRotatingAgainGivesATokenAsGoodAsTheFirst(t *testing.T) {
+	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {
+		ctx := t.Context()
+		alice := createAccount(t, s, "alice")
+		for _, lifetime := range []time.Duration{0, 90 * 24 * time.Hour} {
+			ends := func() (at time.Time) {
+				if lifetime > 0 {
+					at = clock.Add(lifetime)
+				}
+				return at
+			}
+			_, old := mustCreate(t, s, auth.NewToken{Account: alice.ID, Scopes: auth.PinsRead, Expires: ends()})
+			rotate := func() (auth.Secret, auth.Token) {
+				t.Helper()
+				text, token, err := s.RotateToken(ctx, auth.Operator(), old.ID, time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !token.Expires.Equal(ends()) {
+					t.Errorf("a token for %v ends at %v, want %v", lifetime, token.Expires, ends())
+				}
+				return text, token
+			}
+			lost, _ := rotate()
+			*clock = clock.Add(time.Minute)
+			used, token := rotate()
+			s.NoteUse(token.ID)
+			if err := s.WriteUses(ctx); err != nil {
+				t.Fatal(err)
+			}
+			*clock = clock.Add(time.Minute)
+			last, _ := rotate()
+			*clock = clock.Add(2 * time.Hour)
+			if _, err := s.Authenticate(ctx, lost.Reveal()); !errors.Is(err, auth.ErrUnauthorized) {
+				t.Errorf("the token that nobody has got: %v", err)
+			}
+			for name, text := range map[string]auth.Secret{"the one that was used": used, "the last": last} {
+				if _, err := s.Authenticate(ctx, text.Reveal()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	})
+}
+
+func TestRotationWithoutGraceHoldsOnEveryServer(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
+		other := auth.New(db, func() time.Time { return moment }) // another server of this database
+		createAccount(t, s, "alice")
+		text, token := createToken(t, s, "alice", "laptop")
+		if _, err := other.Authenticate(t.Context(), text.Reveal()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.RotateToken(t.Context(), auth.Operator(), token.ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Authenticate(t.Context(), text.Reveal()); !errors.Is(err, auth.ErrUnauthorized) {
+			t.Errorf("the other server accepts the old token: %v", err)
+		}
+	})
+}
+
+func TestTokensFromBeforeKeepWhatTheyWereMadeFor(t *testing.T) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			ctx := t.Context()
+			db := databasetest.Open(t, dialect)
+			steps := auth.Migrations()
+			before := slices.IndexFunc(steps, func(m *gormigrate.Migration) bool { return strings.HasSuffix(m.ID, "_token_lifetime") })
+			if err := db.Migrate(ctx, steps[:before]...); err != nil {
+				t.Fatal(err)
+			}
+			now := moment.UnixMilli()
+			id := func(letter string) string { return strings.Repeat(letter, 16) }
+			insert := func(tx *gorm.DB, letter string, expires any) error {
+				return tx.Exec(`INSERT INTO tokens (id, account_id, label, hash, created_ms, expires_ms, scopes) VALUES (?, 7, '', '', ?, ?, 'upload')`,
+					id(letter), now, expires).Error
+			}
+			rotated := func(tx *gorm.DB, from, to string) error {
+				return tx.Exec(`INSERT INTO audit (at_ms, actor_token, action, account, subject, detail) VALUES (0, '', 'token.rotate', 'old', ?, ?)`,
+					id(from), `{"to":"`+id(to)+`"}`).Error
+			}
+			err := db.Write(ctx, func(tx *gorm.DB) error {
+				return errors.Join(
+					tx.Exec(`INSERT INTO accounts (id, name, created_ms) VALUES (7, 'old', 5000)`).Error,
+					insert(tx, "a", nil), insert(tx, "b", now+5000),
+					insert(tx, "c", now+1000), insert(tx, "d", now+2000), insert(tx, "e", nil), // c was rotated to d, and d to e
+					insert(tx, "f", now+1000), rotated(tx, "c", "d"), rotated(tx, "c", "f"), rotated(tx, "d", "e"),
+				)
+			})
+			if err == nil {
+				err = db.Migrate(ctx, steps...)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := auth.New(db, func() time.Time { return moment })
+			for letter, ends := range map[string]time.Time{"a": {}, "b": moment.Add(5 * time.Second), "c": {}, "d": {}} {
+				_, token, err := s.RotateToken(ctx, auth.Operator(), id(letter), time.Hour)
+				if err != nil || !token.Expires.Equal(ends) {
+					t.Errorf("%s: the new token ends at %v, %v, want %v", letter, token.Expires, err, ends)
+				}
+			}
+		})
+	}
+}
+
 func TestStateOfAnAccountReachesItsTokens(t *testing.T) {
 	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
 		ctx := t.Context()
