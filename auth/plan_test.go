@@ -150,6 +150,42 @@ func TestRotationHasNoGap(t *testing.T) {
 	})
 }
 
+func TestNoAccountPassesForTheOperatorInTheAudit(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
+		ctx := t.Context()
+		code, _, err := s.CreateInvite(ctx, auth.Operator(), auth.Invite{Plan: auth.Public, Left: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"operator", "Operator", "admin", "ADMINISTRATOR", auth.OperatorName} {
+			if _, err := s.SignUp(ctx, name, code.Reveal()); !errors.Is(err, auth.ErrInvalid) {
+				t.Errorf("signing up as %s: %v", name, err)
+			}
+		}
+		if _, err := s.CreateAccount(ctx, auth.Operator(), auth.OperatorName, auth.Trusted); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("an account with the operator's name: %v", err)
+		}
+		account := createAccount(t, s, "operator") // one of before
+		text, token := createToken(t, s, "operator", "")
+		caller, err := s.Authenticate(ctx, text.Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RevokeToken(ctx, caller.Actor(), token.ID); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := s.Audit(ctx, account.Name, 0, 10)
+		if err != nil || len(entries) != 3 {
+			t.Fatalf("%+v, %v", entries, err)
+		}
+		for i, want := range []string{"operator", auth.OperatorName, auth.OperatorName} {
+			if entries[i].Actor != want {
+				t.Errorf("%s was done by %s, want %s", entries[i].Action, entries[i].Actor, want)
+			}
+		}
+	})
+}
+
 // Whoever has lost the answer rotates again.
 func TestRotatingAgainGivesATokenAsGoodAsTheFirst(t *testing.T) {
 	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {
@@ -612,17 +648,17 @@ func TestEveryChangeIsInTheAuditAndNoSecretIs(t *testing.T) {
 			}
 		}
 		want := []string{
-			"operator  account.state bob bob",
-			"operator  account.policy bob bob",
-			"operator  account.plan bob bob",
-			"operator  plan.set  small",
-			"operator  invite.revoke  " + invite.ID,
+			"(operator)  account.state bob bob",
+			"(operator)  account.policy bob bob",
+			"(operator)  account.plan bob bob",
+			"(operator)  plan.set  small",
+			"(operator)  invite.revoke  " + invite.ID,
 			"alice " + token.ID + " token.revoke alice " + next.ID,
 			"bob  account.signup bob bob",
-			"operator  invite.create  " + invite.ID,
+			"(operator)  invite.create  " + invite.ID,
 			"alice " + token.ID + " token.rotate alice " + token.ID,
-			"operator  token.create alice " + token.ID,
-			"operator  account.create alice alice",
+			"(operator)  token.create alice " + token.ID,
+			"(operator)  account.create alice alice",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
