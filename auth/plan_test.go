@@ -186,6 +186,29 @@ func TestNoAccountPassesForTheOperatorInTheAudit(t *testing.T) {
 	})
 }
 
+func TestAPlanThatCannotBeReadHoldsUpItsOwnAccountsOnly(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
+		ctx := t.Context()
+		createAccount(t, s, "alice")
+		createAccount(t, s, "bob")
+		hers, _ := createToken(t, s, "alice", "")
+		his, _ := createToken(t, s, "bob", "")
+		err := errors.Join(s.SetPlan(ctx, auth.Operator(), "damaged", auth.Limits{}), s.SetAccountPlan(ctx, auth.Operator(), "alice", "damaged"))
+		if err == nil {
+			err = db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`UPDATE plans SET limits = '{"pins":' WHERE name = 'damaged'`).Error })
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Authenticate(ctx, hers.Reveal()); !errors.Is(err, auth.ErrUnreadable) || !strings.Contains(err.Error(), `"damaged"`) {
+			t.Errorf("the plan's account: %v", err)
+		}
+		if _, err := s.Authenticate(ctx, his.Reveal()); err != nil {
+			t.Errorf("another account: %v", err)
+		}
+	})
+}
+
 // Whoever has lost the answer rotates again.
 func TestRotatingAgainGivesATokenAsGoodAsTheFirst(t *testing.T) {
 	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -273,8 +274,10 @@ func (s *Service) selectCredential(ctx context.Context, id string) (*credential,
 	if found.caller.Scopes, err = ParseScopes(strings.Fields(scopes)); err != nil {
 		return found, err
 	}
-	found.caller.Limits, err = s.limitsOf(limits)
-	return found, err
+	if found.caller.Limits, err = s.limitsOf(limits); err != nil {
+		return found, fmt.Errorf("plan %q: %w", found.caller.Plan, err)
+	}
+	return found, nil
 }
 
 // updateUses writes when tokens were used last.

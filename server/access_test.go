@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -86,6 +87,14 @@ func TestTokenOpensWhatItsScopesName(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestAPlanThatCannotBeReadIsSaidToItsAccounts(t *testing.T) {
+	f := newFixture(t)
+	f.tokens.err = fmt.Errorf("looking up a token: %w", auth.ErrUnreadable)
+	for _, path := range []string{"/psa/pins", "/api/v1/account"} {
+		wantFailure(t, f.do(alice, "GET", path, ""), http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "the limits of this account's plan")
 	}
 }
 
