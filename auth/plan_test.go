@@ -195,7 +195,9 @@ func TestAPlanThatCannotBeReadHoldsUpItsOwnAccountsOnly(t *testing.T) {
 		his, _ := createToken(t, s, "bob", "")
 		err := errors.Join(s.SetPlan(ctx, auth.Operator(), "damaged", auth.Limits{}), s.SetAccountPlan(ctx, auth.Operator(), "alice", "damaged"))
 		if err == nil {
-			err = db.Write(ctx, func(tx *gorm.DB) error { return tx.Exec(`UPDATE plans SET limits = '{"pins":' WHERE name = 'damaged'`).Error })
+			err = db.Write(ctx, func(tx *gorm.DB) error {
+				return tx.Exec(`UPDATE plans SET limits = '{"pins":' WHERE name = 'damaged'`).Error
+			})
 		}
 		if err != nil {
 			t.Fatal(err)

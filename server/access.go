@@ -133,7 +133,7 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 func lacking(has, needed auth.Scopes) string {
 	if all := needed.Names(); len(all) > 1 {
 		return fmt.Sprintf("this takes a token with the scopes %s: this one lacks %s",
-			strings.Join(all, " and "), strings.Join((needed &^ has).Names(), " and "))
+			strings.Join(all, " and "), strings.Join((needed&^has).Names(), " and "))
 	}
 	return fmt.Sprintf("this token lacks the scope %s", needed)
 }
