@@ -17,6 +17,9 @@ type Actor struct {
 // Operator returns who has the machine.
 func Operator() Actor { return Actor{Scopes: AllScopes} }
 
+// OperatorName stands where the operator has done something. No account can have it as its name.
+const OperatorName = "(operator)"
+
 // The actions that are recorded.
 const (
 	actionAccountCreate = "account.create"
@@ -40,7 +43,7 @@ const (
 type Entry struct {
 	ID      int64
 	At      time.Time
-	Actor   string // the name of the account that did it; "operator"
+	Actor   string // the name of the account that did it, or OperatorName
 	Token   string // the public id of the token that it was done with; empty for the operator and for a sign-up
 	Action  string
 	Account string // whose account was changed; empty when it is about none

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -83,11 +84,17 @@ func (s *Service) Register(ctx context.Context, by Actor, name, plan string) (Re
 	return r, nil
 }
 
+// reserved are names that would pass for whoever runs the service. The operator may give them to accounts.
+var reserved = []string{"admin", "administrator", "operator"}
+
 // SignUp makes an account with a first token for whoever shows an invite code. Errors: ErrNoInvite when the code is not
 // valid, whatever the reason and whatever the name; then ErrInvalid and ErrExists, which leave the code as it was.
 func (s *Service) SignUp(ctx context.Context, name, code string) (Registration, error) {
-	r, invalid := s.newRegistration(name, "")
-	if err := s.insertInvited(ctx, digest(code), &r, invalid); err != nil {
+	r, unfit := s.newRegistration(name, "")
+	if unfit == nil && slices.ContainsFunc(reserved, func(r string) bool { return strings.EqualFold(r, name) }) {
+		unfit = invalid("this account name is not for sign-up; take another")
+	}
+	if err := s.insertInvited(ctx, digest(code), &r, unfit); err != nil {
 		return Registration{}, fmt.Errorf("signing up: %w", err)
 	}
 	return r, nil

@@ -169,7 +169,7 @@ func (s *Service) limitsOf(text string) (*Limits, error) {
 	}
 	l := new(Limits)
 	if err := json.Unmarshal([]byte(text), l); err != nil {
-		return nil, fmt.Errorf("reading the limits of a plan: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	s.limits.Add(text, l)
 	return l, nil

@@ -150,6 +150,175 @@ func TestRotationHasNoGap(t *testing.T) {
 	})
 }
 
+func TestNoAccountPassesForTheOperatorInTheAudit(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, _ *database.DB) {
+		ctx := t.Context()
+		code, _, err := s.CreateInvite(ctx, auth.Operator(), auth.Invite{Plan: auth.Public, Left: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"operator", "Operator", "admin", "ADMINISTRATOR", auth.OperatorName} {
+			if _, err := s.SignUp(ctx, name, code.Reveal()); !errors.Is(err, auth.ErrInvalid) {
+				t.Errorf("signing up as %s: %v", name, err)
+			}
+		}
+		if _, err := s.CreateAccount(ctx, auth.Operator(), auth.OperatorName, auth.Trusted); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("an account with the operator's name: %v", err)
+		}
+		account := createAccount(t, s, "operator") // one of before
+		text, token := createToken(t, s, "operator", "")
+		caller, err := s.Authenticate(ctx, text.Reveal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RevokeToken(ctx, caller.Actor(), token.ID); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := s.Audit(ctx, account.Name, 0, 10)
+		if err != nil || len(entries) != 3 {
+			t.Fatalf("%+v, %v", entries, err)
+		}
+		for i, want := range []string{"operator", auth.OperatorName, auth.OperatorName} {
+			if entries[i].Actor != want {
+				t.Errorf("%s was done by %s, want %s", entries[i].Action, entries[i].Actor, want)
+			}
+		}
+	})
+}
+
+func TestAPlanThatCannotBeReadHoldsUpItsOwnAccountsOnly(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
+		ctx := t.Context()
+		createAccount(t, s, "alice")
+		createAccount(t, s, "bob")
+		hers, _ := createToken(t, s, "alice", "")
+		his, _ := createToken(t, s, "bob", "")
+		err := errors.Join(s.SetPlan(ctx, auth.Operator(), "damaged", auth.Limits{}), s.SetAccountPlan(ctx, auth.Operator(), "alice", "damaged"))
+		if err == nil {
+			err = db.Write(ctx, func(tx *gorm.DB) error {
+				return tx.Exec(`UPDATE plans SET limits = '{"pins":' WHERE name = 'damaged'`).Error
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Authenticate(ctx, hers.Reveal()); !errors.Is(err, auth.ErrUnreadable) || !strings.Contains(err.Error(), `"damaged"`) {
+			t.Errorf("the plan's account: %v", err)
+		}
+		if _, err := s.Authenticate(ctx, his.Reveal()); err != nil {
+			t.Errorf("another account: %v", err)
+		}
+	})
+}
+
+// Whoever has lost the answer rotates again.
+func TestRotatingAgainGivesATokenAsGoodAsTheFirst(t *testing.T) {
+	clocked(t, func(t *testing.T, s *auth.Service, _ *database.DB, clock *time.Time) {
+		ctx := t.Context()
+		alice := createAccount(t, s, "alice")
+		for _, lifetime := range []time.Duration{0, 90 * 24 * time.Hour} {
+			ends := func() (at time.Time) {
+				if lifetime > 0 {
+					at = clock.Add(lifetime)
+				}
+				return at
+			}
+			_, old := mustCreate(t, s, auth.NewToken{Account: alice.ID, Scopes: auth.PinsRead, Expires: ends()})
+			rotate := func() (auth.Secret, auth.Token) {
+				t.Helper()
+				text, token, err := s.RotateToken(ctx, auth.Operator(), old.ID, time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !token.Expires.Equal(ends()) {
+					t.Errorf("a token for %v ends at %v, want %v", lifetime, token.Expires, ends())
+				}
+				return text, token
+			}
+			lost, _ := rotate()
+			*clock = clock.Add(time.Minute)
+			used, token := rotate()
+			s.NoteUse(token.ID)
+			if err := s.WriteUses(ctx); err != nil {
+				t.Fatal(err)
+			}
+			*clock = clock.Add(time.Minute)
+			last, _ := rotate()
+			*clock = clock.Add(2 * time.Hour)
+			if _, err := s.Authenticate(ctx, lost.Reveal()); !errors.Is(err, auth.ErrUnauthorized) {
+				t.Errorf("the token that nobody has got: %v", err)
+			}
+			for name, text := range map[string]auth.Secret{"the one that was used": used, "the last": last} {
+				if _, err := s.Authenticate(ctx, text.Reveal()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	})
+}
+
+func TestRotationWithoutGraceHoldsOnEveryServer(t *testing.T) {
+	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
+		other := auth.New(db, func() time.Time { return moment }) // another server of this database
+		createAccount(t, s, "alice")
+		text, token := createToken(t, s, "alice", "laptop")
+		if _, err := other.Authenticate(t.Context(), text.Reveal()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.RotateToken(t.Context(), auth.Operator(), token.ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.Authenticate(t.Context(), text.Reveal()); !errors.Is(err, auth.ErrUnauthorized) {
+			t.Errorf("the other server accepts the old token: %v", err)
+		}
+	})
+}
+
+func TestTokensFromBeforeKeepWhatTheyWereMadeFor(t *testing.T) {
+	for _, dialect := range databasetest.Dialects(t) {
+		t.Run(dialect, func(t *testing.T) {
+			ctx := t.Context()
+			db := databasetest.Open(t, dialect)
+			steps := auth.Migrations()
+			before := slices.IndexFunc(steps, func(m *gormigrate.Migration) bool { return strings.HasSuffix(m.ID, "_token_lifetime") })
+			if err := db.Migrate(ctx, steps[:before]...); err != nil {
+				t.Fatal(err)
+			}
+			now := moment.UnixMilli()
+			id := func(letter string) string { return strings.Repeat(letter, 16) }
+			insert := func(tx *gorm.DB, letter string, expires any) error {
+				return tx.Exec(`INSERT INTO tokens (id, account_id, label, hash, created_ms, expires_ms, scopes) VALUES (?, 7, '', '', ?, ?, 'upload')`,
+					id(letter), now, expires).Error
+			}
+			rotated := func(tx *gorm.DB, from, to string) error {
+				return tx.Exec(`INSERT INTO audit (at_ms, actor_token, action, account, subject, detail) VALUES (0, '', 'token.rotate', 'old', ?, ?)`,
+					id(from), `{"to":"`+id(to)+`"}`).Error
+			}
+			err := db.Write(ctx, func(tx *gorm.DB) error {
+				return errors.Join(
+					tx.Exec(`INSERT INTO accounts (id, name, created_ms) VALUES (7, 'old', 5000)`).Error,
+					insert(tx, "a", nil), insert(tx, "b", now+5000),
+					insert(tx, "c", now+1000), insert(tx, "d", now+2000), insert(tx, "e", nil), // c was rotated to d, and d to e
+					insert(tx, "f", now+1000), rotated(tx, "c", "d"), rotated(tx, "c", "f"), rotated(tx, "d", "e"),
+				)
+			})
+			if err == nil {
+				err = db.Migrate(ctx, steps...)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := auth.New(db, func() time.Time { return moment })
+			for letter, ends := range map[string]time.Time{"a": {}, "b": moment.Add(5 * time.Second), "c": {}, "d": {}} {
+				_, token, err := s.RotateToken(ctx, auth.Operator(), id(letter), time.Hour)
+				if err != nil || !token.Expires.Equal(ends) {
+					t.Errorf("%s: the new token ends at %v, %v, want %v", letter, token.Expires, err, ends)
+				}
+			}
+		})
+	}
+}
+
 func TestStateOfAnAccountReachesItsTokens(t *testing.T) {
 	each(t, func(t *testing.T, s *auth.Service, db *database.DB) {
 		ctx := t.Context()
@@ -504,17 +673,17 @@ func TestEveryChangeIsInTheAuditAndNoSecretIs(t *testing.T) {
 			}
 		}
 		want := []string{
-			"operator  account.state bob bob",
-			"operator  account.policy bob bob",
-			"operator  account.plan bob bob",
-			"operator  plan.set  small",
-			"operator  invite.revoke  " + invite.ID,
+			"(operator)  account.state bob bob",
+			"(operator)  account.policy bob bob",
+			"(operator)  account.plan bob bob",
+			"(operator)  plan.set  small",
+			"(operator)  invite.revoke  " + invite.ID,
 			"alice " + token.ID + " token.revoke alice " + next.ID,
 			"bob  account.signup bob bob",
-			"operator  invite.create  " + invite.ID,
+			"(operator)  invite.create  " + invite.ID,
 			"alice " + token.ID + " token.rotate alice " + token.ID,
-			"operator  token.create alice " + token.ID,
-			"operator  account.create alice alice",
+			"(operator)  token.create alice " + token.ID,
+			"(operator)  account.create alice alice",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)

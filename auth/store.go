@@ -48,6 +48,9 @@ type tokenRow struct {
 	ExpiresMS sql.NullInt64 `gorm:"column:expires_ms"`
 	UsedMS    sql.NullInt64 `gorm:"column:used_ms"`
 	RevokedMS sql.NullInt64 `gorm:"column:revoked_ms"`
+
+	LifetimeMS sql.NullInt64 `gorm:"column:lifetime_ms"` // that it was made for; rotation moves its end, and not this
+	Successor  string        // the id of the token that it was last rotated to
 }
 
 func (tokenRow) TableName() string { return "tokens" }

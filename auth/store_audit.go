@@ -22,9 +22,9 @@ func record(tx *gorm.DB, at time.Time, by Actor, action, account, subject string
 }
 
 func (s *Service) selectAudit(ctx context.Context, account string, before int64, limit int) (entries []Entry, err error) {
-	query := `SELECT u.id, u.at_ms, coalesce(a.name, 'operator'), u.actor_token, u.action, u.account, u.subject, u.detail
+	query := `SELECT u.id, u.at_ms, CASE WHEN u.actor_account IS NULL THEN ? ELSE coalesce(a.name, '') END, u.actor_token, u.action, u.account, u.subject, u.detail
 		FROM audit u LEFT JOIN accounts a ON a.id = u.actor_account WHERE 1 = 1`
-	var args []any
+	args := []any{OperatorName}
 	if account != "" {
 		query, args = query+` AND u.account = ?`, append(args, account)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -49,6 +50,7 @@ func createToken(tx *gorm.DB, account int64, token Token, hash string) error {
 	return tx.Create(&tokenRow{
 		ID: token.ID, AccountID: account, Label: token.Label, Policy: token.Policy, Scopes: token.Scopes.String(), Hash: hash,
 		CreatedMS: token.Created.UnixMilli(), ExpiresMS: toMS(token.Expires),
+		LifetimeMS: sql.NullInt64{Int64: token.Expires.Sub(token.Created).Milliseconds(), Valid: !token.Expires.IsZero()},
 	}).Error
 }
 
@@ -94,9 +96,11 @@ func tokenOf(tx *gorm.DB, by Actor, id string) (row tokenRow, err error) {
 	return row, err
 }
 
-// replaceToken creates a token like another, which then expires. It completes what is known of the new one.
-func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace time.Duration, token *Token, hash string) error {
-	return named(s.db.Write(ctx, func(tx *gorm.DB) error {
+// replaceToken creates a token like another, which then expires, and with it the one that it was replaced by before, unless
+// that was used; before is its id. It completes what is known of the new one.
+func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace time.Duration, token *Token, hash string) (before string, err error) {
+	err = named(s.db.Write(ctx, func(tx *gorm.DB) error {
+		before = ""
 		row, err := tokenOf(tx, by, id)
 		if err != nil {
 			return err
@@ -121,21 +125,45 @@ func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace t
 		}
 		token.Account, token.Label, token.Policy, token.Scopes = owner.Name, old.Label, old.Policy, old.Scopes
 		ends := now.Add(grace)
+		if !old.Expires.IsZero() && old.Expires.Before(ends) {
+			ends = old.Expires
+		}
 		token.Expires = time.Time{}
-		if !old.Expires.IsZero() {
-			token.Expires = now.Add(old.Expires.Sub(old.Created))
-			if old.Expires.Before(ends) {
-				ends = old.Expires
-			}
+		if row.LifetimeMS.Valid {
+			token.Expires = now.Add(time.Duration(row.LifetimeMS.Int64) * time.Millisecond)
 		}
 		if err := createToken(tx, row.AccountID, *token, hash); err != nil {
 			return err
 		}
-		if err := tx.Model(&tokenRow{}).Where("id = ?", row.ID).Update("expires_ms", toMS(ends)).Error; err != nil {
+		err = tx.Model(&tokenRow{}).Where("id = ?", row.ID).Updates(map[string]any{"expires_ms": toMS(ends), "successor": token.ID}).Error
+		if err != nil {
 			return err
 		}
-		return record(tx, now, by, actionTokenRotate, owner.Name, row.ID, map[string]any{"to": token.ID, "expires": ends})
+		detail := map[string]any{"to": token.ID, "expires": ends}
+		if before, err = endUnused(tx, row.Successor, ends); err != nil {
+			return err
+		}
+		if before != "" {
+			detail["unused"] = before
+		}
+		return record(tx, now, by, actionTokenRotate, owner.Name, row.ID, detail)
 	}))
+	return before, err
+}
+
+// endUnused lets a token end at a time that nobody is known to have used, and returns its id when it does: the answer that
+// had its text may have been lost. It is not revoked at once, for what was used is written down a minute late.
+func endUnused(tx *gorm.DB, id string, ends time.Time) (string, error) {
+	if id == "" {
+		return "", nil
+	}
+	done := tx.Model(&tokenRow{}).
+		Where("id = ? AND used_ms IS NULL AND revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?)", id, ends.UnixMilli()).
+		Update("expires_ms", toMS(ends))
+	if done.Error != nil || done.RowsAffected == 0 {
+		return "", done.Error
+	}
+	return id, nil
 }
 
 func (s *Service) markRevoked(ctx context.Context, by Actor, id string, now time.Time) error {
@@ -246,8 +274,10 @@ func (s *Service) selectCredential(ctx context.Context, id string) (*credential,
 	if found.caller.Scopes, err = ParseScopes(strings.Fields(scopes)); err != nil {
 		return found, err
 	}
-	found.caller.Limits, err = s.limitsOf(limits)
-	return found, err
+	if found.caller.Limits, err = s.limitsOf(limits); err != nil {
+		return found, fmt.Errorf("plan %q: %w", found.caller.Plan, err)
+	}
+	return found, nil
 }
 
 // updateUses writes when tokens were used last.

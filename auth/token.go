@@ -72,7 +72,9 @@ func (s *Service) CreateToken(ctx context.Context, by Actor, want NewToken) (Sec
 const MaxGrace = 30 * 24 * time.Hour
 
 // RotateToken replaces a token by one with another text, for the same and for as long as the old one was made for. The
-// old one is valid for grace longer, so that a program can go over without a gap. Errors: ErrNotFound for a token that
+// old one is valid for grace longer, so that a program can go over without a gap. It can be rotated again in that time, by
+// whoever has lost the answer: a new token that nobody has used then ends with it. With no grace no server of this database
+// accepts the old one any more when it returns. Errors: ErrNotFound for a token that
 // is not valid, and for one of another account than the actor's; ErrScope when the actor has less than the token;
 // ErrInvalid, ErrTooMany.
 func (s *Service) RotateToken(ctx context.Context, by Actor, id string, grace time.Duration) (Secret, Token, error) {
@@ -81,11 +83,17 @@ func (s *Service) RotateToken(ctx context.Context, by Actor, id string, grace ti
 	}
 	id = publicPart(id)
 	text, token := newToken(NewToken{}, s.now())
-	if err := s.replaceToken(ctx, by, id, grace, &token, digest(text.Reveal())); err != nil {
+	before, err := s.replaceToken(ctx, by, id, grace, &token, digest(text.Reveal()))
+	if err != nil {
 		return "", Token{}, fmt.Errorf("rotating a token: %w", err)
 	}
 	s.known.Remove(id)
-	return text, token, nil
+	s.known.Remove(before)
+	if grace >= trustFor {
+		return text, token, nil
+	}
+	// The text is nowhere else: whoever stops waiting for it must not lose it.
+	return text, token, settle(context.WithoutCancel(ctx))
 }
 
 // Bootstrap makes the first account and its first token when there is no account at all, and tells whether it did.

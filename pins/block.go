@@ -32,7 +32,7 @@ type Block struct {
 	ID     int64   // in the order in which they were made
 	CID    cid.Cid // as it was given
 	Reason string  // for operators; users do not see it
-	By     string  // the account that did it, or "operator"
+	By     string  // who did it
 	At     time.Time
 }
 

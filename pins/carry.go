@@ -33,7 +33,8 @@ var ErrUndecided = errors.New("what the account may have is not known")
 // An Extent is how large a DAG is, as far as it was fetched.
 type Extent struct{ Blocks, Bytes int64 }
 
-// A ShortError tells what an account is short of: a reason of package spec, and words for the user.
+// A ShortError tells what an account is short of: a reason of package spec, and words for users. Whoever has pinned the DAG
+// may be shown them, so they say nothing of the account but this.
 type ShortError struct{ Reason, Problem string }
 
 func (e *ShortError) Error() string { return e.Reason + ": " + e.Problem }

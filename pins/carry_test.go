@@ -25,6 +25,7 @@ type purses struct {
 	mu    sync.Mutex
 	can   map[pins.Account]int64
 	most  int64 // blocks of a DAG; 0: no bound
+	full  map[pins.Account]bool
 	aside map[pins.ID]int64
 	asked map[pins.Account]int
 	err   error
@@ -57,6 +58,9 @@ func (p *purses) carry(account pins.Account, pin pins.ID, known pins.Extent) err
 	p.asked[account]++
 	if p.err != nil {
 		return p.err
+	}
+	if p.full[account] {
+		return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: "the store is full"}
 	}
 	if bytes > p.can[account] || p.most > 0 && known.Blocks > p.most {
 		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: "the purse is empty"}
@@ -130,6 +134,25 @@ func TestPinsThatNobodyCanPayFailWithTheReasonAndAreTriedAgain(t *testing.T) {
 		}
 		w.untilStatus(pin, spec.Pinned)
 		w.nothingAside(p)
+	})
+}
+
+// The reason that is told may be that of another account which could not have the DAG either.
+func TestMoneyTriesAgainWhatAnotherAccountHadNoRoomFor(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		d := pinstest.Tree("too much for both", 3)
+		p.full = map[pins.Account]bool{bob: true}
+		first, last := w.add(alice, request(d.Root)), w.add(bob, request(d.Root))
+		w.tier.AddNetwork(d.Blocks...)
+		w.untilStatus(first, spec.Failed)
+		if details := w.untilStatus(last, spec.Failed).Info()["status_details"]; !strings.HasPrefix(details, "QUOTA_EXCEEDED: ") {
+			t.Fatalf("it says %q, so that this proves nothing", details)
+		}
+		p.give(alice, d.Size())
+		if err := w.Retry(t.Context(), alice, spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(first, spec.Pinned)
 	})
 }
 

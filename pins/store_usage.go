@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -124,8 +125,12 @@ func (s *store) extents(ctx context.Context, account Account, dags []Sized, repl
 // retryAtOnce is how many DAGs one transaction takes into work again.
 const retryAtOnce = 200
 
-// retry wants DAGs again that were given up for a reason, as if the account had asked for them now.
-func (s *store) retry(ctx context.Context, account Account, reason string) (some bool, err error) {
+// retry wants DAGs again that were given up for one of some reasons, as if the account had asked for them now.
+func (s *store) retry(ctx context.Context, account Account, reasons []string) (some bool, err error) {
+	match, args := strings.Repeat(` OR substr(r.reason, 1, ?) = ?`, len(reasons))[len(` OR `):], []any{}
+	for _, reason := range reasons {
+		args = append(args, len(reason), reason)
+	}
 	for after := int64(0); ; {
 		var ids []int64
 		err := s.db.Write(ctx, func(tx *gorm.DB) error {
@@ -136,8 +141,8 @@ func (s *store) retry(ctx context.Context, account Account, reason string) (some
 				ids = append(ids, id)
 				return err
 			}, `SELECT DISTINCT r.id FROM pins p JOIN roots r ON r.id = p.root_id
-				WHERE p.account = ? AND p.status = 'failed' AND r.hot = 'gave_up' AND substr(r.reason, 1, ?) = ? AND r.id > ?
-				ORDER BY r.id LIMIT ?`, account, len(reason), reason, after, retryAtOnce)
+				WHERE p.account = ? AND p.status = 'failed' AND r.hot = 'gave_up' AND r.id > ?
+				AND (`+match+`) ORDER BY r.id LIMIT ?`, slices.Concat([]any{account, after}, args, []any{retryAtOnce})...)
 			if err != nil {
 				return err
 			}

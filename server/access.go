@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 	"golang.org/x/time/rate"
@@ -23,6 +24,9 @@ type need struct {
 	open   bool      // to everyone, without a token
 	others bool      // it reads, and administrators may read another account with it
 }
+
+// told is what a webhook is told of: pins, and the account itself. Whoever has one called must be allowed to read both.
+const told = auth.AccountUse | auth.PinsRead
 
 // needs decides about every operation of both documents, by its id. What is not here has no route.
 var needs = map[string]need{
@@ -47,10 +51,10 @@ var needs = map[string]need{
 	"receivePayment": {open: true}, // it is signed
 
 	"listWebhooks":   {scope: auth.AccountUse, kind: auth.KindAccount},
-	"createWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"createWebhook":  {scope: told, kind: auth.KindAccount, adds: true},
 	"deleteWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount},
 	"listDeliveries": {scope: auth.AccountUse, kind: auth.KindAccount},
-	"replayWebhook":  {scope: auth.AccountUse, kind: auth.KindAccount, adds: true},
+	"replayWebhook":  {scope: told, kind: auth.KindAccount, adds: true},
 
 	"listEvents":  {scope: auth.PinsRead, kind: auth.KindList},
 	"getAccount":  {scope: auth.AccountUse, kind: auth.KindAccount},
@@ -108,7 +112,7 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	}
 	switch {
 	case !caller.Scopes.Has(n.scope):
-		return caller, &refused{spec.ReasonInsufficientScope, fmt.Sprintf("this token lacks the scope %s", n.scope)}
+		return caller, &refused{spec.ReasonInsufficientScope, lacking(caller.Scopes, n.scope)}
 	case (n.adds || named) && caller.State != auth.Active:
 		return caller, &refused{spec.ReasonAccountSuspended, "this account is suspended: it can be read and emptied, and no more"}
 	}
@@ -123,6 +127,15 @@ func (g *gate) pass(r *http.Request, n need) (auth.Caller, error) {
 	}
 	caller.Other, err = g.tokens.ReadAccount(r.Context(), caller.Actor(), other)
 	return caller, unless(err, errNoAccount)
+}
+
+// lacking says which scopes a token would need.
+func lacking(has, needed auth.Scopes) string {
+	if all := needed.Names(); len(all) > 1 {
+		return fmt.Sprintf("this takes a token with the scopes %s: this one lacks %s",
+			strings.Join(all, " and "), strings.Join((needed&^has).Names(), " and "))
+	}
+	return fmt.Sprintf("this token lacks the scope %s", needed)
 }
 
 // spendMore takes so many requests more from a caller's budget. Errors: *limited, *refused when there never will be so many.

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -42,8 +43,8 @@ func TestEveryRouteHasADecisionWhoMayUseIt(t *testing.T) {
 		t.Errorf("operations without a decision, and decisions without an operation (-documents +decisions):\n%s", diff)
 	}
 	for id, scopes := range server.Needs() {
-		if len(scopes.Names()) != 1 && id != "signUp" && id != "receivePayment" {
-			t.Errorf("%s asks for the scopes %q", id, scopes)
+		if scopes == 0 && id != "signUp" && id != "receivePayment" {
+			t.Errorf("%s asks for no scope", id)
 		}
 	}
 	// What is in no document is open, and that is decided here.
@@ -57,29 +58,54 @@ func TestEveryRouteHasADecisionWhoMayUseIt(t *testing.T) {
 }
 
 func TestTokenOpensWhatItsScopesName(t *testing.T) {
-	needs := server.Needs()
 	for _, op := range operations(t) {
-		if needs[op.id] == 0 {
+		need := server.Needs()[op.id]
+		if need == 0 {
 			continue // open to everyone
 		}
+		tried := []auth.Scopes{need}
 		for _, name := range auth.AllScopes.Names() {
 			scope, err := auth.ParseScopes([]string{name})
 			if err != nil {
 				t.Fatal(err)
 			}
+			tried = append(tried, scope, auth.AllScopes&^scope)
+		}
+		for _, scopes := range tried {
 			f := newFixture(t)
+			f.tokens.caller.Scopes = scopes
 			for _, target := range []string{op.target, strings.Replace(op.target, "/psa/", "/psa/policy/archive/", 1)} {
-				f.tokens.caller.Scopes = scope
-				if w := f.call(alice, op.method, target); scope == needs[op.id] {
+				w := f.call(alice, op.method, target)
+				if scopes.Has(need) {
 					if w.Code == http.StatusUnauthorized || w.Code == http.StatusForbidden {
-						t.Errorf("%s with the scope %s: %d %s", op.id, scope, w.Code, w.Body)
+						t.Errorf("%s with the scopes %s: %d %s", op.id, scopes, w.Code, w.Body)
 					}
-				} else {
-					wantFailure(t, w, http.StatusForbidden, "INSUFFICIENT_SCOPE", needs[op.id].String())
+					continue
 				}
-				f.tokens.caller.Scopes = auth.AllScopes &^ needs[op.id]
-				wantFailure(t, f.call(alice, op.method, target), http.StatusForbidden, "INSUFFICIENT_SCOPE", needs[op.id].String())
+				for _, name := range need.Names() {
+					wantFailure(t, w, http.StatusForbidden, "INSUFFICIENT_SCOPE", name)
+				}
 			}
+		}
+	}
+}
+
+func TestAPlanThatCannotBeReadIsSaidToItsAccounts(t *testing.T) {
+	f := newFixture(t)
+	f.tokens.err = fmt.Errorf("looking up a token: %w", auth.ErrUnreadable)
+	for _, path := range []string{"/psa/pins", "/api/v1/account"} {
+		wantFailure(t, f.do(alice, "GET", path, ""), http.StatusServiceUnavailable, "SERVICE_UNAVAILABLE", "the limits of this account's plan")
+	}
+}
+
+// What a webhook is sent tells of the account's pins and of the account itself.
+func TestWebhooksTellNothingThatTheirTokenMayNotRead(t *testing.T) {
+	f := newFixture(t)
+	for _, scopes := range []auth.Scopes{auth.AccountUse, auth.PinsRead, auth.OwnScopes &^ auth.PinsRead, auth.OwnScopes &^ auth.AccountUse} {
+		f.tokens.caller.Scopes = scopes
+		for _, path := range []string{"/api/v1/webhooks", "/api/v1/webhooks/x/replay"} {
+			w := f.do(alice, "POST", path, `{"url":"https://example.org/"}`)
+			wantFailure(t, w, http.StatusForbidden, "INSUFFICIENT_SCOPE", "pins:read and account")
 		}
 	}
 }

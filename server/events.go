@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,9 +64,9 @@ func (s ownAPI) ListEvents(c echo.Context, params v1.ListEventsParams) error {
 	if limit < 1 || limit > maxEvents {
 		return &spec.InvalidError{Field: "limit", Problem: fmt.Sprintf("must be from 1 to %d", maxEvents)}
 	}
-	page, err := s.cfg.Events.Page(c.Request().Context(), caller(c).Account, after, limit)
+	page, err := s.eventsAfter(c, after, limit)
 	if err != nil {
-		return fmt.Errorf("reading events: %w", err)
+		return err
 	}
 	list := v1.EventList{Events: make([]v1.Event, 0, len(page.Events)), Next: page.Next.String(), More: page.More}
 	for _, e := range page.Events {
@@ -99,6 +100,19 @@ func (s ownAPI) startOf(ctx context.Context, params v1.ListEventsParams) (p even
 		return events.Position{}, false, &spec.InvalidError{Field: field, Problem: "is past the newest event"}
 	}
 	return p, true, nil
+}
+
+// eventsAfter reads what the caller may know. Events of the account itself, such as those of its balance, are left out for
+// a token that may not see it; the page goes on behind them all the same.
+func (s ownAPI) eventsAfter(c echo.Context, after events.Position, limit int) (events.Page, error) {
+	page, err := s.cfg.Events.Page(c.Request().Context(), caller(c).Account, after, limit)
+	if err != nil {
+		return page, fmt.Errorf("reading events: %w", err)
+	}
+	if !caller(c).Scopes.Has(auth.AccountUse) {
+		page.Events = slices.DeleteFunc(page.Events, func(e events.Event) bool { return e.Pin == nil })
+	}
+	return page, nil
 }
 
 func renderEvent(e events.Event) (v1.Event, error) {
@@ -164,7 +178,7 @@ func (s ownAPI) tail(c echo.Context, control *http.ResponseController, at events
 	}
 	for {
 		changed := s.cfg.Events.Changed()
-		page, err := s.cfg.Events.Page(c.Request().Context(), caller(c).Account, at, streamEvents)
+		page, err := s.eventsAfter(c, at, streamEvents)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/auth/events"
 	"github.com/frostpin/frostpin/server"
 	"github.com/frostpin/frostpin/server/v1"
@@ -133,6 +134,46 @@ func TestEventsAreListedToTheirAccount(t *testing.T) {
 		wantFailure(t, f.do(alice, "GET", "/api/v1/events"+query, ""), http.StatusBadRequest, "BAD_REQUEST", field)
 	}
 	wantFailure(t, newFixture(t).do(alice, "GET", "/api/v1/events", ""), http.StatusNotFound, "NOT_FOUND", "no events")
+}
+
+// What the account has and owes is for tokens of the scope account.
+func TestEventsOfTheAccountNeedItsScope(t *testing.T) {
+	h := newHappened()
+	h.add(1, 1, "")
+	h.add(1, 2, "a")
+	h.add(1, 3, "")
+	f := newFixture(t, withEvents(h))
+	f.tokens.caller.Scopes = auth.OwnScopes &^ auth.AccountUse
+	var list v1.EventList
+	if err := json.Unmarshal(f.do(alice, "GET", "/api/v1/events", "").Body.Bytes(), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Events) != 1 || list.Events[0].Id != "2-a" || list.Next != "3" {
+		t.Errorf("%+v", list)
+	}
+	// A page of nothing else is empty, and says where to go on.
+	list = v1.EventList{}
+	if err := json.Unmarshal(f.do(alice, "GET", "/api/v1/events?limit=1", "").Body.Bytes(), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Events) != 0 || list.Next != "1" || !list.More {
+		t.Errorf("the first page: %+v", list)
+	}
+	at := httptest.NewServer(f)
+	defer at.Close()
+	h.add(1, 4, "b")
+	s, _ := openStream(t, at, alice, "0")
+	if got := s.ids(t, 2); !slices.Equal(got, []string{"2-a", "4-b"}) {
+		t.Errorf("the stream: %q", got)
+	}
+	s.close()
+
+	f.tokens.caller.Scopes = auth.PinsRead | auth.AccountUse
+	s, _ = openStream(t, at, alice, "0")
+	if got := s.ids(t, 4); !slices.Equal(got, []string{"1", "2-a", "3", "4-b"}) {
+		t.Errorf("the stream of a token with both scopes: %q", got)
+	}
+	s.close()
 }
 
 // A stream is a client's end of one.

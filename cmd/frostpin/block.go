@@ -34,7 +34,7 @@ func newBlocklist(db *database.DB, accounts *auth.Service, now func() time.Time)
 
 // Block implements server.Blocklist.
 func (l blocklist) Block(ctx context.Context, by auth.Actor, c cid.Cid, reason string) (b pins.Block, added bool, err error) {
-	name := "operator"
+	name := auth.OperatorName
 	if by.Account != 0 {
 		account, err := l.accounts.Account(ctx, by.Account)
 		if err != nil {

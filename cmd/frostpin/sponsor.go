@@ -98,18 +98,18 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	}
 	stock.Hot = max(0, stock.Hot-replaced)
 	more := ledger.Stock{Hot: known.Bytes, Cold: known.Bytes * int64(copies)}
-	cost, err := s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+	err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
 	if errors.Is(err, ledger.ErrFunds) && others > 0 {
 		// What it has replaced elsewhere may use up the allowance.
 		if others, err = s.pins().GiveWay(ctx, account, pin, pins.AllKept); err != nil {
 			return err
 		}
 		stock.Hot = max(0, stock.Hot-others)
-		cost, err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+		err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
 	}
 	if errors.Is(err, ledger.ErrFunds) {
 		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
-			"the balance does not carry 30 days of the %d bytes that are known of it, which cost %s credits", known.Bytes, cost)}
+			"the balance does not carry 30 days of the %d bytes that are known of it", known.Bytes)}
 	}
 	return err
 }
@@ -133,24 +133,25 @@ func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, b
 		return err
 	}
 	return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
-		"%d bytes are held for this account, this has %d or more, and its plan allows %d", held, bytes, quota)}
+		"with the %d bytes that are known of it more would be held than the plan allows", bytes)}
 }
 
 // holdFor sets aside what 30 days of more cost. What is still set aside for pins that have come or gone since is none that keeps
 // others from it.
-func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID, stock, more ledger.Stock) (cost ledger.Amount, err error) {
-	cost, err = s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
+func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID, stock, more ledger.Stock) error {
+	_, err := s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
 	if !errors.Is(err, ledger.ErrFunds) {
-		return cost, err
+		return err
 	}
 	refs, failed := s.books.AccountRefs(ctx, int64(account), holdsAtOnce)
 	if failed == nil {
 		failed = s.settleUnless(ctx, refs)
 	}
 	if failed != nil {
-		return cost, failed
+		return failed
 	}
-	return s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
+	_, err = s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
+	return err
 }
 
 // Pays tells whether anybody who wants cold copies can pay for a deal: whoever pays nothing, or has anything left. Of what very
