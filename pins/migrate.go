@@ -27,6 +27,7 @@ func Migrations() []*gormigrate.Migration {
 		lostMigration(),
 		spansMigration(),
 		uploadHoldsMigration(),
+		uploadedMigration(),
 	}
 }
 

@@ -54,5 +54,6 @@ type Root struct {
 	Cold     bool      // proven cold copies exist; known only where a transition asks for it
 	Lost     bool      // it was held, and its hot copy was lost: who has paid for it does not have to pay in advance again
 	Damaged  bool      // blocks of it were found wrong, and it has not been verified since
+	Uploaded bool      // all of it came with an upload and may be nowhere else; only while it waits
 	DAG
 }

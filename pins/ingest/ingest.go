@@ -151,11 +151,13 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	}
 	defer s.pins.EndHold(held)
 	var asked []pins.Sized // those that get a pin now
-	for _, root := range roots {
+	sizes := make([]pins.Extent, len(roots))
+	for i, root := range roots {
 		size, err := s.hold(ctx, root)
 		if err != nil {
 			return nil, false, translate(err)
 		}
+		sizes[i] = size
 		if _, again := before[spec.Canonical(root)]; !again {
 			asked = append(asked, pins.Sized{Root: root, Extent: size})
 		}
@@ -165,14 +167,14 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			return nil, false, err
 		}
 	}
-	for _, root := range roots {
+	for i, root := range roots {
 		p, again := before[spec.Canonical(root)]
 		if !again {
 			r, err := u.request(root.String())
 			if err != nil {
 				return nil, false, err
 			}
-			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held}); err != nil {
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held, Size: sizes[i]}); err != nil {
 				return nil, false, err
 			}
 		}
