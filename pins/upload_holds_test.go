@@ -164,11 +164,14 @@ func TestEndOfAnUploadLeavesWhatAnotherHolds(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		d := pinstest.Tree("twice", 3)
 		ended, _ := w.upload(d)
-		other, u := w.upload(d)
-		w.EndHold(ended)
-		if err := pins.EndHolds(t.Context(), w.Service); err != nil {
+		other, u := w.upload(d) // after those that have ended were listed
+		if err := pins.EndListed(t.Context(), w.Service, ended, d.Root); err != nil {
 			t.Fatal(err)
 		}
+		if known, err := pins.HotOf(t.Context(), w.Service, d.Root); err == nil {
+			t.Errorf("what another upload holds is %s", known)
+		}
+		w.EndHold(ended)
 		p := w.addUploaded(bob, d, u)
 		w.EndHold(other)
 		w.untilStatus(p, spec.Pinned)
