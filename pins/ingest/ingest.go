@@ -153,7 +153,7 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	var asked []pins.Sized // those that get a pin now
 	sizes := make([]pins.Extent, len(roots))
 	for i, root := range roots {
-		size, err := s.hold(ctx, root)
+		size, err := s.hold(ctx, root, in)
 		if err != nil {
 			return nil, false, translate(err)
 		}
@@ -221,13 +221,17 @@ func (s *Service) read(ctx context.Context, u Upload, sh *shelf) ([]cid.Cid, err
 	return []cid.Cid{root}, err
 }
 
-// hold holds a DAG whose blocks must all be here, and returns how large it is.
-func (s *Service) hold(ctx context.Context, root cid.Cid) (size pins.Extent, err error) {
+// hold holds a DAG whose blocks must all be here, and returns how large it is. A block that came with the upload and has
+// gone is no fault of its client: another server may have collected on the same tier meanwhile.
+func (s *Service) hold(ctx context.Context, root cid.Cid, in pins.Import) (size pins.Extent, err error) {
 	if size, err = s.tryHold(ctx, root); !errors.Is(err, pins.ErrAbsent) {
 		return size, err
 	}
 	_, walked := hold.Walk{Root: root, Limits: s.limits, Workers: 1, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		data, err := s.tier.Block(ctx, c)
+		if errors.Is(err, pins.ErrAbsent) && in.Stored(c) {
+			return hold.Block{}, gone(c)
+		}
 		if errors.Is(err, pins.ErrAbsent) {
 			return hold.Block{}, invalid(fmt.Sprintf("is not the whole DAG below %s: block %s is missing", root, c))
 		}
@@ -311,6 +315,11 @@ func (s *Service) lockHere(ctx context.Context, k keyed) (unlock func(), err err
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// gone is the error for a block that this upload has stored and that is not here: sent again, it may stay.
+func gone(c cid.Cid) error {
+	return fmt.Errorf("%w: block %s has gone while its upload was at work", pins.ErrUnavailable, c)
 }
 
 func invalid(problem string) error { return &spec.InvalidError{Field: "body", Problem: problem} }
