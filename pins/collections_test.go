@@ -72,7 +72,7 @@ func TestWhatIsGivenUpIsCollectedWithoutARelease(t *testing.T) {
 			w.tier.SetDown(false)
 		}},
 		{"what nobody can pay", func(c *pins.Config) {
-			c.Sponsor = &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}}
+			c.Sponsor = newPurses()
 		}, func(w *world, dag pinstest.DAG) {
 			w.tier.AddNetwork(dag.Blocks...)
 		}},

@@ -66,6 +66,11 @@ func Collect(ctx context.Context, s *Service) error { return s.sched.collect(ctx
 // HastenMending has a collection that is held up wait less for blocks that nobody has.
 func HastenMending(s *Service) { s.sched.holdUpTime = 200 * time.Millisecond }
 
+// EndListed is what Run does about one root of an upload that has ended, as it was listed.
+func EndListed(ctx context.Context, s *Service, id string, root cid.Cid) error {
+	return s.sched.endHold(ctx, uploadHold{id: id, root: root.String()})
+}
+
 // Quiet waits for the moment of a collection.
 func Quiet(ctx context.Context, s *Service) { s.sched.quiet(ctx) }
 

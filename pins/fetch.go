@@ -232,7 +232,13 @@ func (d *scheduler) hold(ctx context.Context, j *job) (err error) {
 			return err
 		}
 	}
-	return d.s.hot.Hold(ctx, j.root.CID, d.s.cfg.Limits, &j.progress)
+	limits := d.s.cfg.Limits
+	limits.Offline = j.root.Uploaded // it needs no room then
+	err = d.s.hot.Hold(ctx, j.root.CID, limits, &j.progress)
+	if j.root.Uploaded && errors.Is(err, ErrAbsent) {
+		return errIncomplete
+	}
+	return err
 }
 
 func (d *scheduler) recordFailed(ctx context.Context, j *job, err error) {

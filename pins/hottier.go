@@ -91,6 +91,9 @@ type Import interface {
 	// may be stored.
 	Put(ctx context.Context, blocks []blocks.Block) error
 
+	// Stored tells whether Put was given a block with the hash of this CID.
+	Stored(c cid.Cid) bool
+
 	// Close ends the import. It may be called more than once.
 	Close() error
 }

@@ -28,6 +28,7 @@ func Migrations() []*gormigrate.Migration {
 		spansMigration(),
 		uploadHoldsMigration(),
 		retainedMigration(),
+		uploadedMigration(),
 	}
 }
 

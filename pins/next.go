@@ -122,6 +122,9 @@ var errAwaited = errors.New("it was asked for meanwhile")
 // errNotFound is the outcome of a time slice in which nobody had the root block.
 var errNotFound = errors.New("nobody offered the root block")
 
+// errIncomplete is the outcome of a walk over what was uploaded that does not find all of it here.
+var errIncomplete = errors.New("not all that was uploaded is here")
+
 // After is the root after a time slice that ended with err; nil means that the DAG is held. blocks and bytes are what
 // the walk has counted. A root that is being restored has no deadline, because its data exists.
 func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root {
@@ -151,10 +154,14 @@ func After(r Root, err error, blocks, bytes int64, p Policy, now time.Time) Root
 	case errors.Is(err, errAwaited):
 		// It stays as it is, so that a collection keeps what an upload has brought.
 		r.Reason, r.NextAt = "", now
-		if r.Uploaded { // and nobody has asked yet
+		if r.UploadHeld { // and nobody has asked yet
 			r.Attempts++
 			r.NextAt = now.Add(backoff(r.Attempts, p.RetryFirst, nodeRetry))
 		}
+		return r
+	case errors.Is(err, errIncomplete):
+		// From now on it is fetched like any other.
+		r.Uploaded, r.NextAt = false, now
 		return r
 	case errors.Is(err, context.Canceled):
 		// Nobody failed: its last pin went and a new one came while it was being worked on.

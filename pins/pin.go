@@ -47,4 +47,5 @@ type Upload struct {
 	Of  int    // how many pins the request makes
 
 	Hold string // of BeginHold, which ends for this root when it has its pin; empty: none
+	Size Extent // of the DAG, which the tier has held since then
 }

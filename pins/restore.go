@@ -13,16 +13,16 @@ var errDamaged = errors.New("a block is missing or wrong")
 
 func unpaced(context.Context, int) error { return nil }
 
-// startRestores puts claimed roots that cold copies hold into the line for a slot, without looking for them on the
-// network first, and returns the others.
+// startRestores puts claimed roots that cold copies hold, or that were uploaded, into the line for a slot, without looking
+// for them on the network first, and returns the others.
 func (d *scheduler) startRestores(ctx context.Context, roots []Root, retry bool) (others []Root) {
-	others = slices.DeleteFunc(slices.Clone(roots), func(r Root) bool { return r.Hot == HotRestoring })
+	others = slices.DeleteFunc(slices.Clone(roots), Root.inNoNeedOfPeers)
 	if len(others) == len(roots) {
 		return roots
 	}
 	d.jobs.mu.Lock()
 	for _, r := range roots {
-		if r.Hot != HotRestoring {
+		if !r.inNoNeedOfPeers() {
 			continue
 		}
 		j := d.newJob(r, retry)
@@ -35,9 +35,15 @@ func (d *scheduler) startRestores(ctx context.Context, roots []Root, retry bool)
 	return others
 }
 
+// inNoNeedOfPeers tells whether the root block is not looked for on the network.
+func (r Root) inNoNeedOfPeers() bool { return r.Hot == HotRestoring || r.Uploaded }
+
 // restore brings a DAG back from its cold copies and holds it. What a copy leaves out is asked for on the network.
 func (d *scheduler) restore(j *job) (err error) {
 	defer d.guard(j.root, &err)
+	if j.root.Uploaded {
+		return d.hold(j.ctx, j)
+	}
 	// What was let go may not have been collected yet. Hashed, because a damaged DAG may still have its pin.
 	switch err := d.s.hot.Verify(j.ctx, j.root.CID, unpaced, func(cid.Cid, error) error { return errDamaged }); {
 	case err == nil:

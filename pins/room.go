@@ -12,7 +12,7 @@ type Room int
 
 const (
 	RoomPlenty Room = iota // everything goes on
-	RoomScarce             // fetched is only what makes room, what is being fetched, and if nothing is the oldest that was
+	RoomScarce             // fetched is only what makes room, what was uploaded, what is being fetched, and if nothing is the oldest that was
 	RoomNone               // nothing is fetched
 )
 
@@ -114,7 +114,9 @@ func (j *jobs) takeReady(all bool) map[string]*job {
 }
 
 // needsNoRoom tells whether a job goes on while there is little room. j.mu is held.
-func (j *jobs) needsNoRoom(waiting *job) bool { return waiting.urgent || waiting.root.id == j.alone }
+func (j *jobs) needsNoRoom(waiting *job) bool {
+	return waiting.urgent || waiting.root.Uploaded || waiting.root.id == j.alone
+}
 
 // stop cancels every walk. Looking for root blocks ends by itself.
 func (j *jobs) stop() {
@@ -154,8 +156,8 @@ func (d *scheduler) wantedAt(r Root) time.Time {
 func (d *scheduler) after(r Root, err error, blocks, bytes int64) Root {
 	if short, ok := errors.AsType[*shortfall](err); ok {
 		wanted := !r.WantedAt.Equal(short.wantedAt)
-		if wanted || short.kept || r.Uploaded {
-			err, r.Uploaded = errAwaited, !wanted
+		if wanted || short.kept || r.UploadHeld {
+			err, r.UploadHeld = errAwaited, !wanted
 		}
 	}
 	r.WantedAt = d.wantedAt(r)

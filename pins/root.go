@@ -51,9 +51,12 @@ type Root struct {
 	CID      cid.Cid   // canonical
 	Account  Account   // whose share of the scheduler it uses: the account that asked last
 	WantedAt time.Time // the deadline runs from here
-	Cold     bool      // proven cold copies exist; known only where a transition asks for it
-	Uploaded bool      // an upload holds it, whose pin may be about to come; known only where a transition asks for it
 	Lost     bool      // it was held, and its hot copy was lost: who has paid for it does not have to pay in advance again
 	Damaged  bool      // blocks of it were found wrong, and it has not been verified since
+	Uploaded bool      // all of it came with an upload and may be nowhere else; only while it waits
+
+	// Known only where a transition asks for it.
+	Cold       bool // proven cold copies exist
+	UploadHeld bool // an upload holds it, whose pin may be about to come
 	DAG
 }

@@ -245,7 +245,7 @@ func (d *scheduler) pass(ctx context.Context) error {
 		return err
 	}
 	if !plenty {
-		return d.claimUrgent(ctx)
+		return d.claimWithoutRoom(ctx)
 	}
 	if err := d.claimInTurn(ctx, freshRoots, d.s.store.claimFresh, false); err != nil {
 		return err
@@ -293,20 +293,35 @@ func (d *scheduler) claimInTurn(ctx context.Context, condition string, claim fun
 	return nil
 }
 
-// claimUrgent claims what holds up collections while nothing else is fetched.
-func (d *scheduler) claimUrgent(ctx context.Context) error {
-	roots := d.urgent.roots()
-	if len(roots) == 0 || d.room() == RoomNone {
+// claimWithoutRoom claims what goes on while nothing else is fetched: what holds up collections, and what was uploaded and
+// so is here.
+func (d *scheduler) claimWithoutRoom(ctx context.Context) error {
+	if d.room() == RoomNone {
 		return nil
 	}
-	claimed, err := d.s.store.claimSome(ctx, roots)
+	claimed, err := d.s.store.claimSome(ctx, d.urgent.roots())
+	d.startWithoutRoom(ctx, claimed)
+	if err != nil {
+		return err
+	}
+	d.jobs.mu.Lock()
+	free := d.jobs.finding.size - d.jobs.finding.used
+	d.jobs.mu.Unlock()
+	if free <= 0 {
+		return nil
+	}
+	claimed, err = d.s.store.claimUploaded(ctx, free)
+	d.startWithoutRoom(ctx, claimed)
+	return err
+}
+
+func (d *scheduler) startWithoutRoom(ctx context.Context, claimed []Root) {
 	d.jobs.mu.Lock()
 	for _, r := range claimed {
 		d.jobs.finding.take(r.Account, 1) // others take none now
 	}
 	d.jobs.mu.Unlock()
 	d.startFinds(ctx, claimed, true)
-	return err
 }
 
 // claimAtOnce bounds what one pass takes of one account, so that no account waits long for the others.
@@ -354,22 +369,39 @@ func (d *scheduler) startReleases(ctx context.Context) error {
 	return nil
 }
 
+// release lets a claimed root go. The claim may be old by now: others of the same pass came first.
 func (d *scheduler) release(ctx context.Context, r Root) {
-	err := d.releaseHot(ctx, r)
+	yes, err := d.s.store.toRelease(ctx, r)
+	if yes {
+		err = d.releaseHot(ctx, r)
+	}
 	if ctx.Err() != nil {
 		return // stopping: Run gives the claim back
 	}
 	if err != nil {
 		d.log.Warn("releasing a dag", "cid", r.CID, "err", err)
+	}
+	if err != nil || !yes {
 		err = d.s.store.postponeRelease(ctx, r.id, d.s.now().Add(d.s.cfg.Policy.RetryFirst))
+		d.poke() // who wants it again waits for the claim
 	} else {
-		err = d.s.store.released(ctx, r.id)
-		signal(d.garbage)
-		d.s.meter.releases.Inc()
+		err = d.recordReleased(ctx, r)
 	}
 	if err != nil && ctx.Err() == nil {
 		d.log.Error("recording a release", "cid", r.CID, "err", err)
 	}
+}
+
+// recordReleased records what the hot tier has let go. Blocks of what was asked for meanwhile are no garbage.
+func (d *scheduler) recordReleased(ctx context.Context, r Root) error {
+	done, err := d.s.store.released(ctx, r.id)
+	if done {
+		signal(d.garbage)
+	} else {
+		d.poke()
+	}
+	d.s.meter.releases.Inc()
+	return err
 }
 
 // releaseHot is HotTier.Release, bounded in time and with a panic made an error.

@@ -198,30 +198,23 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 	// The request is recorded: a client that goes away changes nothing about it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
 	defer cancel()
-	limits := s.cfg.Limits
-	limits.Offline = true
-	if limits.Blocks == 0 || limits.Blocks > lookBlocks {
-		limits.Blocks = lookBlocks
-	}
-	var progress Progress
-	err := s.hot.Hold(OnBehalf(ctx, a.pin.Account), a.root.CID, limits, &progress)
+	size, err := s.lookHot(ctx, a)
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		s.nodeAway.Store(s.now().UnixNano())
 	}
 	if err != nil {
 		return false
 	}
-	blocks, bytes := progress.Totals()
 	if s.cfg.Sponsor != nil {
 		j := &job{root: a.root}
-		err := s.carry(ctx, j, progress.extent())
+		err := s.carry(ctx, j, size)
 		s.settle(ctx, j)
 		if err != nil {
 			return false // the scheduler finds it, too, and says so
 		}
 	}
 	root, orphans, err := s.store.move(ctx, a.root.id, false, func(r Root) Root {
-		return After(r, nil, blocks, bytes, s.cfg.Policy, s.now())
+		return After(r, nil, size.Blocks, size.Bytes, s.cfg.Policy, s.now())
 	})
 	s.sched.orphaned(orphans)
 	if err != nil {
@@ -229,7 +222,25 @@ func (s *Service) look(ctx context.Context, a *addition) bool {
 		s.log.Debug("recording a dag that was already here", "cid", a.root.CID, "err", err)
 		return errors.Is(err, errStale)
 	}
-	s.meter.held(blocks, bytes)
+	s.meter.held(size.Blocks, size.Bytes)
 	a.pin.DAG = root.DAG
 	return true
+}
+
+// lookHot holds a DAG whose blocks are already here, and returns its size. What an upload has just had held, however
+// large, is not walked again: while its root is claimed nobody lets it go.
+func (s *Service) lookHot(ctx context.Context, a *addition) (Extent, error) {
+	if a.upload.Size.Blocks > 0 {
+		if held, err := s.hot.Held(ctx, a.root.CID); err != nil || held {
+			return a.upload.Size, err
+		}
+	}
+	limits := s.cfg.Limits
+	limits.Offline = true
+	if limits.Blocks == 0 || limits.Blocks > lookBlocks {
+		limits.Blocks = lookBlocks
+	}
+	var progress Progress
+	err := s.hot.Hold(OnBehalf(ctx, a.pin.Account), a.root.CID, limits, &progress)
+	return progress.extent(), err
 }

@@ -74,7 +74,7 @@ func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *st
 // What scanRoot and scanPin read. A pin is read with what is known of its DAG and no more: lists read many.
 const (
 	dagColumns  = `r.hot, r.attempts, r.next_ms, r.blocks, r.bytes, r.reason`
-	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, r.lost, CASE WHEN r.verified_ms < 0 THEN 1 ELSE 0 END, ` + dagColumns
+	rootColumns = `r.id, r.cid, r.account, r.wanted_ms, r.lost, r.uploaded, CASE WHEN r.verified_ms < 0 THEN 1 ELSE 0 END, ` + dagColumns
 	pinColumns  = `p.id, p.created_ms, p.cid, p.name, p.origins, p.dropped, p.meta, p.terms, p.residence, p.expires_ms, p.lapsed_ms, r.verified_ms, ` + dagColumns
 )
 
@@ -90,8 +90,8 @@ func fromMS(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 // scanRoot reads rootColumns, and further columns into more.
 func scanRoot(from row, more ...any) (r Root, err error) {
 	var text string
-	var wantedMS, nextMS, lost, damaged int64
-	dest := append([]any{&r.id, &text, &r.Account, &wantedMS, &lost, &damaged}, r.targets(&nextMS)...)
+	var wantedMS, nextMS, lost, uploaded, damaged int64
+	dest := append([]any{&r.id, &text, &r.Account, &wantedMS, &lost, &uploaded, &damaged}, r.targets(&nextMS)...)
 	if err := from.Scan(append(dest, more...)...); err != nil {
 		return Root{}, err
 	}
@@ -99,7 +99,7 @@ func scanRoot(from row, more ...any) (r Root, err error) {
 		return Root{}, fmt.Errorf("decoding the cid of root %d: %w", r.id, err)
 	}
 	r.WantedAt, r.NextAt, r.Lost = fromMS(wantedMS), fromMS(nextMS), lost == 1
-	r.Damaged = damaged == 1
+	r.Damaged, r.Uploaded = damaged == 1, uploaded == 1
 	return r, nil
 }
 
@@ -169,14 +169,17 @@ func lockRoot(tx *gorm.DB, where string, args ...any) (root Root, claimedBy stri
 // saveRoot writes a root that lockRoot has read, with the status of its pins, and tells the archive when it became held
 // or no longer is.
 func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) error {
-	lost := 0
+	lost, uploaded := 0, 0
 	if after.Lost {
 		lost = 1
 	}
+	if after.Uploaded && after.Hot.waits() {
+		uploaded = 1
+	}
 	err := tx.Exec(`UPDATE roots SET hot = ?, account = ?, attempts = ?, wanted_ms = ?, next_ms = ?, claimed_by = ?,
-		blocks = ?, bytes = ?, reason = ?, lost = ? WHERE id = ?`,
+		blocks = ?, bytes = ?, reason = ?, lost = ?, uploaded = ? WHERE id = ?`,
 		after.Hot, after.Account, after.Attempts, after.WantedAt.UnixMilli(), after.NextAt.UnixMilli(), claimedBy,
-		after.Blocks, after.Bytes, after.Reason, lost, after.id).Error
+		after.Blocks, after.Bytes, after.Reason, lost, uploaded, after.id).Error
 	if err != nil {
 		return err
 	}

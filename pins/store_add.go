@@ -48,6 +48,9 @@ func newAddition(account Account, r spec.Request, decided Decision, claim bool) 
 	return &addition{account: account, request: r, terms: decided.Terms, residence: decided.Residence, expiry: decided.Expiry, claim: claim, done: make(chan struct{}), looked: make(chan struct{})}
 }
 
+// uploaded tells whether all of the DAG came with the request.
+func (a *addition) uploaded() bool { return a.upload.Hold != "" }
+
 // A counter is where additions wait. Those that arrive while a transaction runs share the next one and its
 // statements: most of the cost of an insert is not the row.
 type counter struct {

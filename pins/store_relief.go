@@ -13,7 +13,7 @@ type part struct {
 	account Account
 	bytes   int64
 	free    bool // nobody works on it
-	kept    bool // it was held before: what is here of it is not let go
+	kept    bool // it was held before, or uploaded: what is here of it is not let go
 }
 
 // parts returns what is here in part, oldest first. Like partialRoots it reads the partial indexes only.
@@ -23,12 +23,12 @@ func (s *store) parts(ctx context.Context) (list []part, err error) {
 		return query(tx, func(r row) error {
 			var p part
 			var hot Hot
-			var lost int64
-			err := r.Scan(&p.id, &hot, &p.account, &p.bytes, &lost, &p.free)
-			p.kept = hot == HotRestoring || lost == 1
+			var lost, uploaded int64
+			err := r.Scan(&p.id, &hot, &p.account, &p.bytes, &lost, &uploaded, &p.free)
+			p.kept = hot == HotRestoring || lost == 1 || uploaded == 1
 			list = append(list, p)
 			return err
-		}, `SELECT r.id, r.hot, r.account, r.bytes, r.lost, r.claimed_by = '' FROM roots r
+		}, `SELECT r.id, r.hot, r.account, r.bytes, r.lost, r.uploaded, r.claimed_by = '' FROM roots r
 			WHERE (r.hot = 'fetching' OR r.hot = 'restoring' AND r.bytes > 0) AND r.id IN (
 				SELECT r.id FROM roots r WHERE `+freshRoots+` UNION ALL SELECT r.id FROM roots r WHERE `+retryRoots+`
 				UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '') ORDER BY r.id`)
@@ -39,7 +39,7 @@ func (s *store) parts(ctx context.Context) (list []part, err error) {
 // drop applies a transition to roots that are here in part and on which nobody works.
 func (s *store) drop(ctx context.Context, list []int64, transition func(Root) Root) (dropped int, err error) {
 	for some := range slices.Chunk(list, 500) {
-		roots, err := s.claim(ctx, `r.id IN ? AND r.hot = 'fetching' AND r.lost = 0 AND r.claimed_by = ''`, some)
+		roots, err := s.claim(ctx, `r.id IN ? AND r.hot = 'fetching' AND r.lost = 0 AND r.uploaded = 0 AND r.claimed_by = ''`, some)
 		if err != nil {
 			return dropped, err
 		}

@@ -52,6 +52,12 @@ func (s *store) claimReleasing(ctx context.Context, n int) ([]Root, error) {
 		s.now().UnixMilli(), n)
 }
 
+// claimUploaded claims up to n roots that came with uploads and are due, longest due first. They need no room.
+func (s *store) claimUploaded(ctx context.Context, n int) ([]Root, error) {
+	return s.claim(ctx, `r.uploaded = 1 AND r.claimed_by = '' AND r.hot IN ('queued','fetching','restoring') AND r.next_ms <= ?
+		ORDER BY r.next_ms LIMIT ?`, s.now().UnixMilli(), n)
+}
+
 func (s *store) claim(ctx context.Context, condition string, args ...any) (roots []Root, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		roots = nil
@@ -141,10 +147,10 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 		if before.Cold, err = s.hasCold(tx, before); err != nil {
 			return Root{}, nil, false, err
 		}
-		if before.Uploaded, err = heldByUpload(tx, before.CID); err != nil {
+		if before.UploadHeld, err = heldByUpload(tx, before.CID); err != nil {
 			return Root{}, nil, false, err
 		}
-		if before.Cold || before.Uploaded {
+		if before.Cold || before.UploadHeld {
 			after = transition(before)
 		}
 	}
@@ -231,10 +237,20 @@ func (s *store) claimSome(ctx context.Context, roots []int64) (claimed []Root, e
 	return claimed, nil
 }
 
+// toRelease tells whether a root that this process has claimed is still to be released, and no upload holds it.
+func (s *store) toRelease(ctx context.Context, r Root) (yes bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE id = ? AND claimed_by = ? AND hot = 'releasing') AND NOT EXISTS (`+openHolds+`)`,
+			r.id, s.me, r.CID.String()).Row().Scan(&yes)
+	})
+	return yes, err
+}
+
 // released deletes a root after the hot tier has let it go, or gives it up while pins name it that were let go, or one of
-// them is being replaced. If it was asked for meanwhile, it stays and is fetched again.
-func (s *store) released(ctx context.Context, id int64) error {
-	return s.db.Write(ctx, func(tx *gorm.DB) error {
+// them is being replaced. If it was asked for meanwhile, it stays and is fetched again; done is false then.
+func (s *store) released(ctx context.Context, id int64) (done bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) error {
+		done = false
 		before, holder, err := lockRoot(tx, `r.id = ?`, id)
 		if errors.Is(err, errStale) || err == nil && holder != s.me {
 			return nil
@@ -245,6 +261,7 @@ func (s *store) released(ctx context.Context, id int64) error {
 		if before.Hot != HotReleasing {
 			return s.saveRoot(tx, before, before, "")
 		}
+		done = true
 		var named bool
 		if err := tx.Raw(`SELECT EXISTS (SELECT 1 FROM pins WHERE root_id = ?) OR EXISTS (SELECT 1 FROM retained WHERE root_id = ?)`,
 			id, id).Row().Scan(&named); err != nil {
@@ -255,9 +272,10 @@ func (s *store) released(ctx context.Context, id int64) error {
 		}
 		return tx.Exec(`DELETE FROM roots WHERE id = ?`, id).Error
 	})
+	return done, err
 }
 
-// postponeRelease puts a release off that the hot tier could not carry out.
+// postponeRelease puts a release off that the hot tier could not carry out, or that is not to be now.
 func (s *store) postponeRelease(ctx context.Context, id int64, until time.Time) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		return tx.Exec(`UPDATE roots SET claimed_by = '', next_ms = CASE WHEN hot = 'releasing' THEN ? ELSE next_ms END
@@ -351,9 +369,9 @@ func (s *store) walkRoots(ctx context.Context, yield func(rootRef) error) error 
 	}
 }
 
-// partialRoots reads the partial indexes only, however many roots are held. One that is queued and was lost may be here
-// whole, without its pin, and wait for room that a collection is to make.
-const partialRoots = `SELECT r.cid FROM roots r WHERE (r.hot IN ('fetching','restoring') OR r.hot = 'queued' AND r.lost = 1) AND r.id IN (
+// partialRoots reads the partial indexes only, however many roots are held. One that is queued and was lost, or uploaded,
+// may be here whole, without its pin, and wait for room that a collection is to make, or for its next turn.
+const partialRoots = `SELECT r.cid FROM roots r WHERE (r.hot IN ('fetching','restoring') OR r.hot = 'queued' AND (r.lost = 1 OR r.uploaded = 1)) AND r.id IN (
 	SELECT r.id FROM roots r WHERE ` + freshRoots + ` UNION ALL SELECT r.id FROM roots r WHERE ` + retryRoots + `
 	UNION ALL SELECT r.id FROM roots r WHERE r.claimed_by <> '')`
 

@@ -64,6 +64,26 @@ func heldByUpload(tx *gorm.DB, root cid.Cid) (held bool, err error) {
 	return held, err
 }
 
+// openHolds are the holds of a root whose uploads are at work: of no other does anybody wait for a pin.
+const openHolds = `SELECT 1 FROM pin_upload_holds h WHERE h.root = ? AND h.claimed_by IN (SELECT id FROM workers)`
+
+// heldBesides tells whether an upload at work holds a root, other than the one that has ended.
+func heldBesides(tx *gorm.DB, root cid.Cid, ended string) (held bool, err error) {
+	err = tx.Raw(`SELECT EXISTS (`+openHolds+` AND h.id <> ?)`, root.String(), ended).Row().Scan(&held)
+	return held, err
+}
+
+// adoptEnded is adopt for what an upload has held that has ended.
+func (s *store) adoptEnded(ctx context.Context, root cid.Cid, ended string) (held bool, err error) {
+	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+		if held, err = heldBesides(tx, root, ended); err != nil || held {
+			return err
+		}
+		return s.adopt(tx.Statement.Context, root)
+	})
+	return held, err
+}
+
 // adoptStray is adopt for what no upload holds: its pin is about to come, or its end is seen to elsewhere.
 func (s *store) adoptStray(ctx context.Context, root cid.Cid) (held bool, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
@@ -122,8 +142,8 @@ func (s *store) forgetHold(ctx context.Context, h uploadHold) error {
 }
 
 // claimStray claims a root that has a row and is not to be on the hot tier. named tells whether it has one; busy means
-// that it is such a root and another one works on it.
-func (s *store) claimStray(ctx context.Context, c cid.Cid) (r Root, named, claimed, busy bool, err error) {
+// that it is such a root and another one works on it, or holds it: an upload other than the one that has ended.
+func (s *store) claimStray(ctx context.Context, c cid.Cid, ended string) (r Root, named, claimed, busy bool, err error) {
 	err = s.db.Write(ctx, func(tx *gorm.DB) error {
 		named, claimed, busy = false, false, false
 		root, holder, err := lockRoot(tx, `r.cid = ?`, c.String())
@@ -137,8 +157,10 @@ func (s *store) claimStray(ctx context.Context, c cid.Cid) (r Root, named, claim
 		if root.Hot != HotGaveUp && root.Hot != HotOffloaded {
 			return nil
 		}
-		if holder != "" {
-			busy = true
+		if busy, err = heldBesides(tx, c, ended); err != nil {
+			return err
+		}
+		if busy = busy || holder != ""; busy {
 			return nil
 		}
 		r, claimed = root, true

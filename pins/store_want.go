@@ -54,13 +54,17 @@ func (s *store) insertRoots(tx *gorm.DB, batch []*addition, now time.Time) error
 		if a.claim {
 			holder = s.me
 		}
-		fresh = append(fresh, []any{key, HotQueued, a.account, 0, now.UnixMilli(), now.UnixMilli(), holder, 0, 0, ""})
+		uploaded := 0
+		if a.uploaded() {
+			uploaded = 1
+		}
+		fresh = append(fresh, []any{key, HotQueued, a.account, 0, now.UnixMilli(), now.UnixMilli(), holder, 0, 0, "", uploaded})
 	}
 	return fresh.each(func(values string, args []any) error {
-		return insertNew(tx, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason)
+		return insertNew(tx, `INSERT INTO roots (cid, hot, account, attempts, wanted_ms, next_ms, claimed_by, blocks, bytes, reason, uploaded)
 			VALUES `+values+` ON CONFLICT (cid) DO NOTHING`, args, func(id int64, key string) {
 			a := byCID[key]
-			a.root = Root{id: id, CID: a.request.Root, Account: a.account, WantedAt: now, DAG: DAG{Hot: HotQueued, NextAt: now}}
+			a.root = Root{id: id, CID: a.request.Root, Account: a.account, WantedAt: now, Uploaded: a.uploaded(), DAG: DAG{Hot: HotQueued, NextAt: now}}
 			a.claimed = a.claim
 		})
 	})
@@ -104,7 +108,7 @@ func insertNew(tx *gorm.DB, insert string, args []any, inserted func(id int64, k
 }
 
 // rootArgs is how many values insertRoots gives of each root.
-const rootArgs = 10
+const rootArgs = 11
 
 // wantAgain records one more request for a root that is there.
 func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
@@ -126,6 +130,7 @@ func (s *store) wantAgain(tx *gorm.DB, a *addition, now time.Time) error {
 		}
 	}
 	a.root = Wanted(before, a.account, now)
+	a.root.Uploaded = a.root.Hot.waits() && (a.root.Uploaded || a.uploaded())
 	if a.root == before {
 		return nil
 	}

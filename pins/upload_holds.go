@@ -113,7 +113,7 @@ func (d *scheduler) endHold(ctx context.Context, h uploadHold) error {
 	if err != nil {
 		return fmt.Errorf("reading the root of an upload: %w", err)
 	}
-	r, named, claimed, busy, err := d.s.store.claimStray(ctx, c)
+	r, named, claimed, busy, err := d.s.store.claimStray(ctx, c, h.id)
 	switch {
 	case err != nil:
 		return err
@@ -122,8 +122,10 @@ func (d *scheduler) endHold(ctx context.Context, h uploadHold) error {
 	case claimed:
 		err = d.dropHot(ctx, r)
 	case !named:
+		if busy, err = d.s.store.adoptEnded(ctx, c, h.id); busy {
+			return err
+		}
 		d.log.Info("releasing a dag whose upload made no pin", "cid", c)
-		err = d.s.store.adopt(ctx, c)
 		d.poke()
 	}
 	if err != nil {

@@ -141,6 +141,9 @@ func (e *Embedded) clear(ctx context.Context, c cid.Cid) error {
 	return nil
 }
 
+// Stored implements pins.Import.
+func (i *embeddedImport) Stored(c cid.Cid) bool { return i.kept.Has(c) }
+
 // Close implements pins.Import.
 func (i *embeddedImport) Close() error {
 	i.kept.Close()
@@ -234,6 +237,9 @@ func putBlock(ctx context.Context, api iface.CoreAPI, b blocks.Block) error {
 	}
 	return nil
 }
+
+// Stored implements pins.Import.
+func (i *remoteImport) Stored(c cid.Cid) bool { return i.kept.Has(c) }
 
 // Close implements pins.Import.
 func (i *remoteImport) Close() error {

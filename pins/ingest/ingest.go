@@ -151,11 +151,13 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 	}
 	defer s.pins.EndHold(held)
 	var asked []pins.Sized // those that get a pin now
-	for _, root := range roots {
-		size, err := s.hold(ctx, root)
+	sizes := make([]pins.Extent, len(roots))
+	for i, root := range roots {
+		size, err := s.hold(ctx, root, in)
 		if err != nil {
 			return nil, false, translate(err)
 		}
+		sizes[i] = size
 		if _, again := before[spec.Canonical(root)]; !again {
 			asked = append(asked, pins.Sized{Root: root, Extent: size})
 		}
@@ -165,14 +167,14 @@ func (s *Service) Upload(ctx context.Context, u Upload) (made []pins.Pin, fresh 
 			return nil, false, err
 		}
 	}
-	for _, root := range roots {
+	for i, root := range roots {
 		p, again := before[spec.Canonical(root)]
 		if !again {
 			r, err := u.request(root.String())
 			if err != nil {
 				return nil, false, err
 			}
-			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held}); err != nil {
+			if p, err = s.pins.AddUploaded(ctx, u.Account, r, decided, pins.Upload{Key: u.Key, Of: len(roots), Hold: held, Size: sizes[i]}); err != nil {
 				return nil, false, err
 			}
 		}
@@ -219,13 +221,17 @@ func (s *Service) read(ctx context.Context, u Upload, sh *shelf) ([]cid.Cid, err
 	return []cid.Cid{root}, err
 }
 
-// hold holds a DAG whose blocks must all be here, and returns how large it is.
-func (s *Service) hold(ctx context.Context, root cid.Cid) (size pins.Extent, err error) {
+// hold holds a DAG whose blocks must all be here, and returns how large it is. A block that came with the upload and has
+// gone is no fault of its client: another server may have collected on the same tier meanwhile.
+func (s *Service) hold(ctx context.Context, root cid.Cid, in pins.Import) (size pins.Extent, err error) {
 	if size, err = s.tryHold(ctx, root); !errors.Is(err, pins.ErrAbsent) {
 		return size, err
 	}
 	_, walked := hold.Walk{Root: root, Limits: s.limits, Workers: 1, Get: func(ctx context.Context, c cid.Cid) (hold.Block, error) {
 		data, err := s.tier.Block(ctx, c)
+		if errors.Is(err, pins.ErrAbsent) && in.Stored(c) {
+			return hold.Block{}, gone(c)
+		}
 		if errors.Is(err, pins.ErrAbsent) {
 			return hold.Block{}, invalid(fmt.Sprintf("is not the whole DAG below %s: block %s is missing", root, c))
 		}
@@ -309,6 +315,11 @@ func (s *Service) lockHere(ctx context.Context, k keyed) (unlock func(), err err
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// gone is the error for a block that this upload has stored and that is not here: sent again, it may stay.
+func gone(c cid.Cid) error {
+	return fmt.Errorf("%w: block %s has gone while its upload was at work", pins.ErrUnavailable, c)
 }
 
 func invalid(problem string) error { return &spec.InvalidError{Field: "body", Problem: problem} }

@@ -145,6 +145,32 @@ func TestUploadWithARootThatIsRefusedLeavesNothing(t *testing.T) {
 	})
 }
 
+// collecting are pins of a server whose tier another one collects while an upload is at work.
+type collecting struct {
+	*pins.Service
+	collect func()
+}
+
+func (c collecting) BeginHold(ctx context.Context, roots []cid.Cid) (string, error) {
+	c.collect()
+	return c.Service.BeginHold(ctx, roots)
+}
+
+// The client has sent all of it, and does well to send it again.
+func TestUploadOfWhichABlockHasGoneIsNoFaultOfItsClient(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		d := pinstest.Tree("d", 20)
+		service := ingest.New(w.tier, collecting{w.pins, func() { w.tier.RemoveLocal(d.Blocks[5].Cid()) }}, limits)
+		_, _, err := service.Upload(t.Context(), ingest.Upload{Account: 1, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...))})
+		if !errors.Is(err, pins.ErrUnavailable) || errors.Is(err, spec.ErrInvalid) {
+			t.Errorf("error %v", err)
+		}
+		if w.count(t) != 0 {
+			t.Errorf("there are %d pins", w.count(t))
+		}
+	})
+}
+
 func TestBadUploadLeavesNoPinAndNoBlock(t *testing.T) {
 	d := pinstest.Tree("d", 20)
 	whole := carOf(t, []cid.Cid{d.Root}, d.Blocks...)

@@ -125,6 +125,8 @@ func (s *shelf) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	}
 	data, err := s.tier.Block(ctx, c)
 	switch {
+	case errors.Is(err, pins.ErrAbsent) && s.in.Stored(c):
+		return nil, gone(c)
 	case errors.Is(err, pins.ErrAbsent):
 		return nil, ipld.ErrNotFound{Cid: c}
 	case err != nil:

@@ -87,6 +87,9 @@ func (i *tierImport) Put(_ context.Context, list []blocks.Block) error {
 	return err
 }
 
+// Stored implements pins.Import.
+func (i *tierImport) Stored(c cid.Cid) bool { return i.kept.Has(c) }
+
 // Close implements pins.Import.
 func (i *tierImport) Close() error {
 	i.end()

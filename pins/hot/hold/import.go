@@ -45,6 +45,14 @@ func (k *Kept) Keep(list []blocks.Block) {
 	}
 }
 
+// Has tells whether Keep has noted a block.
+func (k *Kept) Has(c cid.Cid) bool {
+	k.all.mu.Lock()
+	defer k.all.mu.Unlock()
+	_, has := k.hashes[string(c.Hash())]
+	return has
+}
+
 // Close ends the import: what it has stored stays only if something else wants it.
 func (k *Kept) Close() {
 	k.all.mu.Lock()
