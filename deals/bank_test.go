@@ -31,6 +31,7 @@ type bank struct {
 	down     bool // the node does not answer
 	deaf     bool // it does what it is told and its answers are lost
 	hold     bool // no message gets on chain
+	strange  bool // messages that are not on chain are answered by an error, as after a restore from a snapshot
 	fail     bool // those that do move nothing
 }
 
@@ -99,7 +100,10 @@ func (b *bank) Message(_ context.Context, c cid.Cid) (deals.Message, bool, error
 			return deals.Message{Height: m.height, ExitCode: m.exit}, true, b.answer()
 		}
 	}
-	return deals.Message{}, false, b.answer()
+	if err := b.answer(); err != nil || !b.strange {
+		return deals.Message{}, false, err
+	}
+	return deals.Message{}, false, errors.New("failed to load message: ipld: could not find it")
 }
 
 // advance lets epochs pass: what was sent gets on chain in the first of them.

@@ -446,3 +446,53 @@ func TestARenewalThatIsWithdrawnWaitsBeforeItIsPlannedAgain(t *testing.T) {
 		w.until("it is planned again", time.Hour, func() bool { return len(w.attempts(wish)) == 3 })
 	})
 }
+
+func (w *world) provider(id deals.ProviderID) deals.Provider {
+	w.t.Helper()
+	p, err := deals.NewRegistry(w.db, time.Now).Provider(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+// TestANodeThatIsAwayIsNotHeldAgainstProviders restarts the service without the node: it can sign no questions.
+func TestANodeThatIsAwayIsNotHeldAgainstProviders(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		slow := honest()
+		slow.NeverPublish = true
+		w.net.Add(1000, slow)
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is accepted", time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+		before := w.provider(1000)
+		w.stop()
+		w.net.Node(true, 0, 0)
+		w.make()
+		w.start()
+		pass(10 * time.Minute)
+		if p := w.provider(1000); p.Score != before.Score || p.Streak != 0 || !p.OpenUntil.IsZero() {
+			t.Errorf("its score fell from %v to %v, with a streak of %d: %s", before.Score, p.Score, p.Streak, p.LastError)
+		}
+	})
+}
+
+// TestAProviderThatIsLeftAloneIsNotBlamedForIt looks at its deals while it is not asked.
+func TestAProviderThatIsLeftAloneIsNotBlamedForIt(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		away := honest()
+		away.NeverPublish = true
+		w.net.Add(1000, away)
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is accepted", time.Minute, func() bool { return w.standing(wish).Accepted == 1 })
+		away.Offline = true
+		w.net.Add(1000, away)
+		w.until("it is left alone", time.Hour, func() bool { return w.provider(1000).OpenUntil.After(time.Now().Add(3 * time.Minute)) })
+		before := w.provider(1000)
+		pass(before.OpenUntil.Sub(time.Now()) - time.Second)
+		if p := w.provider(1000); p.Score != before.Score {
+			t.Errorf("its score fell from %v to %v while it was not asked: %s", before.Score, p.Score, p.LastError)
+		}
+	})
+}

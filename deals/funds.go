@@ -218,6 +218,12 @@ func (k *keeper) send(ctx context.Context, op FundOp, now time.Time) error {
 func (k *keeper) follow(ctx context.Context, op FundOp, now time.Time) (again bool, err error) {
 	m, found, err := k.chain.Message(ctx, op.Message)
 	if err != nil {
+		// A node that does not have the message, or has another one in its place, says so by an error, and may do so for ever.
+		if now.Sub(op.Changed) >= lostAfter && !errors.Is(err, ErrChain) {
+			k.raise(Alarm{"stuck", fmt.Sprintf("the node cannot find the message %s, which moves %s to the market, since %s: %s; "+
+				"if it was never on chain, and never will be: frostpin funds give-up %s",
+				op.Message, FIL(op.Amount), op.Changed.UTC().Format(time.RFC3339), err, op.UUID)})
+		}
 		return false, fmt.Errorf("looking for the message %s: %w", op.Message, err)
 	}
 	if !found {

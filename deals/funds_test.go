@@ -311,6 +311,48 @@ func TestAMessageThatGetsLostIsAlarmedAndCanBeGivenUp(t *testing.T) {
 	})
 }
 
+func TestAMessageThatTheNodeCannotFindIsAlarmedAndCanBeGivenUp(t *testing.T) {
+	now := noon
+	eachMoney(t, func() time.Time { return now }, func(t *testing.T, m *deals.Money, db *database.DB) {
+		now = noon
+		treasury := deals.NewTreasury(db, at(noon))
+		b := newBank(fil(100))
+		b.hold, b.strange = true, true
+		k := m.Keeper(funding, b, quiet, nil)
+		_ = steps(t, k)
+		now = noon.Add(59 * time.Minute)
+		if err := steps(t, k); err == nil || k.Alarm().Code != "" {
+			t.Fatalf("alarm %+v, %v", k.Alarm(), err)
+		}
+		now = noon.Add(2 * time.Hour)
+		b.down = true
+		if err := steps(t, k); err == nil || k.Alarm().Code != "" {
+			t.Fatalf("alarm %+v while the node is away, %v", k.Alarm(), err)
+		}
+		b.down = false
+		err := steps(t, k)
+		books, failed := treasury.Books(t.Context(), 1)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		op := books.Ops[0].UUID
+		if alarm := k.Alarm(); err == nil || alarm.Code != "stuck" || !strings.Contains(alarm.Text, "funds give-up "+op.String()) || len(b.messages) != 1 {
+			t.Fatalf("alarm %+v, %d messages, %v", alarm, len(b.messages), err)
+		}
+		if err := treasury.GiveUp(t.Context(), op); err != nil {
+			t.Fatal(err)
+		}
+		b.hold = false
+		if err := steps(t, k); err != nil || len(b.messages) != 2 {
+			t.Fatalf("%d messages, %v", len(b.messages), err)
+		}
+		b.advance(40)
+		if err := steps(t, k); err != nil || k.Alarm().Code != "" {
+			t.Errorf("alarm %+v, %v", k.Alarm(), err)
+		}
+	})
+}
+
 func TestWhoeverHasLostTheLeaseMovesNothing(t *testing.T) {
 	eachMoney(t, at(noon), func(t *testing.T, m *deals.Money, _ *database.DB) {
 		b := newBank(fil(100))

@@ -137,10 +137,16 @@ func (m *maker) ask(ctx context.Context, a Attempt, o *Observation) abi.DealID {
 	}
 	p, err := m.s.store.readProvider(ctx, a.Provider)
 	if err != nil || m.s.now().Before(p.OpenUntil) {
-		o.Unreachable = true
+		o.Unasked = true
 		return 0
 	}
-	word, err := m.status(ctx, a, p.Contact)
+	signed, err := m.signature(ctx, a)
+	if err != nil {
+		o.Unasked = true
+		m.s.log.Debug("asking how a deal goes", "deal", a.UUID.String(), "provider", a.Provider.String(), "err", err)
+		return 0
+	}
+	word, err := m.status(ctx, a, p.Contact, signed)
 	if err != nil {
 		o.Unreachable = true
 		m.s.log.Debug("asking how a deal goes", "deal", a.UUID.String(), "provider", a.Provider.String(), "err", err)

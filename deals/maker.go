@@ -179,7 +179,12 @@ func (m *maker) passClass(ctx context.Context, from place, to Epoch) (failed err
 		if err != nil {
 			return err
 		}
-		for _, w := range page {
+		end := page[len(page)-1].place
+		for i, w := range page {
+			if at == from && failures >= queueMost/2 {
+				end = page[i-1].place // the other half is for those behind
+				break
+			}
 			if seen[w.root] || w.since > began || vain[w.kind] >= queueTries {
 				continue
 			}
@@ -204,7 +209,8 @@ func (m *maker) passClass(ctx context.Context, from place, to Epoch) (failed err
 				return failed
 			}
 			if vain[w.kind]++; vain[w.kind] == queueTries {
-				m.s.log.Debug("no place for copies of a kind", "region", w.kind.region, "terms", int64(w.kind.terms))
+				m.s.log.Debug("no place for copies of a kind", "region", w.kind.region, "terms", int64(w.kind.terms),
+					"size", uint64(w.kind.size), "renews", w.kind.provider.String())
 			}
 			if failures++; failures >= queueMost {
 				m.resume[to] = w.place
@@ -212,7 +218,6 @@ func (m *maker) passClass(ctx context.Context, from place, to Epoch) (failed err
 			}
 		}
 		scanned += len(page)
-		end := page[len(page)-1].place
 		if last, ok := m.resume[to]; at == from && ok && end.before(last) {
 			end = last
 		}
@@ -266,7 +271,17 @@ func (m *maker) planAll(ctx context.Context, ready []due) (planned int, err erro
 	return planned, failed
 }
 
+// plan takes the next step for the slots of a root that are due. Where that fails they wait: they would stay the first that
+// are due, be tried again at once, and let no others have their turn.
 func (m *maker) plan(ctx context.Context, root cid.Cid, in *planning) (n int, err error) {
+	n, err = m.planNow(ctx, root, in)
+	if err == nil || errors.Is(err, errLease) || errors.Is(err, errStale) || ctx.Err() != nil {
+		return n, err
+	}
+	return 0, errors.Join(err, m.s.store.planLater(ctx, root, in.queued, m.s.now().Add(m.s.cfg.Policy.Poll)))
+}
+
+func (m *maker) planNow(ctx context.Context, root cid.Cid, in *planning) (n int, err error) {
 	defer m.guard(&err)
 	n, short, err := m.s.store.plan(ctx, root, in)
 	if err != nil {

@@ -321,11 +321,7 @@ func (m *maker) signature(ctx context.Context, a Attempt) (crypto.Signature, err
 }
 
 // status asks the provider how a deal goes.
-func (m *maker) status(ctx context.Context, a Attempt, c Contact) (ProviderStatus, error) {
-	signed, err := m.signature(ctx, a)
-	if err != nil {
-		return ProviderStatus{}, err
-	}
+func (m *maker) status(ctx context.Context, a Attempt, c Contact, signed crypto.Signature) (ProviderStatus, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, statusTime, errors.New("the provider did not answer in time"))
 	defer cancel()
 	return m.s.parts.Market.Status(ctx, c, a.UUID, signed)

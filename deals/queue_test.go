@@ -2,10 +2,14 @@ package deals_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/filecoin-project/go-state-types/abi"
+	"github.com/filecoin-project/go-state-types/big"
 
 	"github.com/frostpin/frostpin/deals"
 )
@@ -154,5 +158,130 @@ func TestACopyThatNobodyPaysForIsLookedAtLessAndLess(t *testing.T) {
 		}
 		pays.Store(true)
 		w.until("a deal is begun", 31*time.Minute, func() bool { return len(w.attempts(wish)) > 0 })
+	})
+}
+
+// TestRenewalsWithABusyProviderHideNoneWithOthers has two copies of each DAG with two providers, of which one publishes no
+// renewal, so that those with it soon have no place, and are the first to end.
+func TestRenewalsWithABusyProviderHideNoneWithOthers(t *testing.T) {
+	forLong(t, 2, func(t *testing.T, w *world) {
+		w.cfg.Policy.StartDelay, w.cfg.Policy.Stuck = 20*deals.EpochsPerDay, 24*time.Hour // what stalls does so for 96 minutes
+		w.cfg.Policy.RenewBefore = 178 * deals.EpochsPerDay                               // after 106 minutes
+		w.make()
+		w.start()
+		var wishes []deals.Wish
+		for i := range 40 {
+			wishes = append(wishes, w.wish(fmt.Sprint(i), 2))
+		}
+		for _, wish := range wishes {
+			w.untilActive(wish, 2)
+		}
+		full := honest()
+		full.NeverPublish = true
+		w.net.Add(1000, full)
+		renewed := func() (n int) {
+			for _, wish := range wishes {
+				for _, a := range w.attempts(wish) {
+					if a.Renews != 0 && a.Provider == 1001 && a.State == deals.Active {
+						n++
+					}
+				}
+			}
+			return n
+		}
+		w.until("the other one has renewed all of its copies", 150*time.Minute, func() bool { return renewed() >= len(wishes) })
+	})
+}
+
+// TestRenewalsThatWaitForMoneyHideNoCheaperOnes has more renewals of larger copies before them than a pass tries in vain.
+func TestRenewalsThatWaitForMoneyHideNoCheaperOnes(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		w.cfg.Policy.RenewBefore = 178 * deals.EpochsPerDay // 24 minutes after the first proposal
+		w.cfg.Global, w.cfg.PerProvider = 512, 512
+		w.make()
+		w.start()
+		var large []deals.Wish
+		for i := range 8 * 17 { // of eight sizes, each more than once
+			content := append([]byte(fmt.Sprint(i)), make([]byte, 4064<<(i%8))...)
+			large = append(large, w.want(deals.Wish{Root: w.blocks.add(content), Terms: w.terms(1)}))
+			pass(2 * time.Second) // so that each ends at another epoch
+		}
+		for _, wish := range large {
+			w.untilActive(wish, 1)
+		}
+		cheap := w.wish("cheap", 1)
+		w.untilActive(cheap, 1)
+		spent := w.attempts(cheap)[0].Cost()
+		for _, wish := range large {
+			spent = big.Add(spent, w.attempts(wish)[0].Cost())
+		}
+		allow := func(most abi.TokenAmount) {
+			w.stop()
+			w.cfg.Caps.PerDay = most
+			w.make()
+			w.start()
+		}
+		allow(spent)
+		w.until("all wait", time.Hour, func() bool { return w.standing(cheap).NextAt.Before(time.Now()) })
+		pass(time.Minute)
+		allow(big.Add(spent, big.Mul(w.attempts(cheap)[0].Cost(), big.NewInt(4))))
+		w.until("the cheap one is being renewed", time.Hour, func() bool { return len(w.attempts(cheap)) == 2 })
+		for _, wish := range large {
+			if n := len(w.attempts(wish)); n != 1 {
+				t.Fatalf("there are %d attempts of a large one", n)
+			}
+		}
+	})
+}
+
+// TestCopiesThatCannotBePlannedHideNoOthers has more of them than a pass takes at once.
+func TestCopiesThatCannotBePlannedHideNoOthers(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		w.cfg.PerProvider = 1
+		w.make()
+		var asked atomic.Int64
+		bad := map[deals.Wish]bool{}
+		w.Charge(func(_ context.Context, wish deals.Wish) (bool, error) {
+			asked.Add(1)
+			if bad[wish] {
+				return false, errors.New("not to be read")
+			}
+			return true, nil
+		})
+		for i := range 70 {
+			bad[w.wish(fmt.Sprint("bad ", i), 1)] = true
+		}
+		good := w.wish("good", 1)
+		w.start()
+		w.until("it is begun", 2*time.Minute, func() bool { return len(w.attempts(good)) == 1 })
+		if n := asked.Load(); n > 71*40 {
+			t.Errorf("it was asked %d times whether anybody pays", n)
+		}
+	})
+}
+
+// TestCopiesThatCannotBePlannedHideNoOthersInTheQueue has more of them there than are tried in vain.
+func TestCopiesThatCannotBePlannedHideNoOthersInTheQueue(t *testing.T) {
+	inWorld(t, 1, func(_ *testing.T, w *world) {
+		w.cfg.PerProvider = 1
+		w.make()
+		var broken atomic.Bool
+		bad := map[deals.Wish]bool{}
+		w.Charge(func(_ context.Context, wish deals.Wish) (bool, error) {
+			if broken.Load() && bad[wish] {
+				return false, errors.New("not to be read")
+			}
+			return true, nil
+		})
+		w.start()
+		first := w.wish("first", 1)
+		w.until("the first is accepted", time.Minute, func() bool { return w.standing(first).Accepted == 1 })
+		for i := range 20 {
+			bad[w.want(deals.Wish{Root: w.blocks.add(fmt.Append(nil, "bad ", i)), Terms: first.Terms})] = true
+		}
+		pass(20 * time.Second)
+		broken.Store(true)
+		good := w.wish("good", 1)
+		w.until("it is begun", time.Hour, func() bool { return len(w.attempts(good)) == 1 })
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 )
@@ -21,6 +22,14 @@ func (s *store) dueSlots(ctx context.Context, limit int) (all []due, err error) 
 			WHERE s.state <> 'closed' AND s.queued = 0 ORDER BY s.next_ms LIMIT ?`, limit)
 	})
 	return all, err
+}
+
+// planLater makes the slots of a root that are due look again at a time; those in the queue only if it is their turn.
+func (s *store) planLater(ctx context.Context, root cid.Cid, queued bool, at time.Time) error {
+	return s.work(ctx, func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE slots SET next_ms = ? WHERE archive_id IN (SELECT id FROM archives WHERE root = ?)
+			AND state <> 'closed' AND queued <= ? AND next_ms <= ?`, ms(at), text(root), bit(queued), ms(s.now())).Error
+	})
 }
 
 // unpaidAtOnce is how many slots that nobody paid for are read, and woken, in one transaction.
@@ -72,10 +81,14 @@ type waiting struct {
 	kind kind
 }
 
-// A kind is what slots have in common that find the same providers: where one finds none, the others need not look.
+// A kind is what slots have in common that find the same providers, and wait for as much money: where one finds none, the
+// others need not look.
 type kind struct {
 	terms  TermsID
 	region string
+	size   abi.PaddedPieceSize
+	// provider has the copy that is to be renewed. Others have one too, as a rule, so that often only this one can renew it.
+	provider ProviderID
 }
 
 // queue returns slots that wait for others, in the order of their turns, and of one turn those first that have waited
@@ -85,10 +98,12 @@ func (s *store) queue(ctx context.Context, after place, to Epoch, limit int) (al
 		all = nil
 		return query(tx, func(r row) error {
 			var w waiting
-			err := r.Scan(&w.turn, &w.since, &w.slot, intoCID{&w.root}, &w.kind.terms, &w.kind.region)
+			err := r.Scan(&w.turn, &w.since, &w.slot, intoCID{&w.root}, &w.kind.terms, &w.kind.region, &w.kind.size, &w.kind.provider)
 			all = append(all, w)
 			return err
-		}, `SELECT s.turn, s.next_ms, s.id, ar.root, ar.terms_id, s.region FROM slots s JOIN archives ar ON ar.id = s.archive_id
+		}, `SELECT s.turn, s.next_ms, s.id, ar.root, ar.terms_id, s.region, coalesce(p.size, 0),
+			coalesce((SELECT a.provider FROM attempts a WHERE a.slot_id = s.id AND a.state = 'active' ORDER BY a.end_epoch DESC LIMIT 1), 0)
+			FROM slots s JOIN archives ar ON ar.id = s.archive_id LEFT JOIN pieces p ON p.id = ar.piece_id
 			WHERE s.queued = 1 AND (s.turn, s.next_ms, s.id) > (?, ?, ?) AND s.turn <= ?
 			ORDER BY s.turn, s.next_ms, s.id LIMIT ?`, int64(after.turn), after.since, int64(after.slot), int64(to), limit)
 	})

@@ -20,6 +20,7 @@ type Observation struct {
 	Forbidden bool
 
 	Unreachable bool            // the provider could not be reached
+	Unasked     bool            // it was not asked: the breaker is open, or the question could not be signed
 	Unsent      bool            // so the proposal has certainly never left this process
 	Silent      bool            // the proposal was sent, and there was no answer
 	Answer      *Answer         // to the proposal
@@ -278,7 +279,7 @@ func lookAgain(a Attempt, o Observation, p Policy, now time.Time) time.Duration 
 	case Planned:
 		return p.Poll
 	case Proposing:
-		if o.Unreachable {
+		if o.Unreachable || o.Unasked {
 			return pause(1+int(now.Sub(a.ChangedAt)/max(p.Poll, 1)), p.Poll, p.PollSlow)
 		}
 		return p.Poll

@@ -155,7 +155,8 @@ func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID
 }
 
 // Pays tells whether anybody who wants cold copies can pay for a deal: whoever pays nothing, or has anything left. Of what very
-// many want, it is taken that somebody can.
+// many want, it is taken that somebody can. An account of which that cannot be told, because it is gone or a newer server has set
+// its plan, counts as none that pays.
 func (s *sponsor) Pays(ctx context.Context, w deals.Wish) (bool, error) {
 	accounts, err := s.pins().Wishers(ctx, w)
 	if err != nil || len(accounts) == 0 || len(accounts) == pins.MaxWishers {
@@ -163,6 +164,9 @@ func (s *sponsor) Pays(ctx context.Context, w deals.Wish) (bool, error) {
 	}
 	for _, account := range accounts {
 		limits, err := s.limitsOf(ctx, account)
+		if errors.Is(err, auth.ErrUnreadable) || errors.Is(err, auth.ErrNotFound) {
+			continue
+		}
 		if err != nil {
 			return false, err
 		}

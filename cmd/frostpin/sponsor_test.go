@@ -209,6 +209,24 @@ func TestDealsAreForWhoeverHasAnythingLeft(t *testing.T) {
 		}
 		wants(pins.Account(free.ID))
 		pays(true)
+
+		// A newer server has set a plan that this one cannot read, and an account is gone: of these nothing is known.
+		err = s.db.Write(t.Context(), func(tx *gorm.DB) error {
+			return tx.Exec(`UPDATE plans SET limits = '{' WHERE name = 'small'`).Error
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(pins.Account(free.ID + 1))
+		s.limits.Purge()
+		pays(true)
+		err = s.db.Write(t.Context(), func(tx *gorm.DB) error {
+			return tx.Exec(`DELETE FROM pins WHERE account = ?`, free.ID).Error
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pays(false)
 	})
 }
 
