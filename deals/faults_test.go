@@ -80,6 +80,13 @@ func TestEveryFaultOfAProviderEndsWithAllCopiesElsewhere(t *testing.T) {
 
 // What a provider has given up and publishes all the same is a deal that costs.
 func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
+	for name, lost := range map[string]bool{"answered": false, "answer lost": true} {
+		t.Run(name, func(t *testing.T) { takesUpWhatWasGivenUp(t, lost) })
+	}
+}
+
+func takesUpWhatWasGivenUp(t *testing.T, loseAnswer bool) {
+	t.Helper()
 	inWorld(t, 2, func(t *testing.T, w *world) {
 		var mu sync.Mutex
 		billed := map[string]abi.TokenAmount{}
@@ -93,7 +100,7 @@ func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
 		}
 		w.make()
 		bad := honest()
-		bad.GiveUp, bad.Relents = true, deals.EpochsPerDay
+		bad.GiveUp, bad.Relents, bad.LoseAnswer = true, deals.EpochsPerDay, loseAnswer
 		w.net.Add(1000, bad)
 		w.start()
 		wish := w.wish("x", 2)

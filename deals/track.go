@@ -108,7 +108,8 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 		if s.Error != "" {
 			a.Verbatim = clip(s.Error)
 		}
-		if a.State == Proposing && s.Error == "" {
+		if a.State == Proposing {
+			// Who knows it has accepted it, also where it has failed since: it may be published after all.
 			a.State, a.AcceptedAt = Accepted, now
 		}
 		if a.State == Accepted && (s.Transferring || s.Transferred) {

@@ -177,6 +177,22 @@ func TestAProviderHasToForgetADealSeveralTimesOverAWhile(t *testing.T) {
 	}
 }
 
+// A proposal whose answer was lost, and that its provider says has failed, was accepted: it may still be published.
+func TestAProposalThatTheProviderSaysHasFailedWasAccepted(t *testing.T) {
+	o := deals.Observation{Heads: heads(9000, 8100), Status: &deals.ProviderStatus{Error: "no disk"}, Pending: new(false)}
+	a := deals.Track(inState(deals.Proposing), o, deals.Defaults(), noon)
+	if a.State != deals.Failed || a.Reserved.IsZero() {
+		t.Errorf("it is %s, and reserves %s", a.State, a.Reserved)
+	}
+	if outcome, _ := deals.OutcomeOf(a); outcome.Event != deals.Dropped {
+		t.Errorf("its provider counts as one that has %s it", outcome.Event)
+	}
+	o.Pending = nil // the chain was not asked yet
+	if a = deals.Track(inState(deals.Proposing), o, deals.Defaults(), noon); a.State != deals.Accepted {
+		t.Errorf("it is %s before the chain was asked", a.State)
+	}
+}
+
 // TestWhoeverCouldNotLookDoesNotConcludeThatNothingWasThere: pending proposals vanish when they are activated.
 func TestWhoeverCouldNotLookDoesNotConcludeThatNothingWasThere(t *testing.T) {
 	a := inState(deals.Accepted)
