@@ -335,6 +335,45 @@ func TestADAGTooLargeForAPieceIsRefusedWithTheReason(t *testing.T) {
 	})
 }
 
+// A DAG that was too large once, and has its piece since, is stored under all terms for which it is wanted.
+func TestADAGThatGotItsPieceIsNoLongerTooLarge(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.cfg.MaxPiece = 1024
+		w.make()
+		w.start()
+		one := w.want(deals.Wish{Root: w.blocks.add(make([]byte, 5000)), Terms: w.terms(1)})
+		w.until("it is too large", time.Hour, func() bool { return w.standing(one).Cold == deals.ColdFailed })
+		w.stop()
+		w.cfg.MaxPiece = 1 << 20
+		w.make()
+		w.start()
+		two := w.want(deals.Wish{Root: one.Root, Terms: w.terms(2)})
+		w.untilActive(two, 2)
+		w.untilActive(one, 1)
+	})
+}
+
+func TestRetryFreesWhatStayedTooLargeAfterItGotItsPiece(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		w.net.Add(1000, dealstest.Provider{Offline: true})
+		w.net.Add(1001, dealstest.Provider{Offline: true})
+		w.start()
+		wish := w.wish("x", 2)
+		w.until("its piece is made", time.Hour, func() bool { return w.standing(wish).Piece != nil })
+		err := w.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`UPDATE archives SET barred = 1`).Error })
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		w.net.Add(1000, honest())
+		w.net.Add(1001, honest())
+		if n, err := w.Retry(t.Context(), wish.Root); n != 2 || err != nil {
+			t.Fatalf("got %d, %v", n, err)
+		}
+		w.untilActive(wish, 2)
+	})
+}
+
 // TestWhatIsUnwantedWhileItIsSignedIsNotSent lets the last pin go between the signature and the record of it.
 func TestWhatIsUnwantedWhileItIsSignedIsNotSent(t *testing.T) {
 	inWorld(t, 2, func(t *testing.T, w *world) {

@@ -278,7 +278,7 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 				continue
 			}
 			wanted = true
-			if a.Piece != nil {
+			if a.Piece != nil && !a.Barred {
 				continue
 			}
 			a.Barred, a.Reason = false, ""
@@ -286,7 +286,9 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 			if err != nil {
 				return err
 			}
-			n += a.Terms.Replicas
+			if a.Piece == nil {
+				n += a.Terms.Replicas // it has no slots yet
+			}
 		}
 		if !wanted {
 			return ErrNotFound
