@@ -203,6 +203,33 @@ func TestADealIsRenewedWithTheSameProviderBeforeItEnds(t *testing.T) {
 	})
 }
 
+func TestTermsThatChangeDuringARenewalBuyItOnce(t *testing.T) {
+	forLong(t, 3, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		w.until("it is being renewed", 20*time.Hour, func() bool {
+			all := w.attempts(wish)
+			return len(all) == 2 && slices.Contains([]deals.State{deals.Accepted, deals.Transferring, deals.Published}, all[1].State)
+		})
+		first, second := w.attempts(wish)[0], w.attempts(wish)[1]
+		terms, err := w.Terms(t.Context(), deals.Terms{Replicas: 1, Days: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.unwant(wish)
+		changed := w.want(deals.Wish{Root: wish.Root, Terms: terms})
+		w.until("the first has ended", 20*time.Hour, func() bool {
+			return slices.ContainsFunc(w.attempts(changed), func(a deals.Attempt) bool { return a.ID == first.ID && a.State == deals.Expired })
+		})
+		w.mustBeSound()
+		all := w.attempts(changed)
+		if s := w.standing(changed); s.Active != 1 || len(w.net.Deals()) != 2 || len(all) != 2 || all[1].ID != second.ID {
+			t.Errorf("got %+v with %d deals on chain\n%s", s, len(w.net.Deals()), w.dump())
+		}
+	})
+}
+
 func TestNothingIsRenewedThatNobodyWants(t *testing.T) {
 	forLong(t, 2, func(t *testing.T, w *world) {
 		w.start()
