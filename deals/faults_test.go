@@ -138,6 +138,58 @@ func takesUpWhatWasGivenUp(t *testing.T, loseAnswer bool) {
 	})
 }
 
+// What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
+func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject, bad.Sneaks, bad.Curio, bad.Publish = "client not allowed by provider", true, true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 3)
+		w.until("it is refused", time.Hour, func() bool { return slices.Contains(w.states(wish), deals.Rejected) })
+		w.untilActive(wish, 3)
+		w.mustBeSound()
+		want := big.Zero()
+		for _, a := range w.attempts(wish) {
+			want = big.Add(want, a.Cost())
+		}
+		var spent string
+		err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT deals FROM spend`).Row().Scan(&spent)
+		})
+		if len(w.attempts(wish)) != 3 || err != nil || spent != want.String() {
+			t.Errorf("%s are counted as spent for %d deals, want %s for 3: %v", spent, len(w.attempts(wish)), want, err)
+		}
+	})
+}
+
+// Where the provider was asked again meanwhile, there is one copy, and both deals count as spent.
+func TestADealThatWasRefusedForNowAndIsPublishedBesideAnotherCountsAsSpent(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject, bad.Later, bad.Sneaks, bad.Publish = "please retry in some time", true, true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is refused", time.Hour, func() bool { return slices.Contains(w.states(wish), deals.Rejected) })
+		w.net.Add(1000, honest())
+		w.untilActive(wish, 1)
+		pass(20 * time.Minute)
+		w.mustBeSound()
+		want := big.Zero()
+		for _, d := range w.net.Deals() {
+			want = big.Add(want, d.Cost)
+		}
+		var spent string
+		err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT deals FROM spend`).Row().Scan(&spent)
+		})
+		if n := len(w.net.Deals()); n < 2 || err != nil || spent != want.String() {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s: %v", spent, n, want, err)
+		}
+	})
+}
+
 func orZero(a abi.TokenAmount) abi.TokenAmount {
 	if a.Nil() {
 		return big.Zero()

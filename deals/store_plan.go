@@ -253,7 +253,11 @@ func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
 	out := map[ProviderID]bool{}
 	for _, a := range d.attempts {
 		// One that has given an accepted deal up may still publish it before it was to start, and that has to be known then.
-		mayYet := a.mayYet() || a.State == Failed && !a.AcceptedAt.IsZero() && head <= a.Start
+		// So may one that has refused it: it has what we signed. It is asked again where it says that it may take the next one,
+		// or where the operator says so.
+		slot := d.slot(a.Slot)
+		refused := a.State == Rejected && !a.Retryable && (slot == nil || a.EndedAt.After(slot.Forgiven))
+		mayYet := a.mayYet() || (refused || a.State == Failed && !a.AcceptedAt.IsZero()) && head <= a.Start
 		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
 			out[a.Provider] = true
 		}
