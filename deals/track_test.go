@@ -253,9 +253,9 @@ func TestTrackNeverGoesBackNorOutOfAFinalState(t *testing.T) {
 		o := genObservation().Draw(t, "observation")
 		got := deals.Track(a, o, deals.Defaults(), noon)
 		switch {
-		case a.State == deals.Failed && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil):
-			if order[got.State] < order[deals.Published] || got.State == deals.Failed {
-				t.Fatalf("what was given up, and is on chain, is %s", got.State)
+		case (a.State == deals.Failed || a.State == deals.Rejected) && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil):
+			if order[got.State] < order[deals.Published] || got.State == a.State {
+				t.Fatalf("what was given up or refused, and is on chain, is %s", got.State)
 			}
 		case a.State.Final():
 			if diff := cmp.Diff(a.State, got.State); diff != "" || !got.EndedAt.Equal(a.EndedAt) {
