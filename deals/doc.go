@@ -66,6 +66,8 @@
 //   - A published deal whose id nobody tells keeps its slot waiting until its start is final. Then another copy is made; it
 //     counts as missed once it is not pending any more and the market has had a month to drop it.
 //   - One that the provider gave up keeps its reservation, and its provider from other attempts, until its start.
+//   - One that the provider refused is refunded at once. The provider has what was signed all the same: events of the market
+//     show where it publishes that, and then it is charged and taken up, or only charged beside another of the provider.
 //   - One maker under a lease instead of claims row by row: money, nonces and per-provider limits want one place.
 //   - Active deals are watched by comparing the market's state tree with the one seen last (see Chain.Changed): a round
 //     costs as many calls as the tree has changed nodes on the paths to our deals, not one call per deal.

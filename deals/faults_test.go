@@ -80,6 +80,13 @@ func TestEveryFaultOfAProviderEndsWithAllCopiesElsewhere(t *testing.T) {
 
 // What a provider has given up and publishes all the same is a deal that costs.
 func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
+	for name, lost := range map[string]bool{"answered": false, "answer lost": true} {
+		t.Run(name, func(t *testing.T) { takesUpWhatWasGivenUp(t, lost) })
+	}
+}
+
+func takesUpWhatWasGivenUp(t *testing.T, loseAnswer bool) {
+	t.Helper()
 	inWorld(t, 2, func(t *testing.T, w *world) {
 		var mu sync.Mutex
 		billed := map[string]abi.TokenAmount{}
@@ -93,7 +100,7 @@ func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
 		}
 		w.make()
 		bad := honest()
-		bad.GiveUp, bad.Relents = true, deals.EpochsPerDay
+		bad.GiveUp, bad.Relents, bad.LoseAnswer = true, deals.EpochsPerDay, loseAnswer
 		w.net.Add(1000, bad)
 		w.start()
 		wish := w.wish("x", 2)
@@ -128,6 +135,58 @@ func TestADealThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
 			defer mu.Unlock()
 			return orZero(billed[late.UUID.String()]).Sign() > 0
 		})
+	})
+}
+
+// What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
+func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject, bad.Sneaks, bad.Curio, bad.Publish = "client not allowed by provider", true, true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 3)
+		w.until("it is refused", time.Hour, func() bool { return slices.Contains(w.states(wish), deals.Rejected) })
+		w.untilActive(wish, 3)
+		w.mustBeSound()
+		want := big.Zero()
+		for _, a := range w.attempts(wish) {
+			want = big.Add(want, a.Cost())
+		}
+		var spent string
+		err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT deals FROM spend`).Row().Scan(&spent)
+		})
+		if len(w.attempts(wish)) != 3 || err != nil || spent != want.String() {
+			t.Errorf("%s are counted as spent for %d deals, want %s for 3: %v", spent, len(w.attempts(wish)), want, err)
+		}
+	})
+}
+
+// Where the provider was asked again meanwhile, there is one copy, and both deals count as spent.
+func TestADealThatWasRefusedForNowAndIsPublishedBesideAnotherCountsAsSpent(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject, bad.Later, bad.Sneaks, bad.Publish = "please retry in some time", true, true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		w.until("it is refused", time.Hour, func() bool { return slices.Contains(w.states(wish), deals.Rejected) })
+		w.net.Add(1000, honest())
+		w.untilActive(wish, 1)
+		pass(20 * time.Minute)
+		w.mustBeSound()
+		want := big.Zero()
+		for _, d := range w.net.Deals() {
+			want = big.Add(want, d.Cost)
+		}
+		var spent string
+		err := w.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT deals FROM spend`).Row().Scan(&spent)
+		})
+		if n := len(w.net.Deals()); n < 2 || err != nil || spent != want.String() {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s: %v", spent, n, want, err)
+		}
 	})
 }
 
@@ -193,6 +252,33 @@ func TestADealIsRenewedWithTheSameProviderBeforeItEnds(t *testing.T) {
 			t.Errorf("got %+v", s)
 		}
 		w.mustBeSound()
+	})
+}
+
+func TestTermsThatChangeDuringARenewalBuyItOnce(t *testing.T) {
+	forLong(t, 3, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		w.until("it is being renewed", 20*time.Hour, func() bool {
+			all := w.attempts(wish)
+			return len(all) == 2 && slices.Contains([]deals.State{deals.Accepted, deals.Transferring, deals.Published}, all[1].State)
+		})
+		first, second := w.attempts(wish)[0], w.attempts(wish)[1]
+		terms, err := w.Terms(t.Context(), deals.Terms{Replicas: 1, Days: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.unwant(wish)
+		changed := w.want(deals.Wish{Root: wish.Root, Terms: terms})
+		w.until("the first has ended", 20*time.Hour, func() bool {
+			return slices.ContainsFunc(w.attempts(changed), func(a deals.Attempt) bool { return a.ID == first.ID && a.State == deals.Expired })
+		})
+		w.mustBeSound()
+		all := w.attempts(changed)
+		if s := w.standing(changed); s.Active != 1 || len(w.net.Deals()) != 2 || len(all) != 2 || all[1].ID != second.ID {
+			t.Errorf("got %+v with %d deals on chain\n%s", s, len(w.net.Deals()), w.dump())
+		}
 	})
 }
 
@@ -325,6 +411,45 @@ func TestADAGTooLargeForAPieceIsRefusedWithTheReason(t *testing.T) {
 			t.Fatalf("got %d, %v", n, err)
 		}
 		w.untilActive(wish, 1)
+	})
+}
+
+// A DAG that was too large once, and has its piece since, is stored under all terms for which it is wanted.
+func TestADAGThatGotItsPieceIsNoLongerTooLarge(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		w.cfg.MaxPiece = 1024
+		w.make()
+		w.start()
+		one := w.want(deals.Wish{Root: w.blocks.add(make([]byte, 5000)), Terms: w.terms(1)})
+		w.until("it is too large", time.Hour, func() bool { return w.standing(one).Cold == deals.ColdFailed })
+		w.stop()
+		w.cfg.MaxPiece = 1 << 20
+		w.make()
+		w.start()
+		two := w.want(deals.Wish{Root: one.Root, Terms: w.terms(2)})
+		w.untilActive(two, 2)
+		w.untilActive(one, 1)
+	})
+}
+
+func TestRetryFreesWhatStayedTooLargeAfterItGotItsPiece(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		w.net.Add(1000, dealstest.Provider{Offline: true})
+		w.net.Add(1001, dealstest.Provider{Offline: true})
+		w.start()
+		wish := w.wish("x", 2)
+		w.until("its piece is made", time.Hour, func() bool { return w.standing(wish).Piece != nil })
+		err := w.db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Exec(`UPDATE archives SET barred = 1`).Error })
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		w.net.Add(1000, honest())
+		w.net.Add(1001, honest())
+		if n, err := w.Retry(t.Context(), wish.Root); n != 2 || err != nil {
+			t.Fatalf("got %d, %v", n, err)
+		}
+		w.untilActive(wish, 2)
 	})
 }
 

@@ -39,6 +39,11 @@ func Migrations() []*gormigrate.Migration {
 		Migrate: func(tx *gorm.DB) error {
 			return execute(tx, queueSchema)
 		},
+	}, {
+		ID: "20261129_90_piece_key",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, keySchema)
+		},
 	}}
 }
 
@@ -273,4 +278,9 @@ var queueSchema = []string{
 		WHERE queued = 1`,
 	`DROP INDEX slots_queued`,
 	`CREATE INDEX slots_queued ON slots (turn, next_ms, id) WHERE queued = 1`,
+}
+
+// secret is the key of the tokens with which providers fetch pieces from any server of this database.
+var keySchema = []string{
+	`CREATE TABLE piece_key (id BIGINT PRIMARY KEY CHECK (id = 1), secret BYTES NOT NULL)`,
 }

@@ -288,8 +288,8 @@ func (s *store) prepared(ctx context.Context, root cid.Cid, p piece.Piece) error
 			if a.Piece != nil {
 				continue
 			}
-			a.Piece, a.pieceID, a.Reason = &p, id, ""
-			err := tx.Exec(`UPDATE archives SET piece_id = ?, reason = '', tries = 0 WHERE id = ?`, id, int64(a.ID)).Error
+			a.Piece, a.pieceID, a.Reason, a.Barred = &p, id, "", false
+			err := tx.Exec(`UPDATE archives SET piece_id = ?, reason = '', barred = 0, tries = 0 WHERE id = ?`, id, int64(a.ID)).Error
 			if err != nil {
 				return err
 			}

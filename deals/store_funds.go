@@ -92,6 +92,15 @@ func (s *store) charge(tx *gorm.DB, day string, cost abi.TokenAmount, c Caps) er
 	return tx.Exec(`UPDATE spend SET deals = ? WHERE day = ?`, fbig.Add(today.Deals, cost).String(), day).Error
 }
 
+// owe charges a deal to a day that is paid already, whatever the budget.
+func (s *store) owe(tx *gorm.DB, day string, cost abi.TokenAmount) error {
+	d, err := lockDay(tx, day)
+	if err != nil {
+		return err
+	}
+	return tx.Exec(`UPDATE spend SET deals = ? WHERE day = ?`, fbig.Add(d.Deals, cost).String(), day).Error
+}
+
 // refund takes back what was charged for a deal that will never be.
 func (s *store) refund(tx *gorm.DB, day string, cost abi.TokenAmount) error {
 	cost = amount(cost)

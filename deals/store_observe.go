@@ -3,6 +3,7 @@ package deals
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
@@ -50,6 +51,11 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	before := *a
 	o.Wanted = d.archive(a.Archive).Wanted
 	*a = Track(before, o, s.policy, s.now())
+	if before.State == Rejected && !a.PublishedAt.IsZero() && before.PublishedAt.IsZero() {
+		if err := s.acknowledge(tx, d, before, a); err != nil {
+			return *a, err
+		}
+	}
 	if err := saveAttempt(tx, *a); err != nil {
 		return *a, err
 	}
@@ -80,6 +86,20 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 		}
 	}
 	return *a, s.close(tx, d)
+}
+
+// acknowledge charges a deal that its provider has refused and published all the same, whatever the caps say: it is paid
+// already. Where its provider was asked again meanwhile there is one copy, and the deal only counts as spent.
+func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt) error {
+	if slices.ContainsFunc(d.attempts, func(other Attempt) bool {
+		return other.ID != a.ID && other.Provider == a.Provider && other.Renews == a.Renews && !other.State.Final()
+	}) {
+		before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
+		before.Reason += "; it has published the deal all the same, beside another one"
+		*a = before
+	}
+	a.Day = dayOf(s.now())
+	return s.owe(tx, a.Day, a.Cost())
 }
 
 // giveBack refunds what was charged for an attempt that has ended without ever being on chain, and that nobody can
@@ -278,7 +298,7 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 				continue
 			}
 			wanted = true
-			if a.Piece != nil {
+			if a.Piece != nil && !a.Barred {
 				continue
 			}
 			a.Barred, a.Reason = false, ""
@@ -286,7 +306,9 @@ func (s *store) retry(ctx context.Context, root cid.Cid) (n int, err error) {
 			if err != nil {
 				return err
 			}
-			n += a.Terms.Replicas
+			if a.Piece == nil {
+				n += a.Terms.Replicas // it has no slots yet
+			}
 		}
 		if !wanted {
 			return ErrNotFound

@@ -253,7 +253,11 @@ func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
 	out := map[ProviderID]bool{}
 	for _, a := range d.attempts {
 		// One that has given an accepted deal up may still publish it before it was to start, and that has to be known then.
-		mayYet := a.mayYet() || a.State == Failed && !a.AcceptedAt.IsZero() && head <= a.Start
+		// So may one that has refused it: it has what we signed. It is asked again where it says that it may take the next one,
+		// or where the operator says so.
+		slot := d.slot(a.Slot)
+		refused := a.State == Rejected && !a.Retryable && (slot == nil || a.EndedAt.After(slot.Forgiven))
+		mayYet := a.mayYet() || (refused || a.State == Failed && !a.AcceptedAt.IsZero()) && head <= a.Start
 		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
 			out[a.Provider] = true
 		}
@@ -319,18 +323,29 @@ func (s *store) adopt(tx *gorm.DB, d *dossier, slot *Slot, providers []Provider)
 	if best == nil {
 		return false, nil
 	}
-	generation, err := nextGeneration(tx, slot.ID)
-	if err != nil {
+	if err := take(tx, slot, best); err != nil {
 		return false, err
 	}
-	err = tx.Exec(`UPDATE attempts SET slot_id = ?, archive_id = ?, generation = ? WHERE id = ?`,
-		int64(slot.ID), int64(a.ID), generation, int64(best.ID)).Error
-	if err != nil {
-		return false, err
+	// A renewal that is under way comes with it, or it would be bought a second time.
+	for i := range d.attempts {
+		if t := &d.attempts[i]; t.Renews == best.ID && !t.State.Final() && !d.archive(t.Archive).Wanted {
+			if err := take(tx, slot, t); err != nil {
+				return false, err
+			}
+		}
 	}
-	best.Slot, best.Archive, best.Generation = slot.ID, a.ID, generation
 	*slot = s.after(*slot, Next(d.view(slot), s.policy, s.now(), s.height()))
 	return true, nil
+}
+
+// take makes an attempt one of a slot.
+func take(tx *gorm.DB, slot *Slot, t *Attempt) (err error) {
+	t.Slot, t.Archive = slot.ID, slot.Archive
+	if t.Generation, err = nextGeneration(tx, slot.ID); err != nil {
+		return err
+	}
+	return tx.Exec(`UPDATE attempts SET slot_id = ?, archive_id = ?, generation = ? WHERE id = ?`,
+		int64(t.Slot), int64(t.Archive), t.Generation, int64(t.ID)).Error
 }
 
 // sharesProvider tells whether a wanted copy is with the same provider already: the two would be one.

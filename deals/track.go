@@ -61,9 +61,10 @@ func Track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 	return a
 }
 
-// takenUp tells whether the chain has a deal that its provider had given up: it costs, and it is a copy.
+// takenUp tells whether the chain has a deal that its provider had given up or refused: it costs, and it is a copy.
 func takenUp(a Attempt, o Observation) bool {
-	return a.mayYet() && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
+	refused := a.State == Rejected && a.PublishedAt.IsZero()
+	return (a.mayYet() || refused) && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
 }
 
 // mayYet tells whether a provider that has given up an accepted deal may still publish it, or have done so unseen.
@@ -109,7 +110,8 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 		if s.Error != "" {
 			a.Verbatim = clip(s.Error)
 		}
-		if a.State == Proposing && s.Error == "" {
+		if a.State == Proposing {
+			// Who knows it has accepted it, also where it has failed since: it may be published after all.
 			a.State, a.AcceptedAt = Accepted, now
 		}
 		if a.State == Accepted && (s.Transferring || s.Transferred) {

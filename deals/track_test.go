@@ -177,6 +177,22 @@ func TestAProviderHasToForgetADealSeveralTimesOverAWhile(t *testing.T) {
 	}
 }
 
+// A proposal whose answer was lost, and that its provider says has failed, was accepted: it may still be published.
+func TestAProposalThatTheProviderSaysHasFailedWasAccepted(t *testing.T) {
+	o := deals.Observation{Heads: heads(9000, 8100), Status: &deals.ProviderStatus{Error: "no disk"}, Pending: new(false)}
+	a := deals.Track(inState(deals.Proposing), o, deals.Defaults(), noon)
+	if a.State != deals.Failed || a.Reserved.IsZero() {
+		t.Errorf("it is %s, and reserves %s", a.State, a.Reserved)
+	}
+	if outcome, _ := deals.OutcomeOf(a); outcome.Event != deals.Dropped {
+		t.Errorf("its provider counts as one that has %s it", outcome.Event)
+	}
+	o.Pending = nil // the chain was not asked yet
+	if a = deals.Track(inState(deals.Proposing), o, deals.Defaults(), noon); a.State != deals.Accepted {
+		t.Errorf("it is %s before the chain was asked", a.State)
+	}
+}
+
 // TestWhoeverCouldNotLookDoesNotConcludeThatNothingWasThere: pending proposals vanish when they are activated.
 func TestWhoeverCouldNotLookDoesNotConcludeThatNothingWasThere(t *testing.T) {
 	a := inState(deals.Accepted)
@@ -237,9 +253,9 @@ func TestTrackNeverGoesBackNorOutOfAFinalState(t *testing.T) {
 		o := genObservation().Draw(t, "observation")
 		got := deals.Track(a, o, deals.Defaults(), noon)
 		switch {
-		case a.State == deals.Failed && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil):
-			if order[got.State] < order[deals.Published] || got.State == deals.Failed {
-				t.Fatalf("what was given up, and is on chain, is %s", got.State)
+		case (a.State == deals.Failed || a.State == deals.Rejected) && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil):
+			if order[got.State] < order[deals.Published] || got.State == a.State {
+				t.Fatalf("what was given up or refused, and is on chain, is %s", got.State)
 			}
 		case a.State.Final():
 			if diff := cmp.Diff(a.State, got.State); diff != "" || !got.EndedAt.Equal(a.EndedAt) {

@@ -28,7 +28,7 @@ const (
 // passes run one after another.
 type watcher struct {
 	s        *Service
-	lacksIDs atomic.Bool // a proposal was published and nobody has told its id
+	lacksIDs atomic.Bool // a proposal was published, or may have been, and nobody has told its id
 
 	// Of the passes only.
 	compared            Epoch                   // the final tipset of the last round
@@ -83,6 +83,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		w.s.meter.round(w.s.now().Sub(began))
 		failed = errors.Join(failed, err, w.settleGivenUp(ctx, heads))
 		w.round, w.owing = now, true
+		w.lacksIDs.Store(true) // who has refused a proposal and publishes it all the same does not tell
 	}
 	if now.Sub(w.doubt) >= p.Poll {
 		failed = errors.Join(failed, w.examineDoubtful(ctx, heads))

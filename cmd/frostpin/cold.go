@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -32,7 +35,7 @@ func (c *Config) coldOffered() bool { return c.Devnet || c.LotusURL != "" }
 func (c *Config) layoutDir() string  { return filepath.Join(c.DataDir, "pieces") }
 func (c *Config) devnetDir() string  { return filepath.Join(c.DataDir, "devnet") }
 func (c *Config) receiptKey() string { return filepath.Join(c.DataDir, "receipt.key") }
-func (c *Config) bearerKey() string  { return filepath.Join(c.DataDir, "piece.key") }
+func (c *Config) bearerKey() string  { return filepath.Join(c.DataDir, "piece.key") } // of releases that did not share it
 
 // What a devnet is run with where nobody has decided: its coins cost nothing, and its clock is fast.
 const (
@@ -191,7 +194,7 @@ func (p *program) openCold(ctx context.Context, c *Config, db *database.DB, bloc
 	if t.layouts, err = piece.OpenStore(c.layoutDir(), int64(c.LayoutSpace)); err != nil {
 		return t, err
 	}
-	bearer, err := secretFile(c.bearerKey())
+	bearer, err := pieceKey(ctx, db, c.bearerKey(), log)
 	if err != nil {
 		return t, err
 	}
@@ -207,6 +210,24 @@ func (p *program) openCold(ctx context.Context, c *Config, db *database.DB, bloc
 		Layouts: t.layouts,
 	}, log, p.now)
 	return t, err
+}
+
+// pieceKey is the key of the tokens with which providers fetch pieces, the same on every server of a database. Releases
+// that did not share it kept it in the file at path: the first server that starts brings its own, for the deals under way.
+func pieceKey(ctx context.Context, db *database.DB, path string, log *slog.Logger) ([]byte, error) {
+	own, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the key of piece tokens: %w", err)
+	}
+	key, err := deals.TokenKey(ctx, db, own)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key of piece tokens: %w", err)
+	}
+	if len(own) > 0 && !bytes.Equal(own, key) {
+		log.Warn("the servers of this database share another key of piece tokens: this file is of no use any more, and providers cannot fetch "+
+			"for deals that were proposed with it", "file", path)
+	}
+	return key, nil
 }
 
 // joinDevnet starts a devnet in this process and puts its providers into the registry.

@@ -52,7 +52,7 @@ It exits with 1 when something is wrong. What was not looked at is listed as ope
 }
 
 func (p *program) verifyReceipt(c *cobra.Command, content []byte, f receiptFlags) error {
-	options := receipt.Options{Key: f.key}
+	options := receipt.Options{Key: f.key, Now: p.now()}
 	switch {
 	case f.car != "":
 		path, err := filepath.Abs(f.car)

@@ -28,6 +28,7 @@ type Provider struct {
 	Offline       bool        // cannot be reached
 	Reject        string      // refuses with this text
 	Later         bool        // and says that this may pass
+	Sneaks        bool        // and publishes it all the same
 	Hang          bool        // takes a proposal and never answers
 	LoseAnswer    bool        // accepts a proposal and breaks the connection
 	LoseProposal  bool        // breaks the connection before it has read the proposal
@@ -157,6 +158,9 @@ func (n *Network) receive(ctx context.Context, c deals.Contact, message []byte) 
 	}
 	if _, again := p.accepted[w.UUID]; !again {
 		if text, later := n.refuses(p, c.Provider, signed, w, head); text != "" {
+			if p.Sneaks {
+				n.accept(p, c.Provider, signed.Proposal, w.UUID, head)
+			}
 			return deals.Answer{Text: text, Retryable: later}, false, nil
 		}
 		n.accept(p, c.Provider, signed.Proposal, w.UUID, head)

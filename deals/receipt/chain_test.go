@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/filecoin-project/go-address"
+	"github.com/filecoin-project/go-bitfield"
 	"github.com/filecoin-project/go-jsonrpc"
 	"github.com/filecoin-project/go-keccak"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -40,6 +41,7 @@ type node struct {
 	height   abi.ChainEpoch
 	deals    map[abi.DealID]*api.MarketDeal
 	messages map[cid.Cid]*types.Message
+	carried  *api.MsgLookup // what became of the message; nil: the node does not know
 	number   address.Address
 	down     error
 	forged   bool
@@ -47,7 +49,7 @@ type node struct {
 
 func newNode(t testing.TB, b bundle) *node {
 	t.Helper()
-	n := &node{t: t, height: head, deals: map[abi.DealID]*api.MarketDeal{}, messages: map[cid.Cid]*types.Message{}}
+	n := &node{t: t, height: head, carried: &api.MsgLookup{Receipt: types.MessageReceipt{Return: published(t, 0, 1)}}, deals: map[abi.DealID]*api.MarketDeal{}, messages: map[cid.Cid]*types.Message{}}
 	var err error
 	if n.number, err = address.NewIDAddress(77); err != nil {
 		t.Fatal(err)
@@ -77,10 +79,35 @@ func newNode(t testing.TB, b bundle) *node {
 	return n
 }
 
+// published is what the market returns for a batch of which it has taken these deals.
+func published(t testing.TB, valid ...uint64) []byte {
+	t.Helper()
+	r := market.PublishStorageDealsReturn{IDs: []abi.DealID{}, ValidDeals: bitfield.NewFromSet(valid)}
+	for _, i := range valid {
+		r.IDs = append(r.IDs, first+abi.DealID(i))
+	}
+	var out bytes.Buffer
+	if err := r.MarshalCBOR(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
 func (n *node) ChainHead(context.Context) (*types.TipSet, error) {
 	if n.down != nil {
 		return nil, n.down
 	}
+	return tipset(n.height)
+}
+
+func (n *node) ChainGetGenesis(context.Context) (*types.TipSet, error) { return tipset(0) }
+
+func (n *node) StateSearchMsg(context.Context, types.TipSetKey, cid.Cid, abi.ChainEpoch, bool) (*api.MsgLookup, error) {
+	return n.carried, nil
+}
+
+// tipset is that of a height: at head the receipts of the tests are issued.
+func tipset(height abi.ChainEpoch) (*types.TipSet, error) {
 	miner, err := address.NewIDAddress(1000)
 	if err != nil {
 		return nil, err
@@ -90,7 +117,7 @@ func (n *node) ChainHead(context.Context) (*types.TipSet, error) {
 		return nil, err
 	}
 	return types.NewTipSet([]*types.BlockHeader{{
-		Miner: miner, Height: n.height, Ticket: &types.Ticket{VRFProof: []byte{1}}, ElectionProof: &types.ElectionProof{VRFProof: []byte{1}},
+		Miner: miner, Height: height, Timestamp: uint64(issued.Unix() + 30*int64(height-head)), Ticket: &types.Ticket{VRFProof: []byte{1}}, ElectionProof: &types.ElectionProof{VRFProof: []byte{1}},
 		BlockSig: &crypto.Signature{Type: crypto.SigTypeBLS, Data: []byte{1}}, BLSAggregate: &crypto.Signature{Type: crypto.SigTypeBLS, Data: []byte{1}},
 		ParentWeight: types.NewInt(1), ParentBaseFee: types.NewInt(1), ParentStateRoot: some, ParentMessageReceipts: some, Messages: some,
 	}})
@@ -163,6 +190,23 @@ func TestWhatTheChainSaysOfADeal(t *testing.T) {
 		{"deal id unknown and too late", func(r *deals.Receipt) { r.Deals[0].DealID = "" }, func(*node) {}, receipt.Wrong, "its start epoch"},
 		{"no deal id at all", func(r *deals.Receipt) { r.Deals[0].DealID = "-1" }, func(*node) {}, receipt.Wrong, "reading the deal id"},
 		{"a node that is behind", nil, func(n *node) { n.height = 5; clear(n.deals) }, receipt.Open, "behind the service"},
+		{"slashed, and a node that is behind", func(r *deals.Receipt) { r.Deals[0].SeenAtHeight = head + 50 }, func(n *node) { n.deals[first].State.SlashEpoch = head - 1 }, receipt.Wrong, "was slashed"},
+		{"active, and a node that is behind", func(r *deals.Receipt) { r.Deals[0].SeenAtHeight = head + 50 }, func(*node) {}, receipt.Proved, "active at height 6000000"},
+		{"seen at a height that there was not", func(r *deals.Receipt) { r.Deals[0].SeenAtHeight = 9007199254740991 }, func(*node) {}, receipt.Wrong, "no chain was there"},
+		{"gone, and seen at a height that there was not", func(r *deals.Receipt) { r.Deals[0].SeenAtHeight = head + 10_000 }, func(n *node) { delete(n.deals, first) }, receipt.Wrong, "the chain has no deal 1007"},
+		{"message to somebody else", nil, func(n *node) {
+			for _, m := range n.messages {
+				m.To = n.number
+			}
+		}, receipt.Wrong, "publishes no deals"},
+		{"message with another method", nil, func(n *node) {
+			for _, m := range n.messages {
+				m.Method = 2
+			}
+		}, receipt.Wrong, "publishes no deals"},
+		{"message that failed", nil, func(n *node) { n.carried.Receipt.ExitCode = 16 }, receipt.Wrong, "failed with exit code 16"},
+		{"message that the market took in part", nil, func(n *node) { n.carried.Receipt.Return = published(n.t, 1) }, receipt.Wrong, "was refused in the message"},
+		{"message of which nobody knows what became", nil, func(n *node) { n.carried = nil }, receipt.Open, "named in the message"},
 	} {
 		var change []func(*deals.Receipt)
 		if c.receipt != nil {
@@ -193,6 +237,7 @@ func TestANodeIsAskedOverItsAPI(t *testing.T) {
 	var full api.FullNodeStruct
 	full.Internal.ChainHead = model.ChainHead
 	full.Internal.ChainGetMessage = model.ChainGetMessage
+	full.Internal.StateSearchMsg = model.StateSearchMsg
 	full.Internal.StateLookupID = model.StateLookupID
 	full.Internal.StateMarketStorageDeal = model.StateMarketStorageDeal
 	rpc := jsonrpc.NewServer()

@@ -18,6 +18,8 @@
 //
 //   - The DAG is always walked from the root that the receipt names, each block verified against its CID, and our CAR made
 //     anew: a file with the right commitment might be the CAR of other data. So any CAR with all the blocks will do.
+//   - What a receipt says about itself never keeps anything from being looked at. The height at which the service saw a deal
+//     excuses a node that is behind for not finding it, and is checked against when the receipt was issued.
 //   - Signatures are verified with Lotus' own code. BLS needs a library that cannot be linked here, so the node verifies
 //     those; without a node such a receipt is not proved.
 package receipt

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -63,9 +64,10 @@ func (r *Report) judge(err error, what, format string, args ...any) {
 
 // Options say what to look at besides the receipt itself.
 type Options struct {
-	Key  string // did:key of the service that must have issued it; empty: whoever
-	Data Data   // nil: CommP is not computed
-	Node Node   // nil: the chain is not looked at
+	Key  string    // did:key of the service that must have issued it; empty: whoever
+	Data Data      // nil: CommP is not computed
+	Node Node      // nil: the chain is not looked at
+	Now  time.Time // when it is checked; zero: any time that a receipt names is believed
 }
 
 // Verify checks a receipt. The error says that something could not be looked at; what is wrong with the receipt is in
@@ -78,6 +80,14 @@ func Verify(ctx context.Context, content []byte, o Options) (Report, error) {
 		return out, nil //nolint:nilerr // that is the finding
 	}
 	out.Receipt = r
+	issued, err := time.Parse(time.RFC3339, r.IssuedAt)
+	switch {
+	case err != nil:
+		out.add(Wrong, "receipt", "reading when it was issued: %s", err)
+		return out, nil //nolint:nilerr // that is the finding
+	case !o.Now.IsZero() && issued.After(o.Now.Add(clockSkew)):
+		out.add(Wrong, "receipt", "it was issued at %s, which is in the future", r.IssuedAt)
+	}
 	out.add(Proved, "receipt", "signed by the service %q at %s, and not changed since", r.Service, r.IssuedAt)
 	switch o.Key {
 	case "":
@@ -93,7 +103,7 @@ func Verify(ctx context.Context, content []byte, o Options) (Report, error) {
 		return out, nil //nolint:nilerr // that is the finding
 	}
 	for _, d := range r.Deals {
-		if err := out.deal(ctx, r, d, natural, o.Node); err != nil {
+		if err := out.deal(ctx, r, d, natural, issued, o.Node); err != nil {
 			return out, err
 		}
 	}
@@ -119,7 +129,7 @@ func Verify(ctx context.Context, content []byte, o Options) (Report, error) {
 }
 
 // deal checks one deal.
-func (r *Report) deal(ctx context.Context, receipt deals.Receipt, d deals.ReceiptDeal, natural piece.Piece, node Node) error {
+func (r *Report) deal(ctx context.Context, receipt deals.Receipt, d deals.ReceiptDeal, natural piece.Piece, issued time.Time, node Node) error {
 	name := fmt.Sprintf("deal with %s (%s)", d.Provider, d.UUID)
 	signed, err := d.Signed()
 	if err == nil {
@@ -138,7 +148,7 @@ func (r *Report) deal(ctx context.Context, receipt deals.Receipt, d deals.Receip
 		r.add(Open, name, "%s, as the service saw it at height %d: ask a node (--lotus)", d.State, d.SeenAtHeight)
 		return nil
 	}
-	return r.chain(ctx, name, d, signed.Proposal, node)
+	return r.chain(ctx, name, d, signed.Proposal, issued, node)
 }
 
 // signature checks the client's signature of a proposal.

@@ -271,6 +271,17 @@ func TestAReceiptOfAnotherServiceIsNotTheExpectedOne(t *testing.T) {
 	}
 }
 
+// A receipt of the future could name any height of the chain.
+func TestAReceiptIsNotIssuedInTheFuture(t *testing.T) {
+	b := newBundle(t, crypto.SigTypeSecp256k1)
+	if report := verify(t, b.content, receipt.Options{Now: issued.Add(-time.Minute)}); !report.OK() {
+		t.Errorf("clocks differ a little: %+v", report.Findings)
+	}
+	if report := verify(t, b.content, receipt.Options{Now: issued.Add(-48 * time.Hour)}); report.OK() || !has(report, receipt.Wrong, "in the future") {
+		t.Errorf("%+v", report.Findings)
+	}
+}
+
 // A service can sign anything. What the client has signed it cannot change.
 func TestALieOfTheServiceIsFound(t *testing.T) {
 	other := newDAG(5)
