@@ -102,7 +102,7 @@ func (s *store) queue(ctx context.Context, after place, to Epoch, limit int) (al
 			all = append(all, w)
 			return err
 		}, `SELECT s.turn, s.next_ms, s.id, ar.root, ar.terms_id, s.region, coalesce(p.size, 0),
-			coalesce((SELECT a.provider FROM attempts a WHERE a.slot_id = s.id AND a.state = 'active' ORDER BY a.end_epoch DESC LIMIT 1), 0)
+			coalesce((SELECT max(a.provider) FROM attempts a WHERE a.slot_id = s.id AND a.state = 'active'), 0)
 			FROM slots s JOIN archives ar ON ar.id = s.archive_id LEFT JOIN pieces p ON p.id = ar.piece_id
 			WHERE s.queued = 1 AND (s.turn, s.next_ms, s.id) > (?, ?, ?) AND s.turn <= ?
 			ORDER BY s.turn, s.next_ms, s.id LIMIT ?`, int64(after.turn), after.since, int64(after.slot), int64(to), limit)
