@@ -129,15 +129,14 @@ func TestReplacedDAGThatAnotherPinHasIsThatPinsAlone(t *testing.T) {
 	})
 }
 
-func TestReplacedDAGThatComesAfterwardsCosts(t *testing.T) {
+func TestReplacedDAGThatIsNotHereYetIsNotFetchedAnyMore(t *testing.T) {
 	eachCellar(t, 1<<30, func(t *testing.T, c *cellar) {
 		d := pinstest.Leaf("comes too late")
 		c.replace(c.add(alice, request(d.Root)), request(pinstest.Leaf("nobody has it").Root))
-		c.keeps(0)
-		if err := pins.Arrive(t.Context(), c.Service, d.Root, 500); err != nil {
-			t.Fatal(err)
+		if !c.Forgotten(d.Root) {
+			t.Error("it is still wanted")
 		}
-		c.keeps(500)
+		c.keeps(0)
 	})
 }
 

@@ -10,10 +10,12 @@ import (
 // waited too long. Until then the holding of the replaced pin goes on, and its DAG counts as held for its account. No account
 // has a row for a root that another of its pins names: that pin keeps it already.
 
-// retain keeps the DAG of a pin that was just replaced, unless another pin of the account does.
+// retain keeps the DAG of a pin that was just replaced, if it is here or was, and unless another pin of the account does. One
+// that has yet to come is not worth fetching any more.
 func (s *store) retain(tx *gorm.DB, old removed, by *addition, untilMS int64) (kept bool, err error) {
 	// Whoever adds such a pin locks the root, too, and then takes over what was kept.
-	if _, _, err := lockRoot(tx, `r.id = ?`, old.root); err != nil {
+	root, _, err := lockRoot(tx, `r.id = ?`, old.root)
+	if err != nil || root.Hot != HotHeld && !root.Lost {
 		return false, err
 	}
 	var named bool
