@@ -177,9 +177,10 @@ func TestReplacedDAGsGiveWayToWhatIsAskedFor(t *testing.T) {
 		if c.Forgotten(replaced[0].Root) || !c.Forgotten(replaced[1].Root) || c.Forgotten(replaced[2].Root) {
 			t.Error("another than the oldest of which nothing is asked has gone")
 		}
-		mine, others, err := c.KeptBack(t.Context(), alice, last.ID)
-		if mine != 1000 || others != 1000 || err != nil {
-			t.Errorf("%d are in exchange and %d are not: %v", mine, others, err)
+		mine, err := c.KeptFor(t.Context(), alice, last.ID)
+		others, problem := c.CanYield(t.Context(), alice, last.ID)
+		if mine != 1000 || others != 1000 || err != nil || problem != nil {
+			t.Errorf("%d are in exchange and %d are not: %v, %v", mine, others, err, problem)
 		}
 		if freed, err := c.GiveWay(t.Context(), alice, last.ID, pins.AllKept); freed != 1000 || err != nil {
 			t.Errorf("%d are freed: %v", freed, err)

@@ -258,7 +258,7 @@ func TestPinIsReplacedWithinQuotaAndAllowanceHoweverLargeItIs(t *testing.T) {
 				}
 			}
 		}
-		if mine, _, err := s.pins().KeptBack(t.Context(), account, p.ID); mine != 9<<20 || err != nil {
+		if mine, err := s.pins().KeptFor(t.Context(), account, p.ID); mine != 9<<20 || err != nil {
 			t.Errorf("%d bytes of the old one are kept: %v", mine, err)
 		}
 		var short *pins.ShortError
@@ -281,7 +281,7 @@ func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
 					if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: c.mib << 20}, 0); err != nil {
 						t.Errorf("%d MiB beside 6: %v", c.mib, err)
 					}
-					if _, others, err := s.pins().KeptBack(t.Context(), account, ""); others != c.kept<<20 || err != nil {
+					if others, err := s.pins().CanYield(t.Context(), account, ""); others != c.kept<<20 || err != nil {
 						t.Errorf("%d bytes are kept beside %d MiB, want %d MiB: %v", others, c.mib, c.kept, err)
 					}
 				}
