@@ -189,6 +189,55 @@ func TestReplacedDAGsGiveWayToWhatIsAskedFor(t *testing.T) {
 	})
 }
 
+// More is kept than one transaction lets go, and by several pins for one DAG.
+func TestAllThatIsKeptOfReplacedPinsGoes(t *testing.T) {
+	const many = 203
+	awaited := pinstest.Leaf("nobody has it").Root
+	for name, c := range map[string]struct {
+		let  func(c *cellar) error
+		left int64
+	}{
+		"time is over": {func(c *cellar) error {
+			c.now = c.now.Add(2 * time.Hour)
+			return pins.ExpireRetained(c.t.Context(), c.Service)
+		}, 0},
+		"nobody pays": {func(c *cellar) error {
+			_, err := c.Lapse(c.t.Context(), alice, everything)
+			return err
+		}, 0},
+		"another needs its place": {func(c *cellar) error {
+			freed, err := c.GiveWay(c.t.Context(), alice, "", 10*(many-1))
+			if freed != 10*(many-1) {
+				c.t.Errorf("%d are freed", freed)
+			}
+			return err
+		}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachCellar(t, 1<<30, func(t *testing.T, w *cellar) {
+				var last pins.Pin
+				for i := range many {
+					old := w.add(alice, request(leaf(i)))
+					if err := pins.Arrive(t.Context(), w.Service, leaf(i), 10); err != nil {
+						t.Fatal(err)
+					}
+					last = w.replace(old, request(awaited))
+				}
+				if kept, err := w.KeptFor(t.Context(), alice, last.ID); kept != 10*many || err != nil {
+					t.Errorf("%d are kept for it: %v", kept, err)
+				}
+				if freed, err := w.GiveWay(t.Context(), alice, last.ID, pins.AllKept); freed != 0 || err != nil {
+					t.Errorf("%d have given way to what they wait for: %v", freed, err)
+				}
+				if err := c.let(w); err != nil {
+					t.Fatal(err)
+				}
+				w.keeps(c.left)
+			})
+		})
+	}
+}
+
 // Forgotten tells whether nothing wants a root any more.
 func (w *world) Forgotten(root interface{ String() string }) bool {
 	w.t.Helper()

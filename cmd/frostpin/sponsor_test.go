@@ -294,6 +294,30 @@ func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
 	}
 }
 
+// Another server has had the replaced DAG give way since this one has added up.
+func TestPinIsNotRefusedForWhatHasGivenWayAlready(t *testing.T) {
+	for name, limits := range map[string]auth.Limits{
+		"quota":     {Bytes: 10 << 20},
+		"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
+				other := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, s.db, pinstest.NewTier(), slog.New(slog.DiscardHandler), time.Now)
+				_, err := s.pins().Usage(t.Context(), account)
+				_, problem := s.pins().Stock(t.Context(), account)
+				freed, failed := other.GiveWay(t.Context(), account, "", pins.AllKept)
+				if err := errors.Join(err, problem, failed); freed != 6<<20 || err != nil {
+					t.Fatalf("%d have given way: %v", freed, err)
+				}
+				if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: 9 << 20}, 0); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 func TestReplacedDAGIsChargedWhileItIsKept(t *testing.T) {
 	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}}
 	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
