@@ -15,7 +15,7 @@ func retainedMigration() *gormigrate.Migration {
 				`ALTER TABLE retained ADD COLUMN account BIGINT NOT NULL DEFAULT 0`,
 				`ALTER TABLE retained ADD COLUMN pin CTEXT NOT NULL DEFAULT ''`,
 				`UPDATE retained SET account = coalesce((SELECT p.account FROM pins p WHERE p.id = retained.successor), 0)`,
-				`CREATE INDEX retained_account ON retained (account)`,
+				`CREATE INDEX retained_account ON retained (account, root_id)`,
 			})
 		},
 	}

@@ -4,39 +4,67 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/frostpin/frostpin/spec"
 )
 
-// KeptBack returns the bytes that are held for an account only until pins are held that have replaced others: what one pin
-// has replaced, which goes when that is held, and the rest. Both are among what Usage and Stock tell.
-func (s *Service) KeptBack(ctx context.Context, account Account, by ID) (mine, others int64, err error) {
-	mine, others, err = s.store.keptBack(ctx, account, by)
+// ReplacedBy returns the bytes that are held for an account only because pins were replaced by one pin. KeptFor returns those
+// that are only until the DAG of a pin is held, which other pins of that DAG may have replaced. CanYield returns those that are
+// for the DAGs of others. All are among what Usage and Stock tell.
+func (s *Service) ReplacedBy(ctx context.Context, account Account, by ID) (int64, error) {
+	bytes, err := s.store.replacedBy(ctx, account, by)
+	return bytes, addingUp(account, err)
+}
+
+// KeptFor is told of at ReplacedBy.
+func (s *Service) KeptFor(ctx context.Context, account Account, pin ID) (int64, error) {
+	bytes, err := s.store.keptFor(ctx, account, pin)
+	return bytes, addingUp(account, err)
+}
+
+// CanYield is told of at ReplacedBy. It reads all that is kept for the account.
+func (s *Service) CanYield(ctx context.Context, account Account, by ID) (int64, error) {
+	bytes, err := s.store.canYield(ctx, account, by, nil)
+	return bytes, addingUp(account, err)
+}
+
+func addingUp(account Account, err error) error {
 	if err != nil {
-		return 0, 0, fmt.Errorf("adding up what is kept of replaced pins of account %d: %w", account, err)
+		err = fmt.Errorf("adding up what is kept of replaced pins of account %d: %w", account, err)
 	}
-	return mine, others, nil
+	return err
 }
 
 // AllKept has all give way that can.
 const AllKept = math.MaxInt64
 
 // GiveWay lets DAGs go that are kept for an account because pins were replaced, the oldest first, until so many bytes are
-// freed, and tells how many are: none, if all of them were not enough. What one pin has replaced stays, and so does what is
-// asked for now.
+// freed, and tells how many are: none, if all of them were not enough. What waits for the DAG of one pin stays, and so does
+// what is asked for now.
 func (s *Service) GiveWay(ctx context.Context, account Account, by ID, bytes int64, asked ...cid.Cid) (freed int64, err error) {
+	started := time.Now()
 	freed, orphans, err := s.store.giveWay(ctx, account, by, bytes, canonicals(asked))
-	if err != nil {
-		return 0, fmt.Errorf("letting go what is kept of replaced pins of account %d: %w", account, err)
-	}
 	s.sched.orphaned(orphans)
 	if freed > 0 {
-		s.heldBytes.forget(account)
-		s.stocks.forget(account)
+		s.heldBytes.change(account, started, func(held int64) int64 { return max(0, held-freed) })
+		s.stocks.change(account, started, func(stock Stock) Stock {
+			stock.Hot = max(0, stock.Hot-freed)
+			return stock
+		})
+	}
+	if err != nil {
+		return freed, fmt.Errorf("letting go what is kept of replaced pins of account %d: %w", account, err)
 	}
 	return freed, nil
+}
+
+// AddUpAgain has Usage and Stock tell of an account what is so now, and not up to a minute ago.
+func (s *Service) AddUpAgain(account Account) {
+	s.heldBytes.forget(account)
+	s.stocks.forget(account)
 }
 
 func canonicals(roots []cid.Cid) map[string]bool {

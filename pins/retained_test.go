@@ -129,15 +129,14 @@ func TestReplacedDAGThatAnotherPinHasIsThatPinsAlone(t *testing.T) {
 	})
 }
 
-func TestReplacedDAGThatComesAfterwardsCosts(t *testing.T) {
+func TestReplacedDAGThatIsNotHereYetIsNotFetchedAnyMore(t *testing.T) {
 	eachCellar(t, 1<<30, func(t *testing.T, c *cellar) {
 		d := pinstest.Leaf("comes too late")
 		c.replace(c.add(alice, request(d.Root)), request(pinstest.Leaf("nobody has it").Root))
-		c.keeps(0)
-		if err := pins.Arrive(t.Context(), c.Service, d.Root, 500); err != nil {
-			t.Fatal(err)
+		if !c.Forgotten(d.Root) {
+			t.Error("it is still wanted")
 		}
-		c.keeps(500)
+		c.keeps(0)
 	})
 }
 
@@ -178,15 +177,65 @@ func TestReplacedDAGsGiveWayToWhatIsAskedFor(t *testing.T) {
 		if c.Forgotten(replaced[0].Root) || !c.Forgotten(replaced[1].Root) || c.Forgotten(replaced[2].Root) {
 			t.Error("another than the oldest of which nothing is asked has gone")
 		}
-		mine, others, err := c.KeptBack(t.Context(), alice, last.ID)
-		if mine != 1000 || others != 1000 || err != nil {
-			t.Errorf("%d are in exchange and %d are not: %v", mine, others, err)
+		mine, err := c.KeptFor(t.Context(), alice, last.ID)
+		others, problem := c.CanYield(t.Context(), alice, last.ID)
+		if mine != 1000 || others != 1000 || err != nil || problem != nil {
+			t.Errorf("%d are in exchange and %d are not: %v, %v", mine, others, err, problem)
 		}
 		if freed, err := c.GiveWay(t.Context(), alice, last.ID, pins.AllKept); freed != 1000 || err != nil {
 			t.Errorf("%d are freed: %v", freed, err)
 		}
 		c.keeps(1000)
 	})
+}
+
+// More is kept than one transaction lets go, and by several pins for one DAG.
+func TestAllThatIsKeptOfReplacedPinsGoes(t *testing.T) {
+	const many = 203
+	awaited := pinstest.Leaf("nobody has it").Root
+	for name, c := range map[string]struct {
+		let  func(c *cellar) error
+		left int64
+	}{
+		"time is over": {func(c *cellar) error {
+			c.now = c.now.Add(2 * time.Hour)
+			return pins.ExpireRetained(c.t.Context(), c.Service)
+		}, 0},
+		"nobody pays": {func(c *cellar) error {
+			_, err := c.Lapse(c.t.Context(), alice, everything)
+			return err
+		}, 0},
+		"another needs its place": {func(c *cellar) error {
+			freed, err := c.GiveWay(c.t.Context(), alice, "", 10*(many-1))
+			if freed != 10*(many-1) {
+				c.t.Errorf("%d are freed", freed)
+			}
+			return err
+		}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachCellar(t, 1<<30, func(t *testing.T, w *cellar) {
+				var last pins.Pin
+				for i := range many {
+					old := w.add(alice, request(leaf(i)))
+					if err := pins.Arrive(t.Context(), w.Service, leaf(i), 10); err != nil {
+						t.Fatal(err)
+					}
+					last = w.replace(old, request(awaited))
+				}
+				if kept, err := w.KeptFor(t.Context(), alice, last.ID); kept != 10*many || err != nil {
+					t.Errorf("%d are kept for it: %v", kept, err)
+				}
+				if freed, err := w.GiveWay(t.Context(), alice, last.ID, pins.AllKept); freed != 0 || err != nil {
+					t.Errorf("%d have given way to what they wait for: %v", freed, err)
+				}
+				if err := c.let(w); err != nil {
+					t.Fatal(err)
+				}
+				w.keeps(c.left)
+			})
+		})
+	}
 }
 
 // Forgotten tells whether nothing wants a root any more.

@@ -13,8 +13,7 @@ import (
 	"github.com/frostpin/frostpin/deals"
 )
 
-// A wanting is a place among the accounts that want a root: first one of them, then the others from the highest down, and at
-// last some for which it is only kept because a pin was replaced.
+// A wanting is a place among the accounts that want a root: first one of them, then the others from the highest down.
 type wanting struct {
 	root     Root
 	first    Account
@@ -55,26 +54,9 @@ func (s *store) wanters(ctx context.Context, w wanting, most int) (list []Pin, n
 				list = append(list, p)
 			}
 		}
-		if next.done {
-			if list, err = appendRetaining(tx, list, w.root, most); err != nil {
-				return err
-			}
-		}
 		return s.addStandings(tx, list)
 	})
 	return list, next, err
-}
-
-// appendRetaining adds pins that were replaced and for which a root is kept. Their accounts have no other that names it.
-func appendRetaining(tx *gorm.DB, list []Pin, root Root, most int) ([]Pin, error) {
-	err := query(tx, func(r row) error {
-		var p Pin
-		p.Root = root.CID
-		err := r.Scan(&p.ID, &p.Account)
-		list = append(list, p)
-		return err
-	}, `SELECT pin, account FROM retained WHERE root_id = ? AND pin <> '' LIMIT ?`, root.id, most)
-	return list, err
 }
 
 // newestOf returns the newest pin that the highest account under a condition has of a root; without an ID if there is

@@ -18,7 +18,7 @@ const newestPin = int64(math.MaxInt64)
 type lapseBatch struct {
 	lapsed  int     // pins
 	orphans []int64 // roots that nothing wants any more
-	next    int64   // created of the pin to go on before; 0: that was all
+	next    int64   // created of the pin to go on before, maybe as before; 0: that was all
 }
 
 // A costlyPin costs something.
@@ -33,8 +33,13 @@ func (s *store) lapse(ctx context.Context, account Account, before int64, may fu
 			return err
 		}
 		if dues.Hot { // what was replaced goes first
-			if batch.orphans, err = s.dropRetained(tx, `account = ?`, account); err != nil {
+			var more bool
+			if _, batch.orphans, more, err = s.dropRetained(tx, `account = ?`, account); err != nil {
 				return err
+			}
+			if more {
+				batch.next = before
+				return nil
 			}
 		}
 		list, err := costly(tx, account, before, *dues)

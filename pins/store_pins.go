@@ -32,7 +32,7 @@ func (s *store) replace(ctx context.Context, account Account, id ID, r spec.Requ
 		kept := false
 		if a.root.Hot == HotHeld {
 			// Nothing to wait for: what the old pin, and those it had replaced, kept back may go.
-			if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
+			if orphans, err = s.dropAllRetained(tx, `successor = ?`, id); err != nil {
 				return err
 			}
 		} else {
@@ -72,7 +72,7 @@ func (s *store) remove(ctx context.Context, account Account, id ID) (orphans []i
 		if err := s.unwant(tx, old.root, old.terms); err != nil {
 			return err
 		}
-		if orphans, err = s.dropRetained(tx, `successor = ?`, id); err != nil {
+		if orphans, err = s.dropAllRetained(tx, `successor = ?`, id); err != nil {
 			return err
 		}
 		gone, err := s.letGo(tx, old.root)

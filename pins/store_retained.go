@@ -2,6 +2,8 @@ package pins
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"gorm.io/gorm"
 )
@@ -10,10 +12,12 @@ import (
 // waited too long. Until then the holding of the replaced pin goes on, and its DAG counts as held for its account. No account
 // has a row for a root that another of its pins names: that pin keeps it already.
 
-// retain keeps the DAG of a pin that was just replaced, unless another pin of the account does.
+// retain keeps the DAG of a pin that was just replaced, if it is here or was, and unless another pin of the account does. One
+// that has yet to come is not worth fetching any more.
 func (s *store) retain(tx *gorm.DB, old removed, by *addition, untilMS int64) (kept bool, err error) {
 	// Whoever adds such a pin locks the root, too, and then takes over what was kept.
-	if _, _, err := lockRoot(tx, `r.id = ?`, old.root); err != nil {
+	root, _, err := lockRoot(tx, `r.id = ?`, old.root)
+	if err != nil || root.Hot != HotHeld && !root.Lost {
 		return false, err
 	}
 	var named bool
@@ -60,24 +64,68 @@ func (s *store) handOver(tx *gorm.DB, roots [][]any) error {
 	return nil
 }
 
-// dropRetained forgets what was kept back under a condition and lets those roots go.
-func (s *store) dropRetained(tx *gorm.DB, where string, args ...any) (orphans []int64, err error) {
-	list, err := forgetRetained(tx, where, args...)
-	if err != nil {
-		return nil, err
+// dropAtOnce is how many DAGs one transaction lets go of those that are kept.
+const dropAtOnce = 200
+
+// dropRetained forgets some of what was kept back under a condition and lets those roots go. more: others may be left. The
+// roots are locked first and in their order, as by whoever adds pins.
+func (s *store) dropRetained(tx *gorm.DB, where string, args ...any) (list []retainedDAG, orphans []int64, more bool, err error) {
+	var roots []int64
+	err = query(tx, func(r row) error {
+		var id int64
+		err := r.Scan(&id)
+		roots = append(roots, id)
+		return err
+	}, `SELECT DISTINCT root_id FROM retained WHERE `+where+` ORDER BY root_id LIMIT ?`, slices.Concat(args, []any{dropAtOnce})...)
+	if err != nil || len(roots) == 0 {
+		return nil, nil, false, err
+	}
+	if _, err := lockRoots(tx, roots); err != nil {
+		return nil, nil, false, err
+	}
+	if list, err = forgetRetained(tx, `root_id IN ? AND `+where, slices.Concat([]any{roots}, args)...); err != nil {
+		return nil, nil, false, err
 	}
 	for _, r := range list {
 		gone, err := s.letGo(tx, r.root)
 		if err != nil {
-			return nil, err
+			return nil, nil, false, err
 		}
 		if gone {
 			orphans = append(orphans, r.root)
 		}
 		// Only now that the root is locked does it get no holding by becoming held.
 		if err := s.endHolding(tx, r.pin); err != nil {
+			return nil, nil, false, err
+		}
+	}
+	return list, orphans, len(roots) == dropAtOnce, nil
+}
+
+// dropAllRetained is dropRetained for what was kept for one pin or root, which are mostly few.
+func (s *store) dropAllRetained(tx *gorm.DB, where string, args ...any) (orphans []int64, err error) {
+	for more := true; more; {
+		var some []int64
+		if _, some, more, err = s.dropRetained(tx, where, args...); err != nil {
 			return nil, err
 		}
+		orphans = append(orphans, some...)
+	}
+	return orphans, nil
+}
+
+// expireRetained lets go what was kept back for a successor that never came.
+func (s *store) expireRetained(ctx context.Context) (orphans []int64, err error) {
+	for more := true; more; {
+		var some []int64
+		err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+			_, some, more, err = s.dropRetained(tx, `until_ms <= ?`, s.now().UnixMilli())
+			return err
+		})
+		if err != nil {
+			return orphans, err
+		}
+		orphans = append(orphans, some...)
 	}
 	return orphans, nil
 }
@@ -98,77 +146,92 @@ func forgetRetained(tx *gorm.DB, where string, args ...any) (list []retainedDAG,
 	return list, err
 }
 
-// keptBack returns the bytes that are held for an account only because pins were replaced: by a pin, and by others.
-func (s *store) keptBack(ctx context.Context, account Account, by ID) (mine, others int64, err error) {
+// rootOf is the root that a pin names, or none.
+const rootOf = `coalesce((SELECT root_id FROM pins WHERE id = ?), 0)`
+
+// replacedBy adds up what is held for an account only because pins were replaced by one pin.
+func (s *store) replacedBy(ctx context.Context, account Account, by ID) (int64, error) {
+	return s.keptBack(ctx, `k.successor = ? AND k.account = ?`, by, account)
+}
+
+// keptFor adds up what is held for an account only until the DAG of one pin is: it may have replaced them by several pins.
+func (s *store) keptFor(ctx context.Context, account Account, pin ID) (int64, error) {
+	return s.keptBack(ctx, `k.successor_root = `+rootOf+` AND k.account = ?`, pin, account)
+}
+
+func (s *store) keptBack(ctx context.Context, where string, args ...any) (bytes int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		return query(tx, func(r row) error { return r.Scan(&mine, &others) },
-			`SELECT CAST(coalesce(sum(CASE WHEN k.successor = ? THEN r.bytes ELSE 0 END), 0) AS BIGINT),
-				CAST(coalesce(sum(CASE WHEN k.successor = ? THEN 0 ELSE r.bytes END), 0) AS BIGINT)
-			FROM retained k JOIN roots r ON r.id = k.root_id WHERE k.account = ? AND r.hot = ?`, by, by, account, HotHeld)
-	})
-	return mine, others, err
-}
-
-// A yielding is a DAG that can give way.
-type yielding struct {
-	root      int64
-	successor ID
-	bytes     int64
-}
-
-// yieldings returns what is held for an account because pins were replaced, in the order in which they were. What was replaced
-// by one pin is not among them, nor are some roots.
-func yieldings(tx *gorm.DB, account Account, by ID, but map[string]bool) (list []yielding, err error) {
-	err = query(tx, func(r row) error {
-		var dag yielding
-		var text string
-		err := r.Scan(&dag.root, &dag.successor, &text, &dag.bytes)
-		if !but[text] {
-			list = append(list, dag)
-		}
-		return err
-	}, `SELECT k.root_id, k.successor, r.cid, r.bytes FROM retained k JOIN roots r ON r.id = k.root_id
-		WHERE k.account = ? AND k.successor <> ? AND r.hot = ? ORDER BY k.until_ms, k.root_id`, account, by, HotHeld)
-	return list, err
-}
-
-// canYield adds up what can give way.
-func (s *store) canYield(ctx context.Context, account Account, by ID, but map[string]bool) (bytes int64, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		bytes = 0
-		list, err := yieldings(tx, account, by, but)
-		for _, dag := range list {
-			bytes += dag.bytes
-		}
-		return err
+		return query(tx, func(r row) error { return r.Scan(&bytes) },
+			`SELECT CAST(coalesce(sum(r.bytes), 0) AS BIGINT) FROM retained k JOIN roots r ON r.id = k.root_id
+			WHERE `+where+` AND r.hot = ?`, slices.Concat(args, []any{HotHeld})...)
 	})
 	return bytes, err
 }
 
-// giveWay lets go so much of what can give way that so many bytes are freed, or nothing when all of it were not enough.
-func (s *store) giveWay(ctx context.Context, account Account, by ID, bytes int64, but map[string]bool) (freed int64, orphans []int64, err error) {
-	err = s.db.Write(ctx, func(tx *gorm.DB) error {
-		freed, orphans = 0, nil
-		list, err := yieldings(tx, account, by, but)
-		if err != nil {
-			return err
-		}
-		n := 0
-		for ; n < len(list) && freed < bytes; n++ {
-			freed += list[n].bytes
-		}
-		if freed < bytes && bytes != AllKept {
-			freed = 0
-			return nil
-		}
-		for _, dag := range list[:n] {
-			gone, err := s.dropRetained(tx, `root_id = ? AND successor = ?`, dag.root, dag.successor)
-			if err != nil {
-				return err
+// A yielding is a DAG that can give way.
+type yielding struct{ root, bytes int64 }
+
+// yieldings returns what is held for an account because pins were replaced, in the order in which they were. What waits for
+// the DAG of one pin is not among them, nor are some roots.
+func (s *store) yieldings(ctx context.Context, account Account, by ID, but map[string]bool) (list []yielding, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var dag yielding
+			var text string
+			err := r.Scan(&dag.root, &text, &dag.bytes)
+			if !but[text] {
+				list = append(list, dag)
 			}
-			orphans = append(orphans, gone...)
-		}
-		return nil
+			return err
+		}, `SELECT k.root_id, r.cid, r.bytes FROM retained k JOIN roots r ON r.id = k.root_id
+			WHERE k.account = ? AND k.successor_root <> `+rootOf+` AND r.hot = ? ORDER BY k.until_ms, k.root_id`, account, by, HotHeld)
 	})
-	return freed, orphans, err
+	return list, err
+}
+
+func sumOf(list []yielding) (bytes int64) {
+	for _, dag := range list {
+		bytes += dag.bytes
+	}
+	return bytes
+}
+
+// canYield adds up what can give way.
+func (s *store) canYield(ctx context.Context, account Account, by ID, but map[string]bool) (bytes int64, err error) {
+	list, err := s.yieldings(ctx, account, by, but)
+	return sumOf(list), err
+}
+
+// giveWay lets go so much of what can give way that so many bytes are freed, or nothing when all of it were not enough. What
+// another lets go at the same time is not counted here.
+func (s *store) giveWay(ctx context.Context, account Account, by ID, bytes int64, but map[string]bool) (freed int64, orphans []int64, err error) {
+	list, err := s.yieldings(ctx, account, by, but)
+	if err != nil || sumOf(list) < bytes && bytes != AllKept {
+		return 0, nil, err
+	}
+	for len(list) > 0 && freed < bytes {
+		sizes := map[int64]int64{}
+		n := 0
+		for sum := freed; n < min(len(list), dropAtOnce) && sum < bytes; n++ {
+			sizes[list[n].root] = list[n].bytes
+			sum += list[n].bytes
+		}
+		list = list[n:]
+		var gone []retainedDAG
+		var some []int64
+		err := s.db.Write(ctx, func(tx *gorm.DB) (err error) {
+			gone, some, _, err = s.dropRetained(tx, `root_id IN ? AND account = ? AND successor_root <> `+rootOf,
+				slices.Collect(maps.Keys(sizes)), account, by)
+			return err
+		})
+		if err != nil {
+			return freed, orphans, err
+		}
+		orphans = append(orphans, some...)
+		for _, dag := range gone {
+			freed += sizes[dag.root]
+		}
+	}
+	return freed, orphans, nil
 }

@@ -162,7 +162,7 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 		return Root{}, nil, false, err
 	}
 	if after.Hot == HotHeld {
-		orphans, err = s.dropRetained(tx, `successor_root = ?`, id)
+		orphans, err = s.dropAllRetained(tx, `successor_root = ?`, id)
 	}
 	return after, orphans, false, err
 }
@@ -319,15 +319,6 @@ func (s *store) origins(ctx context.Context, id int64) (origins []string, err er
 		}, `SELECT p.origins FROM pins p WHERE p.root_id = ? AND p.origins IS NOT NULL ORDER BY p.created_ms DESC LIMIT 5`, id)
 	})
 	return origins, err
-}
-
-// expireRetained lets go what was kept back for a successor that never came.
-func (s *store) expireRetained(ctx context.Context) (orphans []int64, err error) {
-	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
-		orphans, err = s.dropRetained(tx, `until_ms <= ?`, s.now().UnixMilli())
-		return err
-	})
-	return orphans, err
 }
 
 // A rootRef names a root without its history.

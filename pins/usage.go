@@ -167,6 +167,7 @@ type sums[T any] struct {
 
 type sum[T any] struct {
 	mu    sync.Mutex // one caller adds up, the others wait for it
+	added time.Time  // when it was known
 	until time.Time  // of the process
 	value T
 }
@@ -194,8 +195,25 @@ func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) 
 		return value, err
 	}
 	took := time.Since(started)
-	entry.until, entry.value = started.Add(took).Add(min(heldFactor*took, heldFor)), value
+	entry.added = started.Add(took)
+	entry.until, entry.value = entry.added.Add(min(heldFactor*took, heldFor)), value
 	return value, nil
+}
+
+// change changes what is remembered by something that has happened since a time. What was added up meanwhile may know of it
+// already, and is forgotten.
+func (h *sums[T]) change(account Account, since time.Time, by func(T) T) {
+	entry, ok := h.known.Peek(account)
+	if !ok {
+		return
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.added.After(since) {
+		entry.until = time.Time{}
+		return
+	}
+	entry.value = by(entry.value)
 }
 
 // forget has the next caller add up again.

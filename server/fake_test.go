@@ -293,9 +293,9 @@ func (m *memory) EndBatch(context.Context, *pins.Batch) {}
 
 func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { return pins.Stock{}, nil }
 
-func (m *memory) KeptBack(context.Context, pins.Account, pins.ID) (mine, others int64, err error) {
-	return 0, 0, nil
-}
+func (m *memory) ReplacedBy(context.Context, pins.Account, pins.ID) (int64, error) { return 0, nil }
+
+func (m *memory) CanYield(context.Context, pins.Account, pins.ID) (int64, error) { return 0, nil }
 
 func (m *memory) GiveWay(context.Context, pins.Account, pins.ID, int64, ...cid.Cid) (int64, error) {
 	return 0, nil

@@ -112,7 +112,7 @@ func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, repla
 	if !errors.Is(short, ledger.ErrFunds) {
 		return short
 	}
-	_, kept, err := s.pins.KeptBack(ctx, account(c), replaced)
+	kept, err := s.pins.CanYield(ctx, account(c), replaced)
 	if err != nil || kept == 0 {
 		return cmp.Or(err, short)
 	}

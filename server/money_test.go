@@ -157,7 +157,8 @@ func TestReplacementIsWeighedWithoutWhatTheOldPinOccupies(t *testing.T) {
 	}{
 		{"a smaller one", 2 << 20, 1 << 20, true},
 		{"a larger one", 2 << 20, 3 << 20, false},
-		{"one that is not here", 2 << 20, 0, false},
+		{"one that is not here", 2 << 20, 0, true},
+		{"one that is not here for a small one", 1 << 19, 0, false},
 		{"one that is here for one that is not", 0, 1 << 20, false},
 	} {
 		k := newTill(t, map[string]string{"hot_gib_month": "1024"}) // a credit for a MiB

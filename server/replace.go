@@ -31,11 +31,10 @@ func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request,
 		return fmt.Errorf("looking up the size of a dag: %w", err)
 	}
 	if size == 0 {
-		// While it is fetched all that it costs is asked for. Let in for less, it would fail then, and the old one be gone.
-		return s.afford(c, r.Root, 0, decided.Copies)
+		size = unknownSize // while it is fetched, too, it is weighed without what it replaces
 	}
 	frees := occupied(old)
-	kept, _, err := s.pins.KeptBack(c.Request().Context(), account(c), old.ID)
+	kept, err := s.pins.ReplacedBy(c.Request().Context(), account(c), old.ID)
 	if err != nil {
 		return err
 	}

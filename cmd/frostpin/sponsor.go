@@ -84,8 +84,19 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	if limits.Bytes == 0 && !limits.Bills() {
 		return nil
 	}
-	// What the pin has replaced goes when its DAG is here, so only one of both counts.
-	replaced, others, err := s.pins().KeptBack(ctx, account, pin)
+	err = s.weigh(ctx, account, pin, known, copies, limits)
+	if short := (*pins.ShortError)(nil); errors.As(err, &short) {
+		// What has given way to another pin since may be in the sums still. A refusal is for good.
+		s.pins().AddUpAgain(account)
+		err = s.weigh(ctx, account, pin, known, copies, limits)
+	}
+	return err
+}
+
+// weigh tells whether so much of a pin is within the quota and is paid for.
+func (s *sponsor) weigh(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, copies int, limits auth.Limits) error {
+	// What waits for this DAG goes when it is here, so only one of both counts.
+	replaced, err := s.pins().KeptFor(ctx, account, pin)
 	if err != nil {
 		return err
 	}
@@ -99,13 +110,16 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	stock.Hot = max(0, stock.Hot-replaced)
 	more := ledger.Stock{Hot: known.Bytes, Cold: known.Bytes * int64(copies)}
 	err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
-	if errors.Is(err, ledger.ErrFunds) && others > 0 {
-		// What it has replaced elsewhere may use up the allowance.
-		if others, err = s.pins().GiveWay(ctx, account, pin, pins.AllKept); err != nil {
-			return err
+	if errors.Is(err, ledger.ErrFunds) {
+		// What is kept for others may use up the allowance.
+		freed, problem := s.pins().GiveWay(ctx, account, pin, pins.AllKept)
+		if problem != nil {
+			return problem
 		}
-		stock.Hot = max(0, stock.Hot-others)
-		err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+		if freed > 0 {
+			stock.Hot = max(0, stock.Hot-freed)
+			err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+		}
 	}
 	if errors.Is(err, ledger.ErrFunds) {
 		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
@@ -114,7 +128,8 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	return err
 }
 
-// fits tells whether so many bytes of a pin are within the quota beside what is held. What other pins have replaced gives way.
+// fits tells whether so many bytes of a pin are within the quota beside what is held. What is kept for others gives way, somewhat
+// more than must now: the pin grows on.
 func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, bytes, replaced, quota int64) error {
 	if quota == 0 {
 		return nil
@@ -128,7 +143,10 @@ func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, b
 	if over <= 0 {
 		return nil
 	}
-	freed, err := s.pins().GiveWay(ctx, account, pin, over)
+	freed, err := s.pins().GiveWay(ctx, account, pin, max(over, bytes/8))
+	if err == nil && freed == 0 && over < bytes/8 {
+		freed, err = s.pins().GiveWay(ctx, account, pin, over)
+	}
 	if err != nil || freed >= over {
 		return err
 	}

@@ -276,7 +276,7 @@ func TestPinIsReplacedWithinQuotaAndAllowanceHoweverLargeItIs(t *testing.T) {
 				}
 			}
 		}
-		if mine, _, err := s.pins().KeptBack(t.Context(), account, p.ID); mine != 9<<20 || err != nil {
+		if mine, err := s.pins().KeptFor(t.Context(), account, p.ID); mine != 9<<20 || err != nil {
 			t.Errorf("%d bytes of the old one are kept: %v", mine, err)
 		}
 		var short *pins.ShortError
@@ -299,13 +299,37 @@ func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
 					if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: c.mib << 20}, 0); err != nil {
 						t.Errorf("%d MiB beside 6: %v", c.mib, err)
 					}
-					if _, others, err := s.pins().KeptBack(t.Context(), account, ""); others != c.kept<<20 || err != nil {
+					if others, err := s.pins().CanYield(t.Context(), account, ""); others != c.kept<<20 || err != nil {
 						t.Errorf("%d bytes are kept beside %d MiB, want %d MiB: %v", others, c.mib, c.kept, err)
 					}
 				}
 				var short *pins.ShortError
 				if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: 11 << 20}, 0); !errors.As(err, &short) {
 					t.Errorf("more than the plan allows: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Another server has had the replaced DAG give way since this one has added up.
+func TestPinIsNotRefusedForWhatHasGivenWayAlready(t *testing.T) {
+	for name, limits := range map[string]auth.Limits{
+		"quota":     {Bytes: 10 << 20},
+		"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
+				other := pins.New(pins.Config{FindSlice: time.Second, Slots: 1, FindRoots: 1}, s.db, pinstest.NewTier(), slog.New(slog.DiscardHandler), time.Now)
+				_, err := s.pins().Usage(t.Context(), account)
+				_, problem := s.pins().Stock(t.Context(), account)
+				freed, failed := other.GiveWay(t.Context(), account, "", pins.AllKept)
+				if err := errors.Join(err, problem, failed); freed != 6<<20 || err != nil {
+					t.Fatalf("%d have given way: %v", freed, err)
+				}
+				if err := s.Carry(t.Context(), account, "other", pins.Extent{Blocks: 1, Bytes: 9 << 20}, 0); err != nil {
+					t.Error(err)
 				}
 			})
 		})
