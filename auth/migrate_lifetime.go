@@ -30,7 +30,9 @@ func lifetimeMigration() *gormigrate.Migration {
 			}
 			newest := map[string]string{}
 			for _, r := range rotations {
-				var detail struct{ To string }
+				var detail struct {
+					To string `json:"to"`
+				}
 				if json.Unmarshal([]byte(r.Detail), &detail) != nil || detail.To == "" {
 					continue
 				}
