@@ -151,14 +151,15 @@ const rootOf = `coalesce((SELECT root_id FROM pins WHERE id = ?), 0)`
 
 // replacedBy adds up what is held for an account only because pins were replaced by one pin.
 func (s *store) replacedBy(ctx context.Context, account Account, by ID) (int64, error) {
-	return s.keptBack(ctx, `k.successor = ? AND k.account = ?`, by, account)
+	return s.keptBack(ctx, `k.successor = ? AND +k.account = ?`, by, account)
 }
 
 // keptFor adds up what is held for an account only until the DAG of one pin is: it may have replaced them by several pins.
 func (s *store) keptFor(ctx context.Context, account Account, pin ID) (int64, error) {
-	return s.keptBack(ctx, `k.successor_root = `+rootOf+` AND k.account = ?`, pin, account)
+	return s.keptBack(ctx, `k.successor_root = `+rootOf+` AND +k.account = ?`, pin, account)
 }
 
+// The account of a condition has a sign so that SQLite does not read all that is kept for it.
 func (s *store) keptBack(ctx context.Context, where string, args ...any) (bytes int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		return query(tx, func(r row) error { return r.Scan(&bytes) },
