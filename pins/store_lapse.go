@@ -242,7 +242,7 @@ func (s *store) unlapseRoot(tx *gorm.DB, account Account, root int64) error {
 	if done.Error != nil || done.RowsAffected == 0 {
 		return done.Error
 	}
-	if err := s.handOver(tx, [][]any{{root, account}}); err != nil {
+	if err := s.handOver(tx, account, []int64{root}); err != nil {
 		return err
 	}
 	after, err := s.wantedUnlessBlocked(tx, before, account)

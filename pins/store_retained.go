@@ -38,21 +38,23 @@ func (s *store) retain(tx *gorm.DB, old removed, by *addition, untilMS int64) (k
 
 // takeOver forgets what was kept of the roots that additions name. They are locked.
 func (s *store) takeOver(tx *gorm.DB, batch []*addition) error {
-	var roots [][]any // with their accounts
+	roots := map[Account][]int64{}
 	for _, a := range batch {
 		if a.met {
-			roots = append(roots, []any{a.root.id, a.account})
+			roots[a.account] = append(roots[a.account], a.root.id)
 		}
 	}
-	if len(roots) == 0 {
-		return nil
+	for account, ids := range roots {
+		if err := s.handOver(tx, account, ids); err != nil {
+			return err
+		}
 	}
-	return s.handOver(tx, roots)
+	return nil
 }
 
-// handOver forgets what was kept of roots that pins of the same accounts name now.
-func (s *store) handOver(tx *gorm.DB, roots [][]any) error {
-	list, err := forgetRetained(tx, `(root_id, account) IN ?`, roots)
+// handOver forgets what was kept of roots for an account whose pins name them now.
+func (s *store) handOver(tx *gorm.DB, account Account, roots []int64) error {
+	list, err := forgetRetained(tx, `account = ? AND root_id IN ?`, account, roots)
 	if err != nil {
 		return err
 	}
@@ -151,14 +153,15 @@ const rootOf = `coalesce((SELECT root_id FROM pins WHERE id = ?), 0)`
 
 // replacedBy adds up what is held for an account only because pins were replaced by one pin.
 func (s *store) replacedBy(ctx context.Context, account Account, by ID) (int64, error) {
-	return s.keptBack(ctx, `k.successor = ? AND k.account = ?`, by, account)
+	return s.keptBack(ctx, `k.successor = ? AND +k.account = ?`, by, account)
 }
 
 // keptFor adds up what is held for an account only until the DAG of one pin is: it may have replaced them by several pins.
 func (s *store) keptFor(ctx context.Context, account Account, pin ID) (int64, error) {
-	return s.keptBack(ctx, `k.successor_root = `+rootOf+` AND k.account = ?`, pin, account)
+	return s.keptBack(ctx, `k.successor_root = `+rootOf+` AND +k.account = ?`, pin, account)
 }
 
+// The account of a condition has a sign so that SQLite does not read all that is kept for it.
 func (s *store) keptBack(ctx context.Context, where string, args ...any) (bytes int64, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		return query(tx, func(r row) error { return r.Scan(&bytes) },
