@@ -490,7 +490,7 @@ func TestAProviderThatIsLeftAloneIsNotBlamedForIt(t *testing.T) {
 		w.net.Add(1000, away)
 		w.until("it is left alone", time.Hour, func() bool { return w.provider(1000).OpenUntil.After(time.Now().Add(3 * time.Minute)) })
 		before := w.provider(1000)
-		pass(before.OpenUntil.Sub(time.Now()) - time.Second)
+		pass(time.Until(before.OpenUntil) - time.Second)
 		if p := w.provider(1000); p.Score != before.Score {
 			t.Errorf("its score fell from %v to %v while it was not asked: %s", before.Score, p.Score, p.LastError)
 		}
