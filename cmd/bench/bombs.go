@@ -33,7 +33,8 @@ type kind struct {
 	under []time.Duration
 }
 
-// bombs measures what an account notices of another that pins, uploads and reads hostile DAGs without a pause.
+// bombs measures what an account notices of another that pins, uploads and reads hostile DAGs without a pause. Those who
+// send them take processors too: what a static handler of a process of its own suffers beside them is noted.
 func (b *bench) bombs(ctx context.Context) error {
 	nd, origins, err := b.provider(ctx, "bomber")
 	if err != nil {
@@ -52,6 +53,15 @@ func (b *bench) bombs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	floor, err := b.static(ctx, "")
+	if err != nil {
+		return err
+	}
+	static := &kind{what: "GET of a static handler", do: func(ctx context.Context) error {
+		_, err := floor.do(ctx, http.MethodGet, fmt.Sprint("/pins/", pinAnswer), nil, nil)
+		return err
+	}}
+	kinds = append(kinds, static)
 	bombs, err := newBombs()
 	if err != nil {
 		return err
@@ -82,6 +92,11 @@ func (b *bench) bombs(ctx context.Context) error {
 		}
 	}
 	for _, k := range kinds {
+		if k == static {
+			noted(k.what+" beside hostile DAGs (p50)", "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5))
+			noted("the same (p95)", "ms", quantile(k.under, 0.95), quantile(k.quiet, 0.95))
+			continue
+		}
 		ratio(k.what+" beside hostile DAGs (p50)", "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5), atMost(1.5))
 		ratio("the same (p95)", "ms", quantile(k.under, 0.95), quantile(k.quiet, 0.95), atMost(1.5))
 	}
@@ -90,7 +105,7 @@ func (b *bench) bombs(ctx context.Context) error {
 		return err
 	}
 	absolute("memory of the server after them", "MB", memory, atMost(1500))
-	return s.stop()
+	return errors.Join(s.stop(), floor.stop())
 }
 
 // each does each kind for a while, one after the other, and notes how long each time takes.
