@@ -267,15 +267,17 @@ func TestHoldsNeverExceedWhatIsAvailable(t *testing.T) {
 			{"hold", func() error { return s.Hold(t.Context(), 1, "p", 60) }, nil, 40},
 			{"again", func() error { return s.Hold(t.Context(), 1, "p", 60) }, nil, 40},
 			{"too much", func() error { return s.Hold(t.Context(), 1, "q", 41) }, ledger.ErrFunds, 40},
-			{"grow", func() error { return s.GrowHold(t.Context(), "p", 90) }, nil, 10},
-			{"outgrow", func() error { return s.GrowHold(t.Context(), "p", 101) }, ledger.ErrFunds, 10},
-			{"shrink", func() error { return s.GrowHold(t.Context(), "p", 1) }, nil, 10},
+			{"grow", func() error { return s.Hold(t.Context(), 1, "p", 90) }, nil, 10},
+			{"outgrow", func() error { return s.Hold(t.Context(), 1, "p", 101) }, ledger.ErrFunds, 10},
+			{"shrink", func() error { return s.Hold(t.Context(), 1, "p", 1) }, nil, 10},
 			{"another's", func() error { return s.Hold(t.Context(), 2, "p", 0) }, ledger.ErrKeyReused, 10},
-			{"unknown", func() error { return s.GrowHold(t.Context(), "none", 1000) }, nil, 10},
 			{"nothing", func() error { return s.Hold(t.Context(), 2, "free", 0) }, nil, 10},
 			{"release", func() error { return s.ReleaseHold(t.Context(), "p") }, nil, 100},
 			{"release again", func() error { return s.ReleaseHold(t.Context(), "p") }, nil, 100},
-			{"negative", func() error { return s.Hold(t.Context(), 1, "p", -1) }, ledger.ErrInvalid, 100},
+			{"without a reference", func() error {
+				_, err := s.HoldStock(t.Context(), 1, "", ledger.Stock{}, ledger.Stock{Hot: 1})
+				return err
+			}, ledger.ErrInvalid, 100},
 		} {
 			if err := step.do(); !errors.Is(err, step.want) {
 				t.Errorf("%s: %v, want %v", step.what, err, step.want)

@@ -96,7 +96,7 @@ func book(ctx context.Context, s *ledger.Service, i int) error {
 	ref := fmt.Sprint("hold", i)
 	err := s.Hold(ctx, account, ref, 1)
 	if err == nil {
-		err = s.GrowHold(ctx, ref, 3)
+		err = s.Hold(ctx, account, ref, 3)
 	}
 	if err != nil && !isFunds(err) {
 		return err

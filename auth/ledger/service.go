@@ -244,29 +244,13 @@ func (s *Service) Costs(ctx context.Context, account int64, stored, more Stock) 
 	return plan.Prices.adds(stored, more), nil
 }
 
-// Hold sets an amount of an account aside under a reference, such as a pin. A hold that exists grows to it, and never
-// shrinks. An account that is not billed needs no hold and gets none. Errors: ErrFunds when less is available, and nothing
-// has changed; ErrKeyReused when the reference is held for another account; ErrInvalid, ErrPlan.
-func (s *Service) Hold(ctx context.Context, account int64, ref string, amount Amount) error {
-	if err := checkHold(ref, amount); err != nil {
-		return err
-	}
-	plan, err := s.readPlan(ctx, account)
-	if err != nil || !plan.Billed {
-		return err
-	}
-	if err := s.writeHold(ctx, account, ref, amount); err != nil {
-		return fmt.Errorf("holding %s credits of account %d: %w", amount, account, err)
-	}
-	return nil
-}
-
-// HoldStock holds what 30 days of more cost an account that stores something, and returns it: what an allowance covers is shared
-// with what the account's other holds of this kind are for, and held for nothing. Asked again with more the hold grows. Errors
-// are those of Hold.
+// HoldStock sets aside, under a reference such as a pin, what 30 days of more cost an account that stores something, and returns
+// it: what an allowance covers is shared with what the account's other holds are for, and held for nothing. Asked again with more
+// the hold grows; it never shrinks. An account that is not billed needs no hold and gets none. Errors: ErrFunds when less is
+// available, and nothing has changed; ErrKeyReused when the reference is held for another account; ErrInvalid, ErrPlan.
 func (s *Service) HoldStock(ctx context.Context, account int64, ref string, stored, more Stock) (Amount, error) {
-	if err := checkHold(ref, 0); err != nil {
-		return 0, err
+	if ref == "" || len(ref) > maxText {
+		return 0, invalid("a reference has 1 to %d bytes", maxText)
 	}
 	plan, err := s.readPlan(ctx, account)
 	if err != nil || !plan.Billed || plan.Prices[StorageHot].Price == 0 && plan.Prices[StorageCold].Price == 0 {
@@ -279,7 +263,7 @@ func (s *Service) HoldStock(ctx context.Context, account int64, ref string, stor
 	return amount, nil
 }
 
-// Coming is what the holds of an account are for that HoldStock has made.
+// Coming is what the holds of an account are for.
 func (s *Service) Coming(ctx context.Context, account int64) (Stock, error) {
 	coming, err := s.selectComing(ctx, account)
 	if err != nil {
@@ -288,25 +272,13 @@ func (s *Service) Coming(ctx context.Context, account int64) (Stock, error) {
 	return coming, nil
 }
 
-// AccountRefs returns references of holds of an account, at most limit.
-func (s *Service) AccountRefs(ctx context.Context, account int64, limit int) ([]string, error) {
-	refs, err := s.selectAccountRefs(ctx, account, limit)
+// AccountRefs is HeldRefs of one account.
+func (s *Service) AccountRefs(ctx context.Context, account int64, after string, limit int) ([]string, error) {
+	refs, err := s.selectRefs(ctx, `account = ? AND ref > ?`, limit, account, after)
 	if err != nil {
 		return nil, fmt.Errorf("listing holds of account %d: %w", account, err)
 	}
 	return refs, nil
-}
-
-// GrowHold raises a hold to an amount, as more of a DAG becomes known; it never shrinks one. Where there is no hold there
-// is nothing to do: its account was not billed when it began. Errors: ErrFunds, and the hold is as before; ErrInvalid.
-func (s *Service) GrowHold(ctx context.Context, ref string, amount Amount) error {
-	if err := checkHold(ref, amount); err != nil {
-		return err
-	}
-	if err := s.raiseHold(ctx, ref, amount); err != nil {
-		return fmt.Errorf("growing the hold of %q to %s credits: %w", ref, amount, err)
-	}
-	return nil
 }
 
 // ReleaseHold gives back what was held. Releasing what is not held does nothing.
@@ -319,21 +291,11 @@ func (s *Service) ReleaseHold(ctx context.Context, ref string) error {
 
 // HeldRefs returns references of holds above one in the order of their text, at most limit.
 func (s *Service) HeldRefs(ctx context.Context, after string, limit int) ([]string, error) {
-	refs, err := s.selectHeldRefs(ctx, after, limit)
+	refs, err := s.selectRefs(ctx, `ref > ?`, limit, after)
 	if err != nil {
 		return nil, fmt.Errorf("listing holds: %w", err)
 	}
 	return refs, nil
-}
-
-func checkHold(ref string, amount Amount) error {
-	if ref == "" || len(ref) > maxText {
-		return invalid("a reference has 1 to %d bytes", maxText)
-	}
-	if amount < 0 || amount > MaxAmount {
-		return invalid("a hold is from zero to %s credits", MaxAmount)
-	}
-	return nil
 }
 
 // A Mismatch is an account whose books are wrong: two figures of a pair differ, or the balance is below the floor.

@@ -17,16 +17,6 @@ func hold(tx *gorm.DB, ref string) (account int64, amount Amount, found bool, er
 	return account, amount, err == nil, err
 }
 
-func (s *Service) writeHold(ctx context.Context, account int64, ref string, amount Amount) error {
-	return s.write(ctx, func(tx *gorm.DB) error {
-		b, held, err := lockHold(tx, account, ref)
-		if err != nil {
-			return err
-		}
-		return b.reserve(tx, ref, held, amount)
-	})
-}
-
 // lockHold locks an account and reads its hold, which exists afterwards.
 func lockHold(tx *gorm.DB, account int64, ref string) (b *book, held Amount, err error) {
 	books, err := lock(tx, []int64{account})
@@ -73,22 +63,8 @@ func (s *Service) writeStockHold(ctx context.Context, account int64, ref string,
 	return amount, err
 }
 
-// raiseHold finds the account first, locks it, and reads the hold again: it may have changed while the lock was waited for.
-func (s *Service) raiseHold(ctx context.Context, ref string, amount Amount) error {
-	return s.withHold(ctx, ref, func(tx *gorm.DB, b *book, held Amount) error { return b.reserve(tx, ref, held, amount) })
-}
-
+// deleteHold finds the account first, locks it, and reads the hold again: it may have changed while the lock was waited for.
 func (s *Service) deleteHold(ctx context.Context, ref string) error {
-	return s.withHold(ctx, ref, func(tx *gorm.DB, b *book, held Amount) error {
-		if err := tx.Exec(`DELETE FROM holds WHERE ref = ?`, ref).Error; err != nil {
-			return err
-		}
-		b.Holds -= held
-		return b.save(tx)
-	})
-}
-
-func (s *Service) withHold(ctx context.Context, ref string, use func(tx *gorm.DB, b *book, held Amount) error) error {
 	return s.write(ctx, func(tx *gorm.DB) error {
 		account, _, found, err := hold(tx, ref)
 		if err != nil || !found {
@@ -102,7 +78,12 @@ func (s *Service) withHold(ctx context.Context, ref string, use func(tx *gorm.DB
 		if err != nil || !found || owner != account {
 			return err // released meanwhile
 		}
-		return use(tx, books[account], held)
+		if err := tx.Exec(`DELETE FROM holds WHERE ref = ?`, ref).Error; err != nil {
+			return err
+		}
+		b := books[account]
+		b.Holds -= held
+		return b.save(tx)
 	})
 }
 
@@ -123,7 +104,8 @@ func (b *book) reserve(tx *gorm.DB, ref string, held, amount Amount) error {
 	return b.save(tx)
 }
 
-func (s *Service) selectHeldRefs(ctx context.Context, after string, limit int) (refs []string, err error) {
+// selectRefs returns references of holds under a condition, in the order of their text.
+func (s *Service) selectRefs(ctx context.Context, where string, limit int, args ...any) (refs []string, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		refs = nil
 		return query(tx, func(r row) error {
@@ -131,20 +113,7 @@ func (s *Service) selectHeldRefs(ctx context.Context, after string, limit int) (
 			err := r.Scan(&ref)
 			refs = append(refs, ref)
 			return err
-		}, `SELECT ref FROM holds WHERE ref > ? ORDER BY ref LIMIT ?`, after, limit)
-	})
-	return refs, err
-}
-
-func (s *Service) selectAccountRefs(ctx context.Context, account int64, limit int) (refs []string, err error) {
-	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		refs = nil
-		return query(tx, func(r row) error {
-			var ref string
-			err := r.Scan(&ref)
-			refs = append(refs, ref)
-			return err
-		}, `SELECT ref FROM holds WHERE account = ? LIMIT ?`, account, limit)
+		}, `SELECT ref FROM holds WHERE `+where+` ORDER BY ref LIMIT ?`, append(args, limit)...)
 	})
 	return refs, err
 }

@@ -140,7 +140,7 @@ func TestAPlanThatCannotBeReadWaitsAndKeepsNobodyElseWaiting(t *testing.T) {
 		if err := s.books.Afford(t.Context(), ben.ID, ledger.Stock{}, one); !errors.Is(err, ledger.ErrPlan) {
 			t.Errorf("a pin: %v", err)
 		}
-		if err := s.books.Hold(t.Context(), ben.ID, "x", 1); !errors.Is(err, ledger.ErrPlan) {
+		if _, err := s.books.HoldStock(t.Context(), ben.ID, "x", ledger.Stock{}, one); !errors.Is(err, ledger.ErrPlan) {
 			t.Errorf("a hold: %v", err)
 		}
 		if err := s.Carry(t.Context(), pins.Account(ben.ID), "x", pins.Extent{Blocks: 1, Bytes: 1}, 0); !errors.Is(err, pins.ErrUndecided) {

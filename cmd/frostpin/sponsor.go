@@ -161,12 +161,11 @@ func (s *sponsor) holdFor(ctx context.Context, account pins.Account, pin pins.ID
 	if !errors.Is(err, ledger.ErrFunds) {
 		return err
 	}
-	refs, failed := s.books.AccountRefs(ctx, int64(account), holdsAtOnce)
-	if failed == nil {
-		failed = s.settleUnless(ctx, refs)
-	}
-	if failed != nil {
-		return failed
+	err = s.settleOld(ctx, func(after string) ([]string, error) {
+		return s.books.AccountRefs(ctx, int64(account), after, holdsAtOnce)
+	})
+	if err != nil {
+		return err
 	}
 	_, err = s.books.HoldStock(ctx, int64(account), string(pin), stock, more)
 	return err
@@ -237,18 +236,26 @@ func (s *sponsor) Settle(ctx context.Context, list []pins.ID) error {
 
 // settleRest gives back what is set aside for pins that wait for nothing any more: of servers that were killed.
 func (s *sponsor) settleRest(ctx context.Context, log *slog.Logger) {
+	err := s.settleOld(ctx, func(after string) ([]string, error) { return s.books.HeldRefs(ctx, after, holdsAtOnce) })
+	if err != nil && ctx.Err() == nil {
+		log.Error("giving back what is set aside for nothing; it is tried again", "err", err)
+	}
+}
+
+// settleOld goes through pages of holds, of holdsAtOnce, and settles those whose pins do not wait.
+func (s *sponsor) settleOld(ctx context.Context, page func(after string) ([]string, error)) error {
 	for after := ""; ; {
-		refs, err := s.books.HeldRefs(ctx, after, holdsAtOnce)
-		if err == nil && len(refs) > 0 {
-			after = refs[len(refs)-1]
-			err = s.settleUnless(ctx, refs)
+		refs, err := page(after)
+		if err != nil || len(refs) == 0 {
+			return err
 		}
-		if err != nil && ctx.Err() == nil {
-			log.Error("giving back what is set aside for nothing; it is tried again", "err", err)
+		if err := s.settleUnless(ctx, refs); err != nil {
+			return err
 		}
-		if err != nil || len(refs) < holdsAtOnce {
-			return
+		if len(refs) < holdsAtOnce {
+			return nil
 		}
+		after = refs[len(refs)-1]
 	}
 }
 

@@ -108,6 +108,28 @@ func TestWhatIsBeingFetchedIsSetAsideUntilItIsSettled(t *testing.T) {
 	})
 }
 
+// What is set aside for a pin that has gone is found behind however many that wait.
+func TestWhatIsSetAsideForNothingKeepsNobodyOut(t *testing.T) {
+	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		if _, _, err := s.books.Credit(t.Context(), int64(account), 100*ledger.Credit, "in", ""); err != nil {
+			t.Fatal(err)
+		}
+		for i := range holdsAtOnce {
+			id := s.waits(t, account, fmt.Sprint("waits", i))
+			if err := s.Carry(t.Context(), account, id, pins.Extent{Blocks: 1, Bytes: 1}, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Carry(t.Context(), account, "zz gone", pins.Extent{Blocks: 1, Bytes: 90 << 20}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Carry(t.Context(), account, s.waits(t, account, "large"), pins.Extent{Blocks: 1, Bytes: 50 << 20}, 0); err != nil {
+			t.Errorf("beside what is set aside for a pin that has gone: %v", err)
+		}
+	})
+}
+
 // Sixty-four DAGs grow at once, on two servers, and share a balance that does not carry them all.
 func TestWhatGrowsAtOnceIsNeverPromisedMoreThanThereIs(t *testing.T) {
 	limits := auth.Limits{Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
@@ -286,12 +308,15 @@ func TestPinIsReplacedWithinQuotaAndAllowanceHoweverLargeItIs(t *testing.T) {
 	})
 }
 
+// tenMiB are the ways to have no more than that with no money.
+var tenMiB = map[string]auth.Limits{
+	"quota":     {Bytes: 10 << 20},
+	"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
+}
+
 // What one pin has replaced must not keep another from its place in the quota or in the allowance, nor both be had.
 func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
-	for name, limits := range map[string]auth.Limits{
-		"quota":     {Bytes: 10 << 20},
-		"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
-	} {
+	for name, limits := range tenMiB {
 		t.Run(name, func(t *testing.T) {
 			eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
 				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
@@ -314,10 +339,7 @@ func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
 
 // Another server has had the replaced DAG give way since this one has added up.
 func TestPinIsNotRefusedForWhatHasGivenWayAlready(t *testing.T) {
-	for name, limits := range map[string]auth.Limits{
-		"quota":     {Bytes: 10 << 20},
-		"allowance": {Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}},
-	} {
+	for name, limits := range tenMiB {
 		t.Run(name, func(t *testing.T) {
 			eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
 				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
