@@ -132,7 +132,7 @@ func TestPlanHasRoomForWhatIsHereAsForWhatIsFetched(t *testing.T) {
 func TestHeldBytesAreAddedUpAHundredthOfTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, takes, bytes := 0, time.Millisecond, int64(1)
-		held := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+		held, _ := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
 			asked++
 			<-time.After(takes)
 			return bytes, nil
@@ -152,5 +152,37 @@ func TestHeldBytesAreAddedUpAHundredthOfTheTime(t *testing.T) {
 		check(time.Second, 3, 3)
 		check(59*time.Second, 3, 3)
 		check(time.Second, 4, 3)
+	})
+}
+
+// What a sum may know of already must not be taken from it once more, and all else at once.
+func TestWhatGivesWayIsTakenFromWhatWasAddedUpBeforeOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, bytes := 0, int64(10)
+		held, change := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+			asked++
+			<-time.After(time.Second)
+			return bytes, nil
+		})
+		is := func(want int64, times int) {
+			t.Helper()
+			if got, err := held(t.Context(), alice); err != nil || got != want || asked != times {
+				t.Errorf("got %d, %v after %d sums, want %d after %d", got, err, asked, want, times)
+			}
+		}
+		change(alice, time.Now(), 4) // nothing is known yet
+		is(10, 1)
+		<-time.After(time.Second)
+		change(alice, time.Now(), 4)
+		is(6, 1)
+		change(bob, time.Now(), 1)
+		is(6, 1)
+
+		<-time.After(time.Minute)
+		began := time.Now()
+		bytes = 5
+		is(5, 2)
+		change(alice, began, 1) // it ended while, or before, that was added up
+		is(5, 3)
 	})
 }

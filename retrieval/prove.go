@@ -162,7 +162,7 @@ func (s *Service) probes(ctx context.Context) {
 			}
 		}
 		at, page = page[0], page[1:]
-		if err := s.probe(ctx, at); err != nil && ctx.Err() == nil {
+		if err := s.probe(ctx, at); err != nil && !errors.Is(err, ErrUnasked) && ctx.Err() == nil {
 			s.log.Warn("a cold copy could not be read back", "cid", at.Root, "provider", at.Provider, "err", err)
 		}
 	})

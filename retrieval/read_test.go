@@ -510,6 +510,9 @@ func TestWhoWishesToBeLeftAloneHasFailedNoProof(t *testing.T) {
 	if _, err := alone.Prove(t.Context(), d.root); !errors.Is(err, retrieval.ErrUnasked) {
 		t.Errorf("proving while it wishes to be left alone: %v, want ErrUnasked", err)
 	}
+	if err := alone.Probe(t.Context(), retrieval.CopyRef{Root: d.root, Provider: shy.name}); !errors.Is(err, retrieval.ErrUnasked) {
+		t.Errorf("its turn among the copies that are read back by the way: %v, want ErrUnasked", err)
+	}
 	if at, err := alone.Proven(t.Context(), d.root); err != nil || at.IsZero() {
 		t.Errorf("proven at %v: %v; want the proof that there was", at, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -90,15 +91,17 @@ func TestWhatCameThroughTheServerIsNotHashedAgain(t *testing.T) {
 			if got := tier.Trusts(fetched.Cid()); got != trusts {
 				t.Errorf("fetched, it is trusted: %t, want %t", got, trusts)
 			}
-			other := pinstest.Raw("stored behind the server's back")
-			if err := tier.Node().Blockstore.Put(t.Context(), other); err != nil {
-				t.Fatal(err)
-			}
-			if err := tier.Hold(t.Context(), other.Cid(), pins.Limits{}, nil); err != nil {
-				t.Fatal(err)
-			}
-			if tier.Trusts(other.Cid()) {
-				t.Error("what nobody has hashed is trusted")
+			leaf := pinstest.Raw("stored behind the server's back")
+			for _, other := range []blocks.Block{leaf, pinstest.Node("and what is above it", leaf.Cid())} {
+				if err := tier.Node().Blockstore.Put(t.Context(), other); err != nil {
+					t.Fatal(err)
+				}
+				if err := tier.Hold(t.Context(), other.Cid(), pins.Limits{}, nil); err != nil {
+					t.Fatal(err)
+				}
+				if tier.Trusts(other.Cid()) {
+					t.Errorf("%s is trusted, which nobody has hashed", other.Cid())
+				}
 			}
 		})
 	}
