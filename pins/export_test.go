@@ -177,7 +177,9 @@ func HeldBytes(ask func(context.Context, Account) (int64, error)) (
 	of func(context.Context, Account) (int64, error), change func(a Account, since time.Time, less int64),
 ) {
 	s := newSums(ask)
-	return s.of, func(a Account, since time.Time, less int64) { s.change(a, since, func(v int64) int64 { return v - less }) }
+	return s.of, func(a Account, since time.Time, less int64) {
+		s.change(a, since, func(v int64) int64 { return v - less })
+	}
 }
 
 // ForgetBatches forgets the keys of lists as of a time, as Run does from time to time.
