@@ -171,8 +171,10 @@ func TestBlockEndsTheWorkOnARoot(t *testing.T) {
 		w.untilStatus(pin, spec.Failed)
 		w.tier.AddNetwork(d.Blocks...)
 		w.until("nobody works on it", func() bool { return !strings.Contains(pins.Dump(w.Service), "1 walking") })
-		if w.held(d.Root) || w.get(pin).Status() != spec.Failed {
-			t.Errorf("held: %t, %s", w.held(d.Root), w.get(pin).Status())
+		// The rest may have come in the moment of the block: what was held all the same is let go.
+		w.until("nothing of it is held", func() bool { return !w.held(d.Root) })
+		if got := w.get(pin).Status(); got != spec.Failed {
+			t.Errorf("it is %s", got)
 		}
 	})
 }
