@@ -15,6 +15,7 @@ import (
 	"github.com/ipld/go-car/v2"
 	"github.com/ipld/go-car/v2/storage"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -27,14 +28,15 @@ const (
 
 // A kind is something that the other account does again and again.
 type kind struct {
-	what  string
-	do    func(context.Context) error
-	quiet []time.Duration
-	under []time.Duration
+	what    string
+	do      func(context.Context) error
+	quiet   []time.Duration
+	under   []time.Duration // beside a stranger: an account that signed up
+	trusted []time.Duration // beside an account that the operator made, without a bound of its rates
 }
 
-// bombs measures what an account notices of another that pins, uploads and reads hostile DAGs without a pause. Those who
-// send them take processors too: what a static handler of a process of its own suffers beside them is noted.
+// bombs measures what an account notices of another that pins, uploads and reads hostile DAGs without a pause.
+// Those who send them take processors too: what a static handler of a process of its own suffers beside them is noted.
 func (b *bench) bombs(ctx context.Context) error {
 	nd, origins, err := b.provider(ctx, "bomber")
 	if err != nil {
@@ -45,7 +47,11 @@ func (b *bench) bombs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	other, err := b.another(ctx, s)
+	other, err := b.another(ctx, s, "another", auth.Trusted)
+	if err != nil {
+		return err
+	}
+	stranger, err := b.another(ctx, s, "stranger", auth.Public)
 	if err != nil {
 		return err
 	}
@@ -76,29 +82,40 @@ func (b *bench) bombs(ctx context.Context) error {
 		if err := each(ctx, kinds, stretch, func(k *kind) *[]time.Duration { return &k.quiet }); err != nil {
 			return err
 		}
-		hostile, stop := context.WithCancel(ctx)
-		var attack sync.WaitGroup
-		for i := range bombClients {
-			attack.Go(func() { bombs.send(hostile, s, origins, i) })
-		}
-		err := each(ctx, kinds, stretch, func(k *kind) *[]time.Duration { return &k.under })
-		stop()
-		attack.Wait()
-		if err != nil {
-			return err
-		}
-		if err := pause(ctx, time.Second); err != nil {
-			return err
+		for _, beside := range []struct {
+			from *service
+			into func(*kind) *[]time.Duration
+		}{
+			{stranger, func(k *kind) *[]time.Duration { return &k.under }},
+			{s, func(k *kind) *[]time.Duration { return &k.trusted }},
+		} {
+			hostile, stop := context.WithCancel(ctx)
+			var attack sync.WaitGroup
+			for i := range bombClients {
+				attack.Go(func() { bombs.send(hostile, beside.from, origins, i) })
+			}
+			err := each(ctx, kinds, stretch, beside.into)
+			stop()
+			attack.Wait()
+			if err != nil {
+				return err
+			}
+			if err := pause(ctx, time.Second); err != nil {
+				return err
+			}
 		}
 	}
 	for _, k := range kinds {
-		if k == static {
-			noted(k.what+" beside hostile DAGs (p50)", "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5))
-			noted("the same (p95)", "ms", quantile(k.under, 0.95), quantile(k.quiet, 0.95))
-			continue
+		for _, q := range []float64{0.5, 0.95} {
+			quiet := quantile(k.quiet, q)
+			what := fmt.Sprintf("%s beside hostile DAGs of a stranger (p%g)", k.what, 100*q)
+			if k == static {
+				noted(what, "ms", quantile(k.under, q), quiet)
+			} else {
+				ratio(what, "ms", quantile(k.under, q), quiet, atMost(1.5))
+			}
+			noted("  of a trusted account, who has no rates", "ms", quantile(k.trusted, q), quiet)
 		}
-		ratio(k.what+" beside hostile DAGs (p50)", "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5), atMost(1.5))
-		ratio("the same (p95)", "ms", quantile(k.under, 0.95), quantile(k.quiet, 0.95), atMost(1.5))
 	}
 	memory, err := rssMB(s.cmd.Process.Pid)
 	if err != nil {

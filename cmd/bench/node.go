@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/kubo/repo/fsrepo"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/frostpin/frostpin/auth"
 	"github.com/frostpin/frostpin/pins/pinstest"
 	"github.com/frostpin/frostpin/spec"
 )
@@ -146,7 +147,7 @@ func (b *bench) unfindable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	other, err := b.another(ctx, s)
+	other, err := b.another(ctx, s, "another", auth.Trusted)
 	if err != nil {
 		return err
 	}

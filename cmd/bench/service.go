@@ -107,13 +107,13 @@ func (s *service) stop() error {
 	return s.cmd.Wait()
 }
 
-// another returns the service as seen with the token of a second account.
-func (b *bench) another(ctx context.Context, s *service) (*service, error) {
-	account := exec.CommandContext(ctx, b.binary, "account", "create", "--data-dir", s.dir, "another")
+// another returns the service as seen with the token of a new account.
+func (b *bench) another(ctx context.Context, s *service, name, plan string) (*service, error) {
+	account := exec.CommandContext(ctx, b.binary, "account", "create", "--data-dir", s.dir, "--plan", plan, name)
 	if out, err := account.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("creating an account: %w: %s", err, out)
 	}
-	token, err := exec.CommandContext(ctx, b.binary, "token", "create", "--data-dir", s.dir, "--account", "another", "--label", "bench").Output()
+	token, err := exec.CommandContext(ctx, b.binary, "token", "create", "--data-dir", s.dir, "--account", name, "--label", "bench").Output()
 	if err != nil {
 		return nil, fmt.Errorf("creating a token: %w", err)
 	}
