@@ -96,9 +96,18 @@ func (s *Step) Work(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
-	e := s.effort
+	return s.effort.work(ctx, func() bool { return s.done })
+}
+
+// GoOn takes a turn as Work does, for a read that has given its reader something and composes more of what it has.
+func (e *Effort) GoOn(ctx context.Context) error {
+	return e.work(ctx, func() bool { return e.afar > 0 })
+}
+
+// work takes a turn unless over says that it would not be given back, which is asked with e.mu held.
+func (e *Effort) work(ctx context.Context, over func() bool) error {
 	e.mu.Lock()
-	enough := e.nodes <= fewNodes && e.bytes <= fewBytes || e.waiting || e.working || s.done
+	enough := e.nodes <= fewNodes && e.bytes <= fewBytes || e.waiting || e.working || over()
 	e.waiting = e.waiting || !enough
 	e.mu.Unlock()
 	if enough {
@@ -110,7 +119,7 @@ func (s *Step) Work(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.waiting, e.working = false, err == nil
-	if e.ended || e.away || s.done || ctx.Err() != nil {
+	if e.ended || e.away || ctx.Err() != nil || over() {
 		e.giveBack() // one step is done without it
 	}
 	if ctx.Err() != nil {

@@ -98,6 +98,47 @@ func TestAReadKeepsNoTurnWhileABlockIsAfar(t *testing.T) {
 	})
 }
 
+// boxo makes a listing of what it has read long before the last of it is given.
+func TestAReadThatGoesOnComposingTakesATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := pins.NewTurns()
+		read := working(turns)
+		goOn := func() error { return read.GoOn(t.Context()) }
+		read.Giving(true)
+		read.Giving(false)
+		takeTurns(t, turns)
+		going := make(chan error)
+		go func() { going <- goOn() }()
+		synctest.Wait()
+		select {
+		case err := <-going:
+			t.Fatalf("it went on out of turn: %v", err)
+		default:
+		}
+		giveTurns(turns)
+		if err := <-going; err != nil {
+			t.Fatal(err)
+		}
+		if err := turns.Do(withPatience(t), "another", func() error { return nil }); allTurns == 1 && err == nil {
+			t.Error("the turn was not kept")
+		}
+		read.Giving(true)
+		takeTurns(t, turns) // it was given back
+		giveTurns(turns)
+		read.Giving(false)
+
+		afar := read.Step()
+		afar.Afar()
+		if err := goOn(); err != nil {
+			t.Fatal(err)
+		}
+		takeTurns(t, turns) // none is kept while a block is afar
+		if err := pins.NewEffort(turns, "small").GoOn(t.Context()); err != nil {
+			t.Errorf("what is small takes a turn: %v", err)
+		}
+	})
+}
+
 // working is the effort of a read that has done so much that it takes turns.
 func working(turns *pins.Turns) *pins.Effort {
 	e := pins.NewEffort(turns, "reader")

@@ -156,12 +156,12 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server takes no uploads"}
 	case errors.As(err, &large):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, large.Error()}
-	case errors.Is(err, errStalled) && c.Request().Context().Err() == nil:
+	case c.Request().Context().Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, errStalled)):
+		return verdict{status: statusClientGone}
+	case errors.Is(err, errStalled):
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the body broke off, or too little of it came for 30 seconds"}
 	case errors.As(err, &body):
 		return verdict{http.StatusRequestEntityTooLarge, spec.ReasonPayloadTooLarge, body.Error()}
-	case errors.Is(err, context.Canceled) && c.Request().Context().Err() != nil:
-		return verdict{status: statusClientGone}
 	case isOneOf(err, s.cfg.Unstorable):
 		return verdict{http.StatusBadRequest, spec.ReasonBadRequest, "the request has a character in it that no text has, such as NUL"}
 	case errors.Is(err, pins.ErrNoSpace), isOneOf(err, s.cfg.Full):

@@ -17,6 +17,9 @@ func (s *Server) Routes() []*echo.Route { return s.echo.Routes() }
 // ErrStalled is what a body ends with whose client is silent.
 var ErrStalled = errStalled
 
+// IsLongFile reports whether a block is the root of a file of several.
+var IsLongFile = isLongFile
+
 // PatientBody is the body of an upload.
 func PatientBody(w http.ResponseWriter, body io.Reader, idle time.Duration, least int) io.Reader {
 	return newPatient(w, body, idle, least)

@@ -217,11 +217,12 @@ func (g *gatewayHandler) read(c echo.Context, r *http.Request, w http.ResponseWr
 		}
 	}
 	handler.ServeHTTP(out, r)
+	err = out.finish(a.root, format)
 	if a.fetch && out.status < http.StatusMultipleChoices && out.sent > 0 && begins(r) {
 		g.cfg.Roots.Touched(a.root, st.trail.Tier() != TierHot)
 	}
 	out.count()
-	return out.finish(a.root, format)
+	return err
 }
 
 // readerOf is whose turn it is when a read takes much: an account's, or that of an address.

@@ -13,7 +13,6 @@ import (
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/blockstore"
 	"github.com/ipfs/boxo/gateway"
-	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/boxo/ipld/unixfs"
 	unixfspb "github.com/ipfs/boxo/ipld/unixfs/pb"
 	"github.com/ipfs/boxo/verifcid"
@@ -21,6 +20,7 @@ import (
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/multiformats/go-multihash"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/frostpin/frostpin/pins"
 )
@@ -106,17 +106,39 @@ func (r *reading) announce() {
 	r.asked.Do(func() { r.prefetch(*r.top.Load()) })
 }
 
-// isLongFile reports whether a block is the root of a file that has others.
+// isLongFile reports whether a block is the root of a file that has others. Every block of a listing is asked, so the links
+// of what is no file, which can be very many, are not decoded.
 func isLongFile(b blocks.Block) bool {
 	if b.Cid().Type() != cid.DagProtobuf {
 		return false
 	}
-	node, err := merkledag.DecodeProtobuf(b.RawData())
-	if err != nil || len(node.Links()) == 0 {
+	data, hasLinks := dagPBData(b.RawData())
+	if !hasLinks {
 		return false
 	}
-	file, err := unixfs.FSNodeFromBytes(node.Data())
+	file, err := unixfs.FSNodeFromBytes(data)
 	return err == nil && file.Type() == unixfspb.Data_File
+}
+
+// dagPBData is the Data of a dag-pb node, and whether it has Links; nothing of what is no such node.
+func dagPBData(node []byte) (data []byte, hasLinks bool) {
+	const dataField, linksField = 1, 2
+	for len(node) > 0 {
+		field, kind, n := protowire.ConsumeTag(node)
+		if n < 0 || kind != protowire.BytesType {
+			return nil, false
+		}
+		value, m := protowire.ConsumeBytes(node[n:])
+		if m < 0 {
+			return nil, false
+		}
+		if field == dataField {
+			data = value
+		}
+		hasLinks = hasLinks || field == linksField
+		node = node[n+m:]
+	}
+	return data, hasLinks
 }
 
 // failed remembers why a block could not be read.
@@ -209,13 +231,13 @@ func (b *blockReader) get(ctx context.Context, c cid.Cid) (block blocks.Block, e
 	if r == nil {
 		return block, nil
 	}
-	r.got(block)
 	if c.Type() != cid.Raw {
 		step.Node(len(block.RawData()))
 		if err := step.Work(ctx); err != nil {
 			return nil, fail(ctx, r, c, err, b.why)
 		}
 	}
+	r.got(block)
 	return block, nil
 }
 

@@ -50,6 +50,7 @@ type guard struct {
 	mute     bool         // the body is ours already, boxo's is dropped
 	broken   bool         // the body cannot be completed
 	giving   atomic.Bool  // waiting for the reader, not for blocks
+	parts    []byte       // of the body, too small to be sent alone
 }
 
 func newGuard(g *gatewayHandler, c echo.Context, w http.ResponseWriter, r *http.Request, st *reading, cancel context.CancelFunc) *guard {
@@ -196,7 +197,42 @@ func (o *guard) count() {
 	}
 }
 
+// partsSize is how much of an answer is gathered before it is sent: a page or a tar is composed of a great many parts.
+const partsSize = 4 << 10
+
+// write sends what is worth it and gathers what is small, which flush sends. What is composed after that takes turns like
+// what is read.
 func (o *guard) write(b []byte) (int, error) {
+	full := len(o.parts)+len(b) > partsSize
+	if full {
+		if err := o.flush(); err != nil {
+			return 0, err
+		}
+	}
+	if len(b) >= partsSize {
+		return o.send(b)
+	}
+	o.parts = append(o.parts, b...)
+	o.progress()
+	if full {
+		if err := o.st.effort.GoOn(o.r.Context()); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+// flush sends what was gathered.
+func (o *guard) flush() error {
+	if len(o.parts) == 0 {
+		return nil
+	}
+	_, err := o.send(o.parts)
+	o.parts = o.parts[:0]
+	return err
+}
+
+func (o *guard) send(b []byte) (int, error) {
 	o.giving.Store(true)
 	o.st.effort.Giving(true)
 	o.deadline()
@@ -206,10 +242,15 @@ func (o *guard) write(b []byte) (int, error) {
 	if o.sent-o.counted >= countEvery {
 		o.count()
 	}
-	o.st.blocks.Store(0)
-	o.patience.Reset(o.g.cfg.RetrievalTimeout)
+	o.progress()
 	o.giving.Store(false)
 	return n, err
+}
+
+// progress is what the patience with a read is renewed by.
+func (o *guard) progress() {
+	o.st.blocks.Store(0)
+	o.patience.Reset(o.g.cfg.RetrievalTimeout)
 }
 
 // refuse answers an error, whatever the headers were to be.
@@ -261,7 +302,7 @@ func (o *guard) page(b []byte) {
 	if o.r.Method == http.MethodHead {
 		return
 	}
-	if _, err := o.write(b); err != nil {
+	if _, err := o.send(b); err != nil {
 		o.g.log.Debug("client went away", "request", requestID(o.c), "err", err)
 	}
 }
@@ -324,6 +365,9 @@ func (o *guard) report(f fault) {
 
 // finish ends the answer when boxo's handler has returned. It returns errCut when less was sent than promised.
 func (o *guard) finish(root cid.Cid, format string) error {
+	if err := o.flush(); err != nil {
+		o.broken = true
+	}
 	o.patience.Stop()
 	if o.status == 0 { // an empty body
 		o.WriteHeader(http.StatusOK)

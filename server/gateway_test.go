@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/ipfs/boxo/ipld/merkledag"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	carv2 "github.com/ipld/go-car/v2"
@@ -744,6 +746,61 @@ func TestBrowsersMayRead(t *testing.T) { // H23
 		for _, word := range words {
 			if got := w.Header().Get(name); !strings.Contains(got, word) {
 				t.Errorf("%s: %q lacks %s", name, got, word)
+			}
+		}
+	}
+}
+
+// A page is composed of a great many parts, some of a few bytes. Each that is sent alone costs a deadline and a system call.
+func TestAnAnswerOfManyPartsIsSentInFewPieces(t *testing.T) {
+	r := newReads(t)
+	for _, query := range []string{"/", "?format=tar", "?format=car"} {
+		w := &piecewise{ResponseRecorder: httptest.NewRecorder()}
+		r.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/ipfs/"+r.hamt.String()+query, nil))
+		if size := w.Body.Len(); w.Code != 200 || size < 16<<10 || w.pieces > size/2048+1 {
+			t.Errorf("%s: status %d, %d bytes in %d pieces", query, w.Code, size, w.pieces)
+		}
+	}
+}
+
+// piecewise counts the writes of an answer.
+type piecewise struct {
+	*httptest.ResponseRecorder
+	pieces int
+}
+
+func (p *piecewise) Write(b []byte) (int, error) {
+	p.pieces++
+	return p.ResponseRecorder.Write(b)
+}
+
+func TestALongFileIsToldFromAllElse(t *testing.T) {
+	w := newWorld()
+	d := w.fill(t)
+	want := map[cid.Cid]bool{d.file: true, d.small: true, d.text: false, d.dir: false, d.site: false, d.hamt: false, d.cbor: false, d.leaves[0]: false}
+	for c, long := range want {
+		b, err := w.hot.Get(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, err := blocks.NewBlockWithCid(b.RawData(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := server.IsLongFile(block); got != long {
+			t.Errorf("%s: %v, want %v", c, got, long)
+		}
+		if !long {
+			continue
+		}
+		for end := range len(b.RawData()) { // what is broken is for boxo to refuse
+			broken, err := blocks.NewBlockWithCid(b.RawData()[:end], c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = merkledag.DecodeProtobuf(broken.RawData())
+			if got := server.IsLongFile(broken); got && err != nil {
+				t.Errorf("%d bytes of %s count as a file", end, c)
 			}
 		}
 	}

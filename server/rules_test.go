@@ -130,16 +130,18 @@ func TestPanicIsAnsweredAndLoggedOnce(t *testing.T) {
 }
 
 func TestClientThatLeftIsNobodysFault(t *testing.T) {
-	f := newFixture(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	f.pins.err = fmt.Errorf("listing: %w", context.Canceled)
-	f.pins.before = func(context.Context) { cancel() }
-	r := httptest.NewRequestWithContext(ctx, "GET", "/psa/pins", nil)
-	r.Header.Set("Authorization", "Bearer "+alice)
-	w := httptest.NewRecorder()
-	f.ServeHTTP(w, r)
-	if w.Code != 499 || strings.Contains(f.log.String(), "ERROR") {
-		t.Errorf("%d, logged %s", w.Code, f.log)
+	for _, left := range []error{context.Canceled, fmt.Errorf("%w: %w", server.ErrStalled, io.ErrUnexpectedEOF)} {
+		f := newFixture(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		f.pins.err = fmt.Errorf("listing: %w", left)
+		f.pins.before = func(context.Context) { cancel() }
+		r := httptest.NewRequestWithContext(ctx, "GET", "/psa/pins", nil)
+		r.Header.Set("Authorization", "Bearer "+alice)
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		if w.Code != 499 || strings.Contains(f.log.String(), "ERROR") {
+			t.Errorf("%v: %d, logged %s", left, w.Code, f.log)
+		}
 	}
 }
 
