@@ -282,6 +282,52 @@ func TestTermsThatChangeDuringARenewalBuyItOnce(t *testing.T) {
 	})
 }
 
+// What renews a copy may be with another provider, which the new terms may not allow.
+func TestARenewalThatDoesNotSuitChangedTermsIsNotTakenOver(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		first := w.attempts(wish)[0]
+		unwilling := honest()
+		unwilling.Reject = "no"
+		w.net.Add(1000, unwilling)
+		slow := honest()
+		slow.Publish = 5000
+		w.net.Add(1001, slow)
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1001}); err != nil {
+			t.Fatal(err)
+		}
+		var second deals.Attempt
+		w.until("another is renewing it", 20*time.Hour, func() bool {
+			all := w.attempts(wish)
+			second = all[len(all)-1]
+			return second.Provider == 1001 && !second.State.Final() && !second.SentAt.IsZero()
+		})
+		if second.State == deals.Active {
+			t.Fatal("the renewal is over already")
+		}
+		terms, err := w.Terms(t.Context(), deals.Terms{Replicas: 1, Days: 200, Providers: []deals.ProviderID{1000}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.unwant(wish)
+		changed := w.want(deals.Wish{Root: wish.Root, Terms: terms})
+		w.until("the copy is taken over", time.Hour, func() bool {
+			return slices.ContainsFunc(w.attempts(changed), func(a deals.Attempt) bool { return a.ID == first.ID })
+		})
+		for _, a := range w.attempts(changed) {
+			if a.Provider != 1000 {
+				t.Errorf("a deal with %s, which the terms do not name, is taken over", a.Provider)
+			}
+		}
+		if !slices.ContainsFunc(w.attempts(wish), func(a deals.Attempt) bool { return a.ID == second.ID }) {
+			t.Error("the renewal does not run out under the terms for which it was made")
+		}
+		w.mustBeSound()
+	})
+}
+
 func TestNothingIsRenewedThatNobodyWants(t *testing.T) {
 	forLong(t, 2, func(t *testing.T, w *world) {
 		w.start()

@@ -326,12 +326,14 @@ func (s *store) adopt(tx *gorm.DB, d *dossier, slot *Slot, providers []Provider)
 	if err := take(tx, slot, best); err != nil {
 		return false, err
 	}
-	// A renewal that is under way comes with it, or it would be bought a second time.
+	// A renewal that is under way comes with it, or it would be bought a second time. One that does not suit runs out.
 	for i := range d.attempts {
-		if t := &d.attempts[i]; t.Renews == best.ID && !t.State.Final() && !d.archive(t.Archive).Wanted {
-			if err := take(tx, slot, t); err != nil {
-				return false, err
-			}
+		t := &d.attempts[i]
+		if t.Renews != best.ID || t.State.Final() || d.archive(t.Archive).Wanted || !suits(t.Provider, a.Terms, slot.Region, providers) {
+			continue
+		}
+		if err := take(tx, slot, t); err != nil {
+			return false, err
 		}
 	}
 	*slot = s.after(*slot, Next(d.view(slot), s.policy, s.now(), s.height()))
