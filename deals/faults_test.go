@@ -138,6 +138,133 @@ func takesUpWhatWasGivenUp(t *testing.T, loseAnswer bool) {
 	})
 }
 
+// spent is what all deals together are counted as.
+func (w *world) spent() abi.TokenAmount {
+	w.t.Helper()
+	sum := big.Zero()
+	err := w.db.Read(context.Background(), func(tx *gorm.DB) error {
+		var days []string
+		if err := tx.Raw(`SELECT deals FROM spend`).Scan(&days).Error; err != nil {
+			return err
+		}
+		sum = big.Zero()
+		for _, day := range days {
+			amount, err := big.FromString(day)
+			if err != nil {
+				return err
+			}
+			sum = big.Add(sum, amount)
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return sum
+}
+
+// onChain is what all deals on chain together cost.
+func (w *world) onChain() abi.TokenAmount {
+	sum := big.Zero()
+	for _, d := range w.net.Deals() {
+		sum = big.Add(sum, d.Cost)
+	}
+	return sum
+}
+
+// untilGivenUp waits for the first deal with a provider to be given up, or refused.
+func (w *world) untilGivenUp(wish deals.Wish, id deals.ProviderID) (late deals.Attempt) {
+	w.t.Helper()
+	w.until("it is given up", time.Hour, func() bool {
+		all := w.attempts(wish)
+		i := slices.IndexFunc(all, func(a deals.Attempt) bool {
+			return a.Provider == id && (a.State == deals.Failed || a.State == deals.Rejected)
+		})
+		if i >= 0 {
+			late = all[i]
+		}
+		return i >= 0
+	})
+	return late
+}
+
+func (w *world) attempt(wish deals.Wish, id deals.AttemptID) deals.Attempt {
+	w.t.Helper()
+	all := w.attempts(wish)
+	i := slices.IndexFunc(all, func(a deals.Attempt) bool { return a.ID == id })
+	if i < 0 {
+		w.t.Fatalf("attempt %d is not one of the wish", id)
+	}
+	return all[i]
+}
+
+func TestADealForNothingThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Price, bad.GiveUp, bad.Relents = big.Zero(), true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		late := w.untilGivenUp(wish, 1000)
+		if late.Cost().Sign() != 0 {
+			t.Fatalf("it costs %s", late.Cost())
+		}
+		w.untilActive(wish, 1)
+		if a := w.attempt(wish, late.ID); a.State != deals.Active || len(w.attempts(wish)) != 1 {
+			t.Errorf("it is %s, of %d", a.State, len(w.attempts(wish)))
+		}
+		w.mustBeSound()
+	})
+}
+
+// TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp lets the process be away until after its start.
+func TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp(t *testing.T) {
+	for name, refunded := range map[string]bool{"at once": false, "after it was refunded": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 2, func(t *testing.T, w *world) {
+				bad := honest()
+				bad.GiveUp, bad.Relents = true, deals.EpochsPerDay
+				w.net.Add(1000, bad)
+				w.start()
+				wish := w.wish("x", 2)
+				late := w.untilGivenUp(wish, 1000)
+				w.stop()
+				pass(time.Duration(late.Start+1000-w.net.Height()) * epoch)
+				if refunded {
+					err := deals.NewRegistry(w.db, time.Now).Set(t.Context(), 1000, func(d deals.Decision) deals.Decision {
+						d.Trust = deals.Denied // it would be asked again
+						return d
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.chain = eventless{w.net}
+					w.make()
+					w.start()
+					w.until("it is refunded", time.Hour, func() bool { return w.attempt(wish, late.ID).Reserved.Sign() == 0 })
+					w.stop()
+					w.chain = nil
+				}
+				w.make()
+				w.start()
+				w.untilActive(wish, 2)
+				if a := w.attempt(wish, late.ID); a.State != deals.Active || a.Reserved.Sign() != 0 {
+					t.Errorf("it is %s, and %s are reserved for it", a.State, a.Reserved)
+				}
+				if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
+					t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
+				}
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
+// An eventless chain does not tell which deals were published.
+type eventless struct{ deals.Chain }
+
+func (eventless) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+
 // What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
 func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *world) {

@@ -193,10 +193,11 @@ func (s *store) doubtful(ctx context.Context, final Epoch, limit int) (all []Att
 }
 
 // unpublished returns the attempts of a root with a provider that may be the deal that was found on chain. Also those that
-// it has refused: it has what we signed.
+// it has given up or refused: it has what we signed.
 func (s *store) unpublished(ctx context.Context, root cid.Cid, p ProviderID) (all []Attempt, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		all, err = attempts(tx, `WHERE a.root = ? AND a.provider = ? AND a.deal_id = 0 AND (a.state IN `+movingStates+` OR a.state = 'failed' AND a.reserved <> '0' OR a.state = 'rejected')`, text(root), int64(p)) //nolint:gosec // a provider's number fits
+		all, err = attempts(tx, `WHERE a.root = ? AND a.provider = ? AND a.deal_id = 0 AND (a.state IN `+movingStates+`
+			OR a.published_ms = 0 AND (a.state = 'failed' AND a.accepted_ms > 0 OR a.state = 'rejected'))`, text(root), int64(p)) //nolint:gosec // a provider's number fits
 		return err
 	})
 	return all, err

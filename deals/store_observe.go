@@ -51,7 +51,7 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	before := *a
 	o.Wanted = d.archive(a.Archive).Wanted
 	*a = Track(before, o, s.policy, s.now())
-	if before.State == Rejected && !a.PublishedAt.IsZero() && before.PublishedAt.IsZero() {
+	if before.State.Final() && !a.PublishedAt.IsZero() && before.PublishedAt.IsZero() {
 		if err := s.acknowledge(tx, d, before, a); err != nil {
 			return *a, err
 		}
@@ -88,8 +88,8 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	return *a, s.close(tx, d)
 }
 
-// acknowledge charges a deal that its provider has refused and published all the same, whatever the caps say: it is paid
-// already. Where its provider was asked again meanwhile there is one copy, and the deal only counts as spent.
+// acknowledge charges a deal that its provider has given up or refused, and published all the same, whatever the caps say:
+// it is paid already. Where its provider was asked again meanwhile there is one copy, and the deal only counts as spent.
 func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt) error {
 	if slices.ContainsFunc(d.attempts, func(other Attempt) bool {
 		return other.ID != a.ID && other.Provider == a.Provider && other.Renews == a.Renews && !other.State.Final()
@@ -97,6 +97,10 @@ func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt)
 		before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
 		before.Reason += "; it has published the deal all the same, beside another one"
 		*a = before
+	}
+	a.Reserved = big.Zero()
+	if before.Reserved.Sign() > 0 {
+		return nil // it is charged still
 	}
 	a.Day = dayOf(s.now())
 	return s.owe(tx, a.Day, a.Cost())
@@ -115,8 +119,9 @@ func (s *store) giveBack(tx *gorm.DB, before, after Attempt) error {
 	return s.refund(tx, before.Day, charged)
 }
 
-// givenUp returns the next attempts after one that their provider gave up and may still publish, or have published.
-func (s *store) givenUp(ctx context.Context, after AttemptID, limit int) (ids []AttemptID, err error) {
+// givenUp returns the next attempts after one that their provider gave up and may still publish, or have published: those
+// that are still charged, and those that cost nothing until their start is final.
+func (s *store) givenUp(ctx context.Context, final Epoch, after AttemptID, limit int) (ids []AttemptID, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		ids = nil
 		return query(tx, func(r row) error {
@@ -124,7 +129,9 @@ func (s *store) givenUp(ctx context.Context, after AttemptID, limit int) (ids []
 			err := r.Scan(&id)
 			ids = append(ids, id)
 			return err
-		}, `SELECT id FROM attempts WHERE reserved <> '0' AND state = 'failed' AND id > ? ORDER BY id LIMIT ?`, int64(after), limit)
+		}, `SELECT id FROM attempts WHERE reserved <> '0' AND state = 'failed' AND id > ?
+			UNION SELECT id FROM attempts WHERE state = 'failed' AND accepted_ms > 0 AND published_ms = 0 AND start_epoch >= ? AND id > ?
+			ORDER BY id LIMIT ?`, int64(after), int64(final), int64(after), limit)
 	})
 	return ids, err
 }

@@ -256,8 +256,8 @@ func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
 		// So may one that has refused it: it has what we signed. It is asked again where it says that it may take the next one,
 		// or where the operator says so.
 		slot := d.slot(a.Slot)
-		refused := a.State == Rejected && !a.Retryable && (slot == nil || a.EndedAt.After(slot.Forgiven))
-		mayYet := a.mayYet() || (refused || a.State == Failed && !a.AcceptedAt.IsZero()) && head <= a.Start
+		asked := a.State == Rejected && (a.Retryable || slot != nil && !a.EndedAt.After(slot.Forgiven))
+		mayYet := a.mayYet() && !asked && (head <= a.Start+eventDepth || a.Reserved.Sign() > 0)
 		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
 			out[a.Provider] = true
 		}

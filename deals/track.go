@@ -63,12 +63,15 @@ func Track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 
 // takenUp tells whether the chain has a deal that its provider had given up or refused: it costs, and it is a copy.
 func takenUp(a Attempt, o Observation) bool {
-	refused := a.State == Rejected && a.PublishedAt.IsZero()
-	return (a.mayYet() || refused) && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
+	return a.mayYet() && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
 }
 
-// mayYet tells whether a provider that has given up an accepted deal may still publish it, or have done so unseen.
-func (a Attempt) mayYet() bool { return a.State == Failed && a.Reserved.Sign() > 0 }
+// mayYet tells whether a provider that has given up an accepted deal, or refused it, may still publish what we signed, or
+// have done so unseen.
+func (a Attempt) mayYet() bool {
+	givenUp := a.State == Failed && !a.AcceptedAt.IsZero()
+	return (givenUp || a.State == Rejected) && a.PublishedAt.IsZero()
+}
 
 func track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 	if a.State == Planned {

@@ -77,11 +77,12 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	var failed error
-	if now.Sub(w.round) >= p.PollSlow && heads.Final > w.compared {
+	round := now.Sub(w.round) >= p.PollSlow && heads.Final > w.compared
+	if round {
 		began := w.s.now()
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
-		failed = errors.Join(failed, err, w.settleGivenUp(ctx, heads))
+		failed = errors.Join(failed, err)
 		w.round, w.owing = now, true
 		w.lacksIDs.Store(true) // who has refused a proposal and publishes it all the same does not tell
 	}
@@ -96,6 +97,9 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		}
 		failed = errors.Join(failed, err)
 		w.event = now
+	}
+	if round { // after the events, which name what was activated while nobody looked
+		failed = errors.Join(failed, w.settleGivenUp(ctx, heads))
 	}
 	if w.owing {
 		var err error
@@ -309,11 +313,12 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 }
 
 // settleGivenUp asks the chain for deals that their provider gave up. Until its start epoch a provider that has accepted one
-// can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more.
+// can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more, and the
+// events up to its start are read.
 func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
 	var failed error
 	for after, n := AttemptID(0), doubtBatch; n == doubtBatch && ctx.Err() == nil; {
-		ids, err := w.s.store.givenUp(ctx, after, doubtBatch)
+		ids, err := w.s.store.givenUp(ctx, heads.Final, after, doubtBatch)
 		if err != nil {
 			return errors.Join(failed, fmt.Errorf("reading deals that were given up: %w", err))
 		}
@@ -345,7 +350,7 @@ func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Head
 	if pending {
 		return w.s.maker.record(ctx, a, Observation{Heads: heads, Pending: &pending})
 	}
-	if a.Start < heads.Final {
+	if a.Start < min(heads.Final, w.from) && a.Reserved.Sign() > 0 {
 		return w.s.store.release(ctx, id)
 	}
 	return nil
@@ -353,11 +358,7 @@ func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Head
 
 // readEvents looks for the ids of deals of ours that nobody has told.
 func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
-	from := w.from
-	if from == 0 {
-		from = max(0, heads.Head-w.s.cfg.Policy.StartDelay-2*EpochsPerDay)
-	}
-	published, err := w.s.parts.Chain.Events(ctx, from)
+	published, err := w.s.parts.Chain.Events(ctx, w.from) // at first as far back as the node tells
 	if err != nil {
 		return fmt.Errorf("reading the events of the market: %w", err)
 	}
