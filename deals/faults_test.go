@@ -317,6 +317,69 @@ func TestADealThatWasRefusedForNowAndIsPublishedBesideAnotherCountsAsSpent(t *te
 	})
 }
 
+// askedAgain is a world in which a provider has refused a deal for now, which it publishes a day later all the same, and
+// then behaves in another way.
+func (w *world) askedAgain(then dealstest.Provider) (wish deals.Wish, refused deals.Attempt) {
+	w.t.Helper()
+	bad := honest()
+	bad.Reject, bad.Later, bad.Sneaks, bad.Curio, bad.Publish = "please retry in some time", true, true, true, deals.EpochsPerDay
+	w.net.Add(1000, bad)
+	w.start()
+	wish = w.wish("x", 1)
+	refused = w.untilGivenUp(wish, 1000)
+	w.net.Add(1000, then)
+	return wish, refused
+}
+
+func TestADealThatWasRefusedAndIsPublishedTakesThePlaceOfOneThatIsOnlyPlanned(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		var refused atomic.Bool
+		hold := make(chan struct{})
+		release := sync.OnceFunc(func() { close(hold) })
+		defer release()
+		w.cfg.At = func(step string) {
+			if step == "asked" && refused.Load() {
+				<-hold
+			}
+			refused.Store(refused.Load() || step == "rejected")
+		}
+		w.make()
+		wish, first := w.askedAgain(honest())
+		w.until("another one is planned", time.Hour, func() bool { return len(w.attempts(wish)) == 2 })
+		w.until("the first is active", time.Hour, func() bool { return w.attempt(wish, first.ID).State == deals.Active })
+		release()
+		pass(10 * time.Minute)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Cancelled}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
+		}
+	})
+}
+
+func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherThatWasSent(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		never := honest()
+		never.NeverPublish = true
+		wish, first := w.askedAgain(never)
+		w.until("the first is on chain", time.Hour, func() bool { return len(w.net.Deals()) == 1 })
+		pass(5 * time.Minute)
+		if a := w.attempt(wish, first.ID); a.State != deals.Rejected || a.DealID != 0 || !a.PublishedAt.IsZero() {
+			t.Errorf("while the other may be published it is %s, as deal %d: %s", a.State, a.DealID, a.Reason)
+		}
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
+		}
+	})
+}
+
 func orZero(a abi.TokenAmount) abi.TokenAmount {
 	if a.Nil() {
 		return big.Zero()

@@ -203,6 +203,20 @@ func (s *store) unpublished(ctx context.Context, root cid.Cid, p ProviderID) (al
 	return all, err
 }
 
+// recorded tells which deals are those of attempts.
+func (s *store) recorded(ctx context.Context, ids []abi.DealID) (are map[abi.DealID]bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		are = map[abi.DealID]bool{}
+		return query(tx, func(r row) error {
+			var id abi.DealID
+			err := r.Scan(&id)
+			are[id] = true
+			return err
+		}, `SELECT deal_id FROM attempts WHERE deal_id <> 0 AND deal_id IN ?`, numbersOf(ids))
+	})
+	return are, err
+}
+
 // busy counts the attempts in flight by provider.
 func busyProviders(tx *gorm.DB) (by map[ProviderID]int, total int, err error) {
 	by = map[ProviderID]int{}

@@ -3,7 +3,6 @@ package deals
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
@@ -88,19 +87,33 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	return *a, s.close(tx, d)
 }
 
+// errUndecided says that a deal that was given up or refused is on chain, and that it is not known yet whether it is a copy:
+// its provider was asked for another one, which may be published too.
+var errUndecided = errors.New("whether it is a copy shows when another proposal to its provider is over")
+
 // acknowledge charges a deal that its provider has given up or refused, and published all the same, whatever the caps say:
-// it is paid already. Where its provider was asked again meanwhile there is one copy, and the deal only counts as spent.
+// it is paid already. Where another one with this provider is on chain already there is one copy, and the deal only counts
+// as spent. Errors: errUndecided.
 func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt) error {
-	if slices.ContainsFunc(d.attempts, func(other Attempt) bool {
-		return other.ID != a.ID && other.Provider == a.Provider && other.Renews == a.Renews && !other.State.Final()
-	}) {
-		before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
-		before.Reason += "; it has published the deal all the same, beside another one"
-		*a = before
+	for i := range d.attempts {
+		switch other := &d.attempts[i]; {
+		case other.ID == a.ID || other.Provider != a.Provider || other.Renews != a.Renews || other.State.Final():
+		case other.State == Planned:
+			w := withdrawal{state: Cancelled, reason: "the provider has published a deal that it had given up or refused"}
+			if err := s.withdrawOpen(tx, d, other.ID, w); err != nil {
+				return err
+			}
+		case other.PublishedAt.IsZero():
+			return errUndecided
+		default:
+			before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
+			before.Reason += "; it has published the deal all the same, beside another one"
+			*a = before
+		}
 	}
-	a.Reserved = big.Zero()
-	if before.Reserved.Sign() > 0 {
-		return nil // it is charged still
+	charged := before.Reserved.Sign() > 0
+	if a.Reserved = big.Zero(); charged {
+		return nil
 	}
 	a.Day = dayOf(s.now())
 	return s.owe(tx, a.Day, a.Cost())
