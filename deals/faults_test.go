@@ -287,6 +287,9 @@ func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
 		if len(w.attempts(wish)) != 3 || err != nil || spent != want.String() {
 			t.Errorf("%s are counted as spent for %d deals, want %s for 3: %v", spent, len(w.attempts(wish)), want, err)
 		}
+		if bad, good := w.provider(1000).Score, w.provider(1001).Score; bad > 0.4 || bad >= good {
+			t.Errorf("who has published what it had refused has a score of %v, and another %v", bad, good)
+		}
 	})
 }
 

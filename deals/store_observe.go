@@ -54,6 +54,12 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 		if err := s.acknowledge(tx, d, before, a); err != nil {
 			return *a, err
 		}
+		if before.State == Rejected {
+			err := s.outcome(tx, a.Provider, Outcome{Event: Sneaked, Why: "it has published a deal that it had refused"}, s.now())
+			if err != nil {
+				return *a, err
+			}
+		}
 	}
 	if err := saveAttempt(tx, *a); err != nil {
 		return *a, err
