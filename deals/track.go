@@ -29,7 +29,8 @@ type Observation struct {
 	Pulling     bool            // our own endpoint has served some
 
 	Pending    *bool      // the chain knows the proposal as published, at the head
-	PublishCID cid.Cid    // named by the provider, or by the event of the deal
+	PublishCID cid.Cid    // the message in which the chain has the proposal
+	Named      cid.Cid    // the message in which its provider says that it is
 	DealID     abi.DealID // found, and equal to what was signed
 	Deal       *OnChain   // under DealID, at the head or (AtFinal) in the final tipset
 	Forget     bool       // the id by which the deal was known is that of another one
@@ -133,8 +134,13 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 	if o.Pulled && a.PulledAt.IsZero() {
 		a.PulledAt = now
 	}
-	if o.PublishCID.Defined() {
+	switch {
+	case o.PublishCID.Defined():
 		a.PublishCID = o.PublishCID
+	case o.DealID != 0:
+		a.PublishCID = cid.Undef // whatever the provider has named, it is not that
+	case a.DealID == 0 && o.Named.Defined():
+		a.PublishCID = o.Named // to be looked into, also when nobody names it any more
 	}
 	return a
 }
