@@ -293,6 +293,21 @@ func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
 	})
 }
 
+func TestAProviderThatHasRefusedForGoodIsNotSaidToHaveACopy(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject = "client not allowed by provider"
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilGivenUp(wish, 1000)
+		w.until("it says why it waits", time.Hour, func() bool { return strings.Contains(w.standing(wish).Reason, "not asked again until") })
+		if reason := w.standing(wish).Reason; strings.Contains(reason, "with a copy") {
+			t.Errorf("it waits: %s", reason)
+		}
+	})
+}
+
 // Where the provider was asked again meanwhile, there is one copy, and both deals count as spent.
 func TestADealThatWasRefusedForNowAndIsPublishedBesideAnotherCountsAsSpent(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {

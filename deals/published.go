@@ -42,10 +42,10 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 	return nil
 }
 
-// matchSome goes through a page of what was published, and returns how many deals it has looked at: not those that are on
-// record, which are nearly all of them after a restart.
+// matchSome goes through a page of what was published, and returns how many deals it has looked at, which are at most so
+// many: not those that are on record, which are nearly all of them after a restart.
 func (w *watcher) matchSome(ctx context.Context, heads Heads, most int) (looked int, err error) {
-	page := w.published[:min(most, len(w.published))]
+	page := w.published[:min(eventPage, len(w.published))]
 	ids := make([]abi.DealID, len(page))
 	for i, p := range page {
 		ids[i] = p.Deal
@@ -55,8 +55,13 @@ func (w *watcher) matchSome(ctx context.Context, heads Heads, most int) (looked 
 		return 0, fmt.Errorf("reading which deals are on record: %w", err)
 	}
 	for _, p := range page {
+		_, known := w.known[p.Deal]
+		unknown := !known && !recorded[p.Deal]
+		if unknown && looked == most {
+			break
+		}
 		w.published = w.published[1:]
-		if _, ok := w.known[p.Deal]; ok || recorded[p.Deal] {
+		if !unknown {
 			continue
 		}
 		looked++

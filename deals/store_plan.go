@@ -240,7 +240,7 @@ func (s *store) question(d *dossier, slot *Slot, step Step, in *planning) Questi
 	q := Question{
 		Region: slot.Region, Terms: a.Terms, Prefer: step.Prefer, Caps: in.caps, Verified: in.verified,
 		PerProvider: in.perProvider, MaxPiece: in.maxPiece, Now: s.now(), Rand: in.rand,
-		Taken: taken(d, step.Renews, s.height()), Cooling: cooling(d, s.policy),
+		Taken: taken(d, step.Renews), MayYet: mayYet(d, s.height()), Cooling: cooling(d, s.policy),
 	}
 	if a.Piece != nil {
 		q.Size = a.Piece.Size
@@ -248,17 +248,26 @@ func (s *store) question(d *dossier, slot *Slot, step Step, in *planning) Questi
 	return q
 }
 
-// taken names the providers that have a copy of a root or may still come to have one: but for the one that is renewed.
-func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
+// taken names the providers that have a copy of a root or are about to: but for the one that is renewed.
+func taken(d *dossier, renewed AttemptID) map[ProviderID]bool {
 	out := map[ProviderID]bool{}
 	for _, a := range d.attempts {
-		// One that has given an accepted deal up may still publish it before it was to start, and that has to be known then.
-		// So may one that has refused it: it has what we signed. It is asked again where it says that it may take the next one,
-		// or where the operator says so.
+		if !a.State.Final() && (a.ID != renewed || renewed == 0) {
+			out[a.Provider] = true
+		}
+	}
+	return out
+}
+
+// mayYet names the providers that may still come to have a copy of a root. One that has given an accepted deal up may still
+// publish it before it was to start, and that has to be known then. So may one that has refused it: it has what we signed. It
+// is asked again where it says that it may take the next one, or where the operator says so.
+func mayYet(d *dossier, head Epoch) map[ProviderID]bool {
+	out := map[ProviderID]bool{}
+	for _, a := range d.attempts {
 		slot := d.slot(a.Slot)
 		asked := a.State == Rejected && (a.Retryable || slot != nil && !a.EndedAt.After(slot.Forgiven))
-		mayYet := a.mayYet() && !asked && (head <= a.Start+eventDepth || a.Reserved.Sign() > 0)
-		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
+		if a.mayYet() && !asked && (head <= a.Start+eventDepth || a.Reserved.Sign() > 0) {
 			out[a.Provider] = true
 		}
 	}
