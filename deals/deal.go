@@ -99,7 +99,7 @@ type Attempt struct {
 	Verbatim  string // what the provider said, at most 1,000 characters
 	Retryable bool   // rejected or failed in a way that may pass with this provider later
 
-	PublishCID  cid.Cid // undefined until the provider or the chain's events name it
+	PublishCID  cid.Cid // undefined until it is named: by the provider only while DealID is 0, then by the chain
 	DealID      abi.DealID
 	Sector      abi.SectorNumber
 	SeenPending bool      // the chain has shown the proposal as published

@@ -89,8 +89,10 @@ func LoopQueries(ctx context.Context, db DB) ([]string, error) {
 		func() error { _, err := st.inSnapshot(ctx, 5, 10); return err },
 		func() error { _, err := st.newcomers(ctx, 1000); return err },
 		func() error { _, err := st.activeByDeal(ctx, []abi.DealID{1, 2, 3}); return err },
+		func() error { _, err := st.recorded(ctx, []abi.DealID{1, 2, 3}); return err },
 		func() error { _, err := st.doubtful(ctx, 1000, 10); return err },
 		func() error { _, err := st.unpublished(ctx, aRoot(), 1000); return err },
+		func() error { _, err := st.givenUp(ctx, 1000, 5, 10); return err },
 		func() error { _, err := st.oldestDue(ctx); return err },
 		func() error { _, _, err := st.oldestCost(ctx); return err },
 		func() error {

@@ -138,6 +138,133 @@ func takesUpWhatWasGivenUp(t *testing.T, loseAnswer bool) {
 	})
 }
 
+// spent is what all deals together are counted as.
+func (w *world) spent() abi.TokenAmount {
+	w.t.Helper()
+	sum := big.Zero()
+	err := w.db.Read(context.Background(), func(tx *gorm.DB) error {
+		var days []string
+		if err := tx.Raw(`SELECT deals FROM spend`).Scan(&days).Error; err != nil {
+			return err
+		}
+		sum = big.Zero()
+		for _, day := range days {
+			amount, err := big.FromString(day)
+			if err != nil {
+				return err
+			}
+			sum = big.Add(sum, amount)
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return sum
+}
+
+// onChain is what all deals on chain together cost.
+func (w *world) onChain() abi.TokenAmount {
+	sum := big.Zero()
+	for _, d := range w.net.Deals() {
+		sum = big.Add(sum, d.Cost)
+	}
+	return sum
+}
+
+// untilGivenUp waits for the first deal with a provider to be given up, or refused.
+func (w *world) untilGivenUp(wish deals.Wish, id deals.ProviderID) (late deals.Attempt) {
+	w.t.Helper()
+	w.until("it is given up", time.Hour, func() bool {
+		all := w.attempts(wish)
+		i := slices.IndexFunc(all, func(a deals.Attempt) bool {
+			return a.Provider == id && (a.State == deals.Failed || a.State == deals.Rejected)
+		})
+		if i >= 0 {
+			late = all[i]
+		}
+		return i >= 0
+	})
+	return late
+}
+
+func (w *world) attempt(wish deals.Wish, id deals.AttemptID) deals.Attempt {
+	w.t.Helper()
+	all := w.attempts(wish)
+	i := slices.IndexFunc(all, func(a deals.Attempt) bool { return a.ID == id })
+	if i < 0 {
+		w.t.Fatalf("attempt %d is not one of the wish", id)
+	}
+	return all[i]
+}
+
+func TestADealForNothingThatIsPublishedAfterItWasGivenUpIsTakenUpAgain(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Price, bad.GiveUp, bad.Relents = big.Zero(), true, deals.EpochsPerDay
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		late := w.untilGivenUp(wish, 1000)
+		if late.Cost().Sign() != 0 {
+			t.Fatalf("it costs %s", late.Cost())
+		}
+		w.untilActive(wish, 1)
+		if a := w.attempt(wish, late.ID); a.State != deals.Active || len(w.attempts(wish)) != 1 {
+			t.Errorf("it is %s, of %d", a.State, len(w.attempts(wish)))
+		}
+		w.mustBeSound()
+	})
+}
+
+// TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp lets the process be away until after its start.
+func TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp(t *testing.T) {
+	for name, refunded := range map[string]bool{"at once": false, "after it was refunded": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 2, func(t *testing.T, w *world) {
+				bad := honest()
+				bad.GiveUp, bad.Relents = true, deals.EpochsPerDay
+				w.net.Add(1000, bad)
+				w.start()
+				wish := w.wish("x", 2)
+				late := w.untilGivenUp(wish, 1000)
+				w.stop()
+				pass(time.Duration(late.Start+1000-w.net.Height()) * epoch)
+				if refunded {
+					err := deals.NewRegistry(w.db, time.Now).Set(t.Context(), 1000, func(d deals.Decision) deals.Decision {
+						d.Trust = deals.Denied // it would be asked again
+						return d
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.chain = eventless{w.net}
+					w.make()
+					w.start()
+					w.until("it is refunded", time.Hour, func() bool { return w.attempt(wish, late.ID).Reserved.Sign() == 0 })
+					w.stop()
+					w.chain = nil
+				}
+				w.make()
+				w.start()
+				w.untilActive(wish, 2)
+				if a := w.attempt(wish, late.ID); a.State != deals.Active || a.Reserved.Sign() != 0 {
+					t.Errorf("it is %s, and %s are reserved for it", a.State, a.Reserved)
+				}
+				if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
+					t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
+				}
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
+// An eventless chain does not tell which deals were published.
+type eventless struct{ deals.Chain }
+
+func (eventless) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+
 // What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
 func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *world) {
@@ -159,6 +286,24 @@ func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
 		})
 		if len(w.attempts(wish)) != 3 || err != nil || spent != want.String() {
 			t.Errorf("%s are counted as spent for %d deals, want %s for 3: %v", spent, len(w.attempts(wish)), want, err)
+		}
+		if bad, good := w.provider(1000).Score, w.provider(1001).Score; bad > 0.4 || bad >= good {
+			t.Errorf("who has published what it had refused has a score of %v, and another %v", bad, good)
+		}
+	})
+}
+
+func TestAProviderThatHasRefusedForGoodIsNotSaidToHaveACopy(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.Reject = "client not allowed by provider"
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilGivenUp(wish, 1000)
+		w.until("it says why it waits", time.Hour, func() bool { return strings.Contains(w.standing(wish).Reason, "not asked again until") })
+		if reason := w.standing(wish).Reason; strings.Contains(reason, "with a copy") {
+			t.Errorf("it waits: %s", reason)
 		}
 	})
 }
@@ -186,6 +331,69 @@ func TestADealThatWasRefusedForNowAndIsPublishedBesideAnotherCountsAsSpent(t *te
 		})
 		if n := len(w.net.Deals()); n < 2 || err != nil || spent != want.String() {
 			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s: %v", spent, n, want, err)
+		}
+	})
+}
+
+// askedAgain is a world in which a provider has refused a deal for now, which it publishes a day later all the same, and
+// then behaves in another way.
+func (w *world) askedAgain(then dealstest.Provider) (wish deals.Wish, refused deals.Attempt) {
+	w.t.Helper()
+	bad := honest()
+	bad.Reject, bad.Later, bad.Sneaks, bad.Curio, bad.Publish = "please retry in some time", true, true, true, deals.EpochsPerDay
+	w.net.Add(1000, bad)
+	w.start()
+	wish = w.wish("x", 1)
+	refused = w.untilGivenUp(wish, 1000)
+	w.net.Add(1000, then)
+	return wish, refused
+}
+
+func TestADealThatWasRefusedAndIsPublishedTakesThePlaceOfOneThatIsOnlyPlanned(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		var refused atomic.Bool
+		hold := make(chan struct{})
+		release := sync.OnceFunc(func() { close(hold) })
+		defer release()
+		w.cfg.At = func(step string) {
+			if step == "asked" && refused.Load() {
+				<-hold
+			}
+			refused.Store(refused.Load() || step == "rejected")
+		}
+		w.make()
+		wish, first := w.askedAgain(honest())
+		w.until("another one is planned", time.Hour, func() bool { return len(w.attempts(wish)) == 2 })
+		w.until("the first is active", time.Hour, func() bool { return w.attempt(wish, first.ID).State == deals.Active })
+		release()
+		pass(10 * time.Minute)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Cancelled}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
+		}
+	})
+}
+
+func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherThatWasSent(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		never := honest()
+		never.NeverPublish = true
+		wish, first := w.askedAgain(never)
+		w.until("the first is on chain", time.Hour, func() bool { return len(w.net.Deals()) == 1 })
+		pass(5 * time.Minute)
+		if a := w.attempt(wish, first.ID); a.State != deals.Rejected || a.DealID != 0 || !a.PublishedAt.IsZero() {
+			t.Errorf("while the other may be published it is %s, as deal %d: %s", a.State, a.DealID, a.Reason)
+		}
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
+			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
 		}
 	})
 }
@@ -279,6 +487,52 @@ func TestTermsThatChangeDuringARenewalBuyItOnce(t *testing.T) {
 		if s := w.standing(changed); s.Active != 1 || len(w.net.Deals()) != 2 || len(all) != 2 || all[1].ID != second.ID {
 			t.Errorf("got %+v with %d deals on chain\n%s", s, len(w.net.Deals()), w.dump())
 		}
+	})
+}
+
+// What renews a copy may be with another provider, which the new terms may not allow.
+func TestARenewalThatDoesNotSuitChangedTermsIsNotTakenOver(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		w.start()
+		wish := w.wish("x", 1)
+		w.untilActive(wish, 1)
+		first := w.attempts(wish)[0]
+		unwilling := honest()
+		unwilling.Reject = "no"
+		w.net.Add(1000, unwilling)
+		slow := honest()
+		slow.Publish = 5000
+		w.net.Add(1001, slow)
+		if err := deals.NewRegistry(w.db, time.Now).Add(t.Context(), deals.Decision{ID: 1001}); err != nil {
+			t.Fatal(err)
+		}
+		var second deals.Attempt
+		w.until("another is renewing it", 20*time.Hour, func() bool {
+			all := w.attempts(wish)
+			second = all[len(all)-1]
+			return second.Provider == 1001 && !second.State.Final() && !second.SentAt.IsZero()
+		})
+		if second.State == deals.Active {
+			t.Fatal("the renewal is over already")
+		}
+		terms, err := w.Terms(t.Context(), deals.Terms{Replicas: 1, Days: 200, Providers: []deals.ProviderID{1000}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.unwant(wish)
+		changed := w.want(deals.Wish{Root: wish.Root, Terms: terms})
+		w.until("the copy is taken over", time.Hour, func() bool {
+			return slices.ContainsFunc(w.attempts(changed), func(a deals.Attempt) bool { return a.ID == first.ID })
+		})
+		for _, a := range w.attempts(changed) {
+			if a.Provider != 1000 {
+				t.Errorf("a deal with %s, which the terms do not name, is taken over", a.Provider)
+			}
+		}
+		if !slices.ContainsFunc(w.attempts(wish), func(a deals.Attempt) bool { return a.ID == second.ID }) {
+			t.Error("the renewal does not run out under the terms for which it was made")
+		}
+		w.mustBeSound()
 	})
 }
 

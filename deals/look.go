@@ -158,7 +158,7 @@ func (m *maker) ask(ctx context.Context, a Attempt, o *Observation) abi.DealID {
 			return 0
 		}
 	}
-	o.Status, o.PublishCID = &word, word.PublishCID
+	o.Status, o.Named = &word, word.PublishCID
 	return word.DealID
 }
 
@@ -201,8 +201,8 @@ func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 	candidates := []abi.DealID{hinted}
 	var named abi.DealID
 	publish := l.a.PublishCID
-	if o.PublishCID.Defined() {
-		publish = o.PublishCID
+	if o.Named.Defined() {
+		publish = o.Named
 	}
 	if publish.Defined() {
 		id, found, err := l.m.s.parts.Chain.Published(ctx, publish, l.signed)
@@ -210,7 +210,7 @@ func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 		case err != nil:
 			l.m.s.log.Debug("looking into a publish message", "deal", l.a.UUID.String(), "err", err)
 		case found:
-			named = id
+			named, o.PublishCID = id, publish
 			candidates = append(candidates, id)
 		}
 	}

@@ -44,6 +44,11 @@ func Migrations() []*gormigrate.Migration {
 		Migrate: func(tx *gorm.DB) error {
 			return execute(tx, keySchema)
 		},
+	}, {
+		ID: "20261130_10_published_all_the_same",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, sameSchema)
+		},
 	}}
 }
 
@@ -283,4 +288,10 @@ var queueSchema = []string{
 // secret is the key of the tokens with which providers fetch pieces from any server of this database.
 var keySchema = []string{
 	`CREATE TABLE piece_key (id BIGINT PRIMARY KEY CHECK (id = 1), secret BYTES NOT NULL)`,
+}
+
+// What was given up may still be published, whether it costs or not; and what the chain has published is looked up by its id.
+var sameSchema = []string{
+	`CREATE INDEX attempts_given_up ON attempts (start_epoch, id) WHERE state = 'failed' AND accepted_ms > 0 AND published_ms = 0`,
+	`CREATE INDEX attempts_deal ON attempts (deal_id) WHERE deal_id <> 0`,
 }

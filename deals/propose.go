@@ -275,6 +275,10 @@ func (m *maker) record(ctx context.Context, a Attempt, o Observation) error {
 	if err != nil {
 		return fmt.Errorf("recording what was seen of deal %s: %w", a.UUID, err)
 	}
+	if a.State == Rejected && !after.PublishedAt.IsZero() && a.PublishedAt.IsZero() {
+		m.s.log.Warn("provider has published a deal that it had refused: consider denying it", "deal", a.UUID.String(),
+			"provider", a.Provider.String(), "cid", a.Root.String(), "refusal", a.Reason)
+	}
 	if after.State == a.State {
 		return nil
 	}

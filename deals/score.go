@@ -16,6 +16,7 @@ const (
 	Dropped   Event = "dropped"   // it accepted a proposal and gave it up before publishing
 	Late      Event = "late"      // it did not activate a deal by its start epoch
 	Lost      Event = "lost"      // an active deal was terminated
+	Sneaked   Event = "sneaked"   // it published a deal that it had refused
 )
 
 // An Outcome is an event and what it says, for the operator.
@@ -63,7 +64,8 @@ const (
 const newScore = 0.5
 
 // weigh says how far an event moves a score, from 0 (not at all) to 1 (all the way), and towards what. Failures count
-// by what they cost us: being refused costs a minute, a deal that is lost costs weeks without a copy.
+// by what they cost us: being refused costs a minute, a deal that is lost costs weeks without a copy. To publish what was
+// refused must not pay: it takes money for a deal that nobody counts on any more.
 func (e Event) weigh() (weight, towards float64) {
 	switch e {
 	case Agreed:
@@ -80,7 +82,7 @@ func (e Event) weigh() (weight, towards float64) {
 		return 0.2, 0
 	case Late:
 		return 0.3, 0
-	case Lost:
+	case Lost, Sneaked:
 		return 0.5, 0
 	}
 	return 0, 0
@@ -100,8 +102,8 @@ func After(p Provider, o Outcome, now time.Time) Provider {
 		return p
 	case Refused, Declined, Dropped, Late:
 		p.Failures++
-	case Unreached, Lost:
-		// One ended no attempt, the other one that had counted as a success.
+	case Unreached, Lost, Sneaked:
+		// The first ended no attempt; the others are of one that had counted already.
 	}
 	p.LastError = clip(o.Why)
 	if now.Before(p.OpenUntil) {

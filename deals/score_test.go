@@ -31,9 +31,15 @@ func TestAScoreRisesWithWhatWasServedAndFallsByWhatAFailureCosts(t *testing.T) {
 	}
 }
 
+func TestAProviderLosesByPublishingWhatItHasRefused(t *testing.T) {
+	if got := afterEvents(deals.Provider{Score: 0.5}, noon, deals.Declined, deals.Sneaked, deals.Served).Score; got >= 0.45 {
+		t.Errorf("the score is %v, and that of one that has only refused 0.45", got)
+	}
+}
+
 func TestCountsAreOfAttemptsThatBecameActiveAndThatDidNot(t *testing.T) {
 	p := afterEvents(deals.Provider{Score: 0.5}, noon, deals.Agreed, deals.Served, deals.Served, deals.Refused, deals.Declined,
-		deals.Dropped, deals.Late, deals.Unreached, deals.Lost)
+		deals.Dropped, deals.Late, deals.Unreached, deals.Lost, deals.Sneaked)
 	if p.Successes != 2 || p.Failures != 4 {
 		t.Errorf("%d successes and %d failures, want 2 and 4", p.Successes, p.Failures)
 	}
@@ -69,7 +75,7 @@ func TestTheBreakerOpensAfterFailuresInARowAndForTwiceAsLongEachTime(t *testing.
 }
 
 func TestAScoreStaysBetweenZeroAndOne(t *testing.T) {
-	events := []deals.Event{deals.Agreed, deals.Served, deals.Unreached, deals.Refused, deals.Declined, deals.Dropped, deals.Late, deals.Lost}
+	events := []deals.Event{deals.Agreed, deals.Served, deals.Unreached, deals.Refused, deals.Declined, deals.Dropped, deals.Late, deals.Lost, deals.Sneaked}
 	rapid.Check(t, func(t *rapid.T) {
 		p := afterEvents(deals.Provider{Score: 0.5}, noon, rapid.SliceOf(rapid.SampledFrom(events)).Draw(t, "events")...)
 		if p.Score < 0 || p.Score > 1 || p.OpenUntil.Sub(noon) > 6*time.Hour {

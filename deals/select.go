@@ -18,7 +18,8 @@ type Question struct {
 	Region string              // where the copy has to lie; empty: anywhere
 	Terms  Terms
 
-	Taken   map[ProviderID]bool      // hold a copy, or may still come to hold one
+	Taken   map[ProviderID]bool      // hold a copy, or are about to
+	MayYet  map[ProviderID]bool      // gave up or refused a deal that they may still publish
 	Cooling map[ProviderID]time.Time // failed with this piece: not before then
 	Busy    map[ProviderID]int       // attempts in flight
 	Prefer  ProviderID               // whom to take before all others when it fits, or 0
@@ -126,6 +127,8 @@ func fit(p Provider, trust func(Provider) bool, q Question) (Choice, obstacle) {
 		return refuse(isElsewhere, later)
 	case q.Taken[p.ID]:
 		return refuse(holdsCopy, later)
+	case q.MayYet[p.ID]:
+		return refuse(hasRefused, later)
 	case p.Ask == nil && p.ProbeError == "":
 		return refuse(isUnasked, q.Now.Add(time.Minute))
 	case p.ProbeError != "":
@@ -212,6 +215,7 @@ const (
 	isUnnamed
 	isElsewhere
 	holdsCopy
+	hasRefused
 	isUnfit
 	isDear
 	isDearDeal
@@ -237,6 +241,8 @@ func (h hindrance) words(region string) string {
 		return "outside the region " + region
 	case holdsCopy:
 		return "already with a copy"
+	case hasRefused:
+		return "not asked again until the deal that they refused or gave up can no longer begin"
 	case isUnfit:
 		return "not for pieces of this size"
 	case isDear:

@@ -51,6 +51,10 @@ func TestAProviderIsRefusedForExactlyOneReason(t *testing.T) {
 		{name: "other region", provider: func(p *deals.Provider) { p.Region = "US" }, question: func(q *deals.Question) { q.Region = "EU" }, want: "outside the region EU"},
 		{name: "region unknown", question: func(q *deals.Question) { q.Region = "EU" }, want: "outside the region EU"},
 		{name: "taken", question: func(q *deals.Question) { q.Taken = map[deals.ProviderID]bool{1000: true} }, want: "already with a copy"},
+		{
+			name: "refused", question: func(q *deals.Question) { q.MayYet = map[deals.ProviderID]bool{1000: true} },
+			want: "not asked again until the deal that they refused or gave up can no longer begin",
+		},
 		{name: "never asked", provider: func(p *deals.Provider) { p.Ask = nil }, want: "not asked for their price yet"},
 		{name: "no answer", provider: func(p *deals.Provider) { p.ProbeError = "gone" }, want: "not answering"},
 		{name: "old answer", provider: func(p *deals.Provider) { p.ProbedAt = noon.Add(-2 * time.Hour) }, want: "without a recent answer"},

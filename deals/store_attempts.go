@@ -193,13 +193,28 @@ func (s *store) doubtful(ctx context.Context, final Epoch, limit int) (all []Att
 }
 
 // unpublished returns the attempts of a root with a provider that may be the deal that was found on chain. Also those that
-// it has refused: it has what we signed.
+// it has given up or refused: it has what we signed.
 func (s *store) unpublished(ctx context.Context, root cid.Cid, p ProviderID) (all []Attempt, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
-		all, err = attempts(tx, `WHERE a.root = ? AND a.provider = ? AND a.deal_id = 0 AND (a.state IN `+movingStates+` OR a.state = 'failed' AND a.reserved <> '0' OR a.state = 'rejected')`, text(root), int64(p)) //nolint:gosec // a provider's number fits
+		all, err = attempts(tx, `WHERE a.root = ? AND a.provider = ? AND a.deal_id = 0 AND (a.state IN `+movingStates+`
+			OR a.published_ms = 0 AND (a.state = 'failed' AND a.accepted_ms > 0 OR a.state = 'rejected'))`, text(root), int64(p)) //nolint:gosec // a provider's number fits
 		return err
 	})
 	return all, err
+}
+
+// recorded tells which deals are those of attempts.
+func (s *store) recorded(ctx context.Context, ids []abi.DealID) (are map[abi.DealID]bool, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		are = map[abi.DealID]bool{}
+		return query(tx, func(r row) error {
+			var id abi.DealID
+			err := r.Scan(&id)
+			are[id] = true
+			return err
+		}, `SELECT deal_id FROM attempts WHERE deal_id <> 0 AND deal_id IN ?`, numbersOf(ids))
+	})
+	return are, err
 }
 
 // busy counts the attempts in flight by provider.

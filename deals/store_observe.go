@@ -3,7 +3,6 @@ package deals
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/big"
@@ -51,9 +50,15 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	before := *a
 	o.Wanted = d.archive(a.Archive).Wanted
 	*a = Track(before, o, s.policy, s.now())
-	if before.State == Rejected && !a.PublishedAt.IsZero() && before.PublishedAt.IsZero() {
+	if before.State.Final() && !a.PublishedAt.IsZero() && before.PublishedAt.IsZero() {
 		if err := s.acknowledge(tx, d, before, a); err != nil {
 			return *a, err
+		}
+		if before.State == Rejected {
+			err := s.outcome(tx, a.Provider, Outcome{Event: Sneaked, Why: "it has published a deal that it had refused"}, s.now())
+			if err != nil {
+				return *a, err
+			}
 		}
 	}
 	if err := saveAttempt(tx, *a); err != nil {
@@ -88,15 +93,33 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 	return *a, s.close(tx, d)
 }
 
-// acknowledge charges a deal that its provider has refused and published all the same, whatever the caps say: it is paid
-// already. Where its provider was asked again meanwhile there is one copy, and the deal only counts as spent.
+// errUndecided says that a deal that was given up or refused is on chain, and that it is not known yet whether it is a copy:
+// its provider was asked for another one, which may be published too.
+var errUndecided = errors.New("whether it is a copy shows when another proposal to its provider is over")
+
+// acknowledge charges a deal that its provider has given up or refused, and published all the same, whatever the caps say:
+// it is paid already. Where another one with this provider is on chain already there is one copy, and the deal only counts
+// as spent. Errors: errUndecided.
 func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt) error {
-	if slices.ContainsFunc(d.attempts, func(other Attempt) bool {
-		return other.ID != a.ID && other.Provider == a.Provider && other.Renews == a.Renews && !other.State.Final()
-	}) {
-		before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
-		before.Reason += "; it has published the deal all the same, beside another one"
-		*a = before
+	for i := range d.attempts {
+		switch other := &d.attempts[i]; {
+		case other.ID == a.ID || other.Provider != a.Provider || other.Renews != a.Renews || other.State.Final():
+		case other.State == Planned:
+			w := withdrawal{state: Cancelled, reason: "the provider has published a deal that it had given up or refused"}
+			if err := s.withdrawOpen(tx, d, other.ID, w); err != nil {
+				return err
+			}
+		case other.PublishedAt.IsZero():
+			return errUndecided
+		default:
+			before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
+			before.Reason += "; it has published the deal all the same, beside another one"
+			*a = before
+		}
+	}
+	charged := before.Reserved.Sign() > 0
+	if a.Reserved = big.Zero(); charged {
+		return nil
 	}
 	a.Day = dayOf(s.now())
 	return s.owe(tx, a.Day, a.Cost())
@@ -115,8 +138,9 @@ func (s *store) giveBack(tx *gorm.DB, before, after Attempt) error {
 	return s.refund(tx, before.Day, charged)
 }
 
-// givenUp returns the next attempts after one that their provider gave up and may still publish, or have published.
-func (s *store) givenUp(ctx context.Context, after AttemptID, limit int) (ids []AttemptID, err error) {
+// givenUp returns the next attempts after one that their provider gave up and may still publish, or have published: those
+// that are still charged, and those that cost nothing until their start is final.
+func (s *store) givenUp(ctx context.Context, final Epoch, after AttemptID, limit int) (ids []AttemptID, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		ids = nil
 		return query(tx, func(r row) error {
@@ -124,7 +148,9 @@ func (s *store) givenUp(ctx context.Context, after AttemptID, limit int) (ids []
 			err := r.Scan(&id)
 			ids = append(ids, id)
 			return err
-		}, `SELECT id FROM attempts WHERE reserved <> '0' AND state = 'failed' AND id > ? ORDER BY id LIMIT ?`, int64(after), limit)
+		}, `SELECT id FROM attempts WHERE reserved <> '0' AND state = 'failed' AND id > ?
+			UNION SELECT id FROM attempts WHERE state = 'failed' AND accepted_ms > 0 AND published_ms = 0 AND start_epoch >= ? AND id > ?
+			ORDER BY id LIMIT ?`, int64(after), int64(final), int64(after), limit)
 	})
 	return ids, err
 }

@@ -240,7 +240,7 @@ func (s *store) question(d *dossier, slot *Slot, step Step, in *planning) Questi
 	q := Question{
 		Region: slot.Region, Terms: a.Terms, Prefer: step.Prefer, Caps: in.caps, Verified: in.verified,
 		PerProvider: in.perProvider, MaxPiece: in.maxPiece, Now: s.now(), Rand: in.rand,
-		Taken: taken(d, step.Renews, s.height()), Cooling: cooling(d, s.policy),
+		Taken: taken(d, step.Renews), MayYet: mayYet(d, s.height()), Cooling: cooling(d, s.policy),
 	}
 	if a.Piece != nil {
 		q.Size = a.Piece.Size
@@ -248,17 +248,26 @@ func (s *store) question(d *dossier, slot *Slot, step Step, in *planning) Questi
 	return q
 }
 
-// taken names the providers that have a copy of a root or may still come to have one: but for the one that is renewed.
-func taken(d *dossier, renewed AttemptID, head Epoch) map[ProviderID]bool {
+// taken names the providers that have a copy of a root or are about to: but for the one that is renewed.
+func taken(d *dossier, renewed AttemptID) map[ProviderID]bool {
 	out := map[ProviderID]bool{}
 	for _, a := range d.attempts {
-		// One that has given an accepted deal up may still publish it before it was to start, and that has to be known then.
-		// So may one that has refused it: it has what we signed. It is asked again where it says that it may take the next one,
-		// or where the operator says so.
+		if !a.State.Final() && (a.ID != renewed || renewed == 0) {
+			out[a.Provider] = true
+		}
+	}
+	return out
+}
+
+// mayYet names the providers that may still come to have a copy of a root. One that has given an accepted deal up may still
+// publish it before it was to start, and that has to be known then. So may one that has refused it: it has what we signed. It
+// is asked again where it says that it may take the next one, or where the operator says so.
+func mayYet(d *dossier, head Epoch) map[ProviderID]bool {
+	out := map[ProviderID]bool{}
+	for _, a := range d.attempts {
 		slot := d.slot(a.Slot)
-		refused := a.State == Rejected && !a.Retryable && (slot == nil || a.EndedAt.After(slot.Forgiven))
-		mayYet := a.mayYet() || (refused || a.State == Failed && !a.AcceptedAt.IsZero()) && head <= a.Start
-		if (!a.State.Final() || mayYet) && (a.ID != renewed || renewed == 0) {
+		asked := a.State == Rejected && (a.Retryable || slot != nil && !a.EndedAt.After(slot.Forgiven))
+		if a.mayYet() && !asked && (head <= a.Start+eventDepth || a.Reserved.Sign() > 0) {
 			out[a.Provider] = true
 		}
 	}
@@ -326,12 +335,14 @@ func (s *store) adopt(tx *gorm.DB, d *dossier, slot *Slot, providers []Provider)
 	if err := take(tx, slot, best); err != nil {
 		return false, err
 	}
-	// A renewal that is under way comes with it, or it would be bought a second time.
+	// A renewal that is under way comes with it, or it would be bought a second time. One that does not suit runs out.
 	for i := range d.attempts {
-		if t := &d.attempts[i]; t.Renews == best.ID && !t.State.Final() && !d.archive(t.Archive).Wanted {
-			if err := take(tx, slot, t); err != nil {
-				return false, err
-			}
+		t := &d.attempts[i]
+		if t.Renews != best.ID || t.State.Final() || d.archive(t.Archive).Wanted || !suits(t.Provider, a.Terms, slot.Region, providers) {
+			continue
+		}
+		if err := take(tx, slot, t); err != nil {
+			return false, err
 		}
 	}
 	*slot = s.after(*slot, Next(d.view(slot), s.policy, s.now(), s.height()))

@@ -29,7 +29,8 @@ type Observation struct {
 	Pulling     bool            // our own endpoint has served some
 
 	Pending    *bool      // the chain knows the proposal as published, at the head
-	PublishCID cid.Cid    // named by the provider, or by the event of the deal
+	PublishCID cid.Cid    // the message in which the chain has the proposal
+	Named      cid.Cid    // the message in which its provider says that it is
 	DealID     abi.DealID // found, and equal to what was signed
 	Deal       *OnChain   // under DealID, at the head or (AtFinal) in the final tipset
 	Forget     bool       // the id by which the deal was known is that of another one
@@ -63,12 +64,15 @@ func Track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 
 // takenUp tells whether the chain has a deal that its provider had given up or refused: it costs, and it is a copy.
 func takenUp(a Attempt, o Observation) bool {
-	refused := a.State == Rejected && a.PublishedAt.IsZero()
-	return (a.mayYet() || refused) && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
+	return a.mayYet() && o.Heads.Head != 0 && (o.Pending != nil && *o.Pending || o.Deal != nil)
 }
 
-// mayYet tells whether a provider that has given up an accepted deal may still publish it, or have done so unseen.
-func (a Attempt) mayYet() bool { return a.State == Failed && a.Reserved.Sign() > 0 }
+// mayYet tells whether a provider that has given up an accepted deal, or refused it, may still publish what we signed, or
+// have done so unseen.
+func (a Attempt) mayYet() bool {
+	givenUp := a.State == Failed && !a.AcceptedAt.IsZero()
+	return (givenUp || a.State == Rejected) && a.PublishedAt.IsZero()
+}
 
 func track(a Attempt, o Observation, p Policy, now time.Time) Attempt {
 	if a.State == Planned {
@@ -130,8 +134,13 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 	if o.Pulled && a.PulledAt.IsZero() {
 		a.PulledAt = now
 	}
-	if o.PublishCID.Defined() {
+	switch {
+	case o.PublishCID.Defined():
 		a.PublishCID = o.PublishCID
+	case o.DealID != 0:
+		a.PublishCID = cid.Undef // whatever the provider has named, it is not that
+	case a.DealID == 0 && o.Named.Defined():
+		a.PublishCID = o.Named // to be looked into, also when nobody names it any more
 	}
 	return a
 }

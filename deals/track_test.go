@@ -348,3 +348,24 @@ func TestOnlyTheDealThatWasSignedMatches(t *testing.T) {
 		}
 	}
 }
+
+func TestAMessageThatAProviderNamesIsKeptUntilTheDealIsFound(t *testing.T) {
+	one, other := someRoot(t, "one"), someRoot(t, "other")
+	p := deals.Defaults()
+	named := deals.Track(inState(deals.Accepted), deals.Observation{Heads: heads(9000, 8100), Named: one}, p, noon)
+	if named.PublishCID != one {
+		t.Errorf("the message is %s, and the provider has named %s", named.PublishCID, one)
+	}
+	found := deals.Observation{Heads: heads(9000, 8100), DealID: 5, Deal: onChain(-1, -1)}
+	if got := deals.Track(named, found, p, noon).PublishCID; got.Defined() {
+		t.Errorf("the message is %s, in which the deal was not found", got)
+	}
+	found.PublishCID = other
+	published := deals.Track(named, found, p, noon)
+	if published.PublishCID != other {
+		t.Errorf("the message is %s, and the deal was found in %s", published.PublishCID, other)
+	}
+	if got := deals.Track(published, deals.Observation{Heads: heads(9000, 8100), Named: one}, p, noon).PublishCID; got != other {
+		t.Errorf("the message became %s when the provider named it", got)
+	}
+}

@@ -10,10 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/crypto"
-	"github.com/ipfs/go-cid"
 )
 
 const (
@@ -22,6 +20,7 @@ const (
 	doubtBatch   = 512     // of these per pass
 	keepMost     = 100_000 // entries of the caches below
 	eventDepth   = 900     // epochs that may be undone, so that their events are read again
+	eventPage    = 512     // events compared with what is on record at once, and so many deals looked up per pass
 )
 
 // A watcher follows what the chain does to deals: those that are active, and those whose id nobody has told us. Its
@@ -35,6 +34,9 @@ type watcher struct {
 	suspects            map[abi.DealID]struct{} // of the last rounds, and not seen active in a final tipset since
 	round, doubt, event time.Time               // when that was done last
 	from                Epoch                   // events from here on were not read yet
+	published           []Publication           // events that were read, and are to be matched
+	upTo                Epoch                   // what from becomes when they are
+	undecided           []Publication           // those to be looked at again, whenever they were published
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
 	owing               bool                    // deals may have costs to hand over
 
@@ -77,11 +79,12 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	var failed error
-	if now.Sub(w.round) >= p.PollSlow && heads.Final > w.compared {
+	round := now.Sub(w.round) >= p.PollSlow && heads.Final > w.compared
+	if round {
 		began := w.s.now()
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
-		failed = errors.Join(failed, err, w.settleGivenUp(ctx, heads))
+		failed = errors.Join(failed, err)
 		w.round, w.owing = now, true
 		w.lacksIDs.Store(true) // who has refused a proposal and publishes it all the same does not tell
 	}
@@ -96,6 +99,9 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		}
 		failed = errors.Join(failed, err)
 		w.event = now
+	}
+	if round { // after the events, which name what was activated while nobody looked
+		failed = errors.Join(failed, w.settleGivenUp(ctx, heads))
 	}
 	if w.owing {
 		var err error
@@ -309,11 +315,12 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 }
 
 // settleGivenUp asks the chain for deals that their provider gave up. Until its start epoch a provider that has accepted one
-// can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more.
+// can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more, and the
+// events up to its start are read.
 func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
 	var failed error
 	for after, n := AttemptID(0), doubtBatch; n == doubtBatch && ctx.Err() == nil; {
-		ids, err := w.s.store.givenUp(ctx, after, doubtBatch)
+		ids, err := w.s.store.givenUp(ctx, heads.Final, after, doubtBatch)
 		if err != nil {
 			return errors.Join(failed, fmt.Errorf("reading deals that were given up: %w", err))
 		}
@@ -343,83 +350,14 @@ func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Head
 		return fmt.Errorf("asking whether deal %s, which was given up, is published: %w", a.UUID, err)
 	}
 	if pending {
-		return w.s.maker.record(ctx, a, Observation{Heads: heads, Pending: &pending})
+		err := w.s.maker.record(ctx, a, Observation{Heads: heads, Pending: &pending})
+		if errors.Is(err, errUndecided) {
+			return nil
+		}
+		return err
 	}
-	if a.Start < heads.Final {
+	if a.Start < min(heads.Final, w.from) && a.Reserved.Sign() > 0 {
 		return w.s.store.release(ctx, id)
 	}
 	return nil
-}
-
-// readEvents looks for the ids of deals of ours that nobody has told.
-func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
-	from := w.from
-	if from == 0 {
-		from = max(0, heads.Head-w.s.cfg.Policy.StartDelay-2*EpochsPerDay)
-	}
-	published, err := w.s.parts.Chain.Events(ctx, from)
-	if err != nil {
-		return fmt.Errorf("reading the events of the market: %w", err)
-	}
-	if len(w.known) > keepMost {
-		clear(w.known)
-	}
-	for _, p := range published {
-		if _, ok := w.known[p.Deal]; ok {
-			continue
-		}
-		done, err := w.match(ctx, p, heads)
-		if err != nil {
-			return err
-		}
-		if done {
-			w.known[p.Deal] = struct{}{}
-		}
-	}
-	w.from = max(0, heads.Head-eventDepth)
-	return nil
-}
-
-// match finds the attempt whose deal this is: its label is the root, its provider the provider. done tells that the
-// deal need not be looked at again.
-func (w *watcher) match(ctx context.Context, p Publication, heads Heads) (done bool, err error) {
-	d, found, err := w.s.parts.Chain.Deal(ctx, p.Deal, false)
-	if err != nil || !found {
-		return false, err
-	}
-	label, err := d.Proposal.Label.ToString()
-	if err != nil {
-		return true, nil //nolint:nilerr // not one of ours: these have text
-	}
-	root, err := cid.Decode(label)
-	if err != nil {
-		return true, nil //nolint:nilerr // not one of ours: these name a root
-	}
-	provider, err := address.IDFromAddress(d.Proposal.Provider)
-	if err != nil {
-		return true, nil //nolint:nilerr // the market stores ID addresses, so this is no deal
-	}
-	candidates, err := w.s.store.unpublished(ctx, root, ProviderID(provider))
-	if err != nil {
-		return false, err
-	}
-	for _, a := range candidates {
-		if a.State == Planned {
-			continue
-		}
-		whole, err := w.s.store.attempt(ctx, byAttemptID, int64(a.ID))
-		if err != nil {
-			return false, err
-		}
-		l, err := w.s.maker.looker(ctx, whole, heads)
-		if err != nil {
-			return false, err
-		}
-		if Matches(l.signed, l.client, a.Provider, d) {
-			w.s.cfg.At("publish-found")
-			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: p.Deal, Deal: &d, PublishCID: p.Message})
-			return err == nil, err
-		}
-	}
-	return true, nil
 }

@@ -278,6 +278,24 @@ func TestTheEventOfADealNamesTheMessageThatPublishedIt(t *testing.T) {
 	})
 }
 
+// TestAMessageThatHasNotPublishedTheDealIsNotKept: it would be in the receipt.
+func TestAMessageThatHasNotPublishedTheDealIsNotKept(t *testing.T) {
+	inWorld(t, 2, func(t *testing.T, w *world) {
+		wrong := honest()
+		wrong.WrongMessage = true
+		w.net.Add(1000, wrong)
+		w.start()
+		wish := w.wish("x", 2)
+		w.untilActive(wish, 2)
+		for _, a := range w.attempts(wish) {
+			if right := a.Provider != 1000; a.DealID == 0 || a.PublishCID.Defined() != right {
+				t.Errorf("the message of deal %d with %s is %s", a.DealID, a.Provider, a.PublishCID)
+			}
+		}
+		w.mustBeSound()
+	})
+}
+
 // TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce: each of them would cost a call, otherwise.
 func TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce(t *testing.T) {
 	for _, dialect := range databasetest.Dialects(t) {

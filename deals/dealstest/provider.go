@@ -39,6 +39,7 @@ type Provider struct {
 	Relents       deals.Epoch // after so many epochs it publishes what it gave up; 0: never
 	Forget        bool        // does not know what it has accepted, and publishes nothing
 	WrongID       bool        // names another deal's id
+	WrongMessage  bool        // names a message that has not published the deal
 	OtherProposal bool        // tells of another proposal
 	URLs          []string    // where it serves over HTTP
 	Silent        bool        // never tells how a deal goes
@@ -254,6 +255,9 @@ func (n *Network) Status(ctx context.Context, c deals.Contact, id uuid.UUID, sig
 	}
 	if told := !p.Curio || d.isActive(head); told && d.published >= 0 && d.published <= head {
 		s.PublishCID, s.DealID = d.message, d.id
+	}
+	if p.WrongMessage && s.PublishCID.Defined() {
+		s.PublishCID = named("publish", []byte("another"))
 	}
 	if p.WrongID {
 		s.PublishCID, s.DealID = cid.Undef, 1
