@@ -31,7 +31,7 @@ func inState(s deals.State) deals.Attempt {
 	switch s {
 	case deals.Planned:
 		a.SentAt, a.PendingAt = time.Time{}, time.Time{}
-	case deals.Accepted, deals.Transferring:
+	case deals.Accepted, deals.Transferring, deals.Failed:
 		a.AcceptedAt = noon.Add(-2 * time.Hour)
 	case deals.Published, deals.Sealing, deals.Active:
 		a.AcceptedAt, a.PublishedAt, a.SeenPending, a.Reserved = noon.Add(-2*time.Hour), noon.Add(-time.Hour), true, big.Zero()
@@ -41,7 +41,7 @@ func inState(s deals.State) deals.Attempt {
 		if s == deals.Active {
 			a.ActiveAt, a.Height, a.Sector = noon.Add(-time.Hour), start-10, 3
 		}
-	case deals.Proposing, deals.Rejected, deals.Failed, deals.Missed, deals.Expired, deals.Terminated, deals.Cancelled:
+	case deals.Proposing, deals.Rejected, deals.Missed, deals.Expired, deals.Terminated, deals.Cancelled:
 	}
 	return a
 }
