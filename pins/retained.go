@@ -61,10 +61,17 @@ func (s *Service) GiveWay(ctx context.Context, account Account, by ID, bytes int
 	return freed, nil
 }
 
-// AddUpAgain has Usage and Stock tell of an account what is so now, and not up to a minute ago.
-func (s *Service) AddUpAgain(account Account) {
-	s.heldBytes.forget(account)
-	s.stocks.forget(account)
+// AddUpAgain has Usage and Stock tell of an account what was so after a time, and not up to a minute ago. It waits until that may
+// be added up again.
+func (s *Service) AddUpAgain(ctx context.Context, account Account, since time.Time) error {
+	err := s.heldBytes.again(ctx, account, since)
+	if err == nil {
+		err = s.stocks.again(ctx, account, since)
+	}
+	if err != nil {
+		return fmt.Errorf("waiting to add up again what account %d has: %w", account, err)
+	}
+	return nil
 }
 
 func canonicals(roots []cid.Cid) map[string]bool {
