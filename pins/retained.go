@@ -13,7 +13,7 @@ import (
 
 // ReplacedBy returns the bytes that are held for an account only because pins were replaced by one pin. KeptFor returns those
 // that are only until the DAG of a pin is held, which other pins of that DAG may have replaced. CanYield returns those that are
-// for the DAGs of others. All are among what Usage and Stock tell.
+// for the DAGs of others, without some. All are among what Usage and Stock tell.
 func (s *Service) ReplacedBy(ctx context.Context, account Account, by ID) (int64, error) {
 	bytes, err := s.store.replacedBy(ctx, account, by)
 	return bytes, addingUp(account, err)
@@ -26,8 +26,8 @@ func (s *Service) KeptFor(ctx context.Context, account Account, pin ID) (int64, 
 }
 
 // CanYield is told of at ReplacedBy. It reads all that is kept for the account.
-func (s *Service) CanYield(ctx context.Context, account Account, by ID) (int64, error) {
-	bytes, err := s.store.canYield(ctx, account, by, nil)
+func (s *Service) CanYield(ctx context.Context, account Account, by ID, but ...cid.Cid) (int64, error) {
+	bytes, err := s.store.canYield(ctx, account, by, canonicals(but))
 	return bytes, addingUp(account, err)
 }
 
