@@ -77,9 +77,11 @@ type Plan struct {
 	Name    string
 	Limits  Limits
 	Created time.Time
+
+	Unreadable bool // what its limits are is not known here
 }
 
-// Plans returns all plans, by name.
+// Plans returns all plans, by name, also those that are unreadable.
 func (s *Service) Plans(ctx context.Context) ([]Plan, error) {
 	plans, err := s.selectPlans(ctx)
 	if err != nil {

@@ -784,3 +784,48 @@ func (f *failing) Write(context.Context, func(*gorm.DB) error) error {
 	f.writes++
 	return f.err
 }
+
+func TestExpiredTokensKeepNoOthersFromBeingMade(t *testing.T) {
+	clocked(t, func(t *testing.T, s *auth.Service, db *database.DB, clock *time.Time) {
+		alice := createAccount(t, s, "alice")
+		add := func(name string, expires time.Time) {
+			t.Helper()
+			rows := make([]map[string]any, 1000)
+			for i := range rows {
+				rows[i] = map[string]any{
+					"id": fmt.Sprint(name, i), "account_id": alice.ID, "label": name, "policy": "", "scopes": "pins:read", "hash": "",
+					"created_ms": moment.UnixMilli(), "expires_ms": expires.UnixMilli(),
+				}
+			}
+			err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Table("tokens").CreateInBatches(rows, 500).Error })
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		one := auth.NewToken{Account: alice.ID, Scopes: auth.PinsRead, Expires: moment.Add(24 * time.Hour)}
+		add("first", moment.Add(time.Hour))
+		if _, _, err := s.CreateToken(t.Context(), auth.Operator(), one); !errors.Is(err, auth.ErrTooMany) {
+			t.Errorf("beside a thousand: %v", err)
+		}
+		*clock = moment.Add(time.Hour)
+		_, token := mustCreate(t, s, one)
+		if _, _, err := s.RotateToken(t.Context(), auth.Operator(), token.ID, 0); err != nil {
+			t.Error(err)
+		}
+		add("second", moment.Add(2*time.Hour))
+		*clock = moment.Add(2 * time.Hour)
+		mustCreate(t, s, one)
+
+		// However many have expired, the account is shown the last thousand, and all that are valid.
+		list, err := s.AccountTokens(t.Context(), alice.ID)
+		expired := map[string]int{}
+		for _, token := range list {
+			if !token.Expires.After(*clock) {
+				expired[token.Label]++
+			}
+		}
+		if len(list) != 1002 || expired["second"] != 1000 || err != nil {
+			t.Errorf("%d tokens, of which have expired %v: %v", len(list), expired, err)
+		}
+	})
+}

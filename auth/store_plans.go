@@ -22,6 +22,7 @@ func (planRow) TableName() string { return "plans" }
 func (r planRow) plan() (Plan, error) {
 	p := Plan{Name: r.Name, Created: time.UnixMilli(r.CreatedMS).UTC()}
 	if err := json.Unmarshal([]byte(r.Limits), &p.Limits); err != nil {
+		p.Limits, p.Unreadable = Limits{}, true // not what was read of them so far
 		return p, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	return p, nil
@@ -42,7 +43,7 @@ func (s *Service) selectPlans(ctx context.Context) (plans []Plan, err error) {
 	}
 	for _, row := range rows {
 		plan, err := row.plan()
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrUnreadable) {
 			return nil, err
 		}
 		plans = append(plans, plan)

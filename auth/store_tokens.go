@@ -17,7 +17,7 @@ func (s *Service) insertToken(ctx context.Context, by Actor, account int64, toke
 		if by.Account != 0 && by.Account != account {
 			return ErrNotFound
 		}
-		owner, err := ownerOf(tx, account)
+		owner, err := ownerOf(tx, account, token.Created)
 		if err != nil {
 			return err
 		}
@@ -29,9 +29,11 @@ func (s *Service) insertToken(ctx context.Context, by Actor, account int64, toke
 	}))
 }
 
+const stillValid = `revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?)`
+
 // ownerOf locks the account of a new token, so that two tokens are counted one after the other, and a closed account
 // gets none.
-func ownerOf(tx *gorm.DB, account int64) (owner accountRow, err error) {
+func ownerOf(tx *gorm.DB, account int64, now time.Time) (owner accountRow, err error) {
 	if err := locked(tx).Where("id = ?", account).Take(&owner).Error; err != nil {
 		return owner, err
 	}
@@ -39,7 +41,7 @@ func ownerOf(tx *gorm.DB, account int64) (owner accountRow, err error) {
 		return owner, ErrClosed
 	}
 	var tokens int64
-	err = tx.Model(&tokenRow{}).Where("account_id = ? AND revoked_ms IS NULL", account).Count(&tokens).Error
+	err = tx.Model(&tokenRow{}).Where("account_id = ? AND "+stillValid, account, now.UnixMilli()).Count(&tokens).Error
 	if err == nil && tokens >= maxTokens {
 		err = ErrTooMany
 	}
@@ -106,7 +108,7 @@ func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace t
 			return err
 		}
 		// The account before the token, as when an account is closed. Whose a token is never changes.
-		owner, err := ownerOf(tx, row.AccountID)
+		owner, err := ownerOf(tx, row.AccountID, token.Created)
 		if err != nil {
 			return err
 		}
@@ -158,7 +160,7 @@ func endUnused(tx *gorm.DB, id string, ends time.Time) (string, error) {
 		return "", nil
 	}
 	done := tx.Model(&tokenRow{}).
-		Where("id = ? AND used_ms IS NULL AND revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?)", id, ends.UnixMilli()).
+		Where("id = ? AND used_ms IS NULL AND "+stillValid, id, ends.UnixMilli()).
 		Update("expires_ms", toMS(ends))
 	if done.Error != nil || done.RowsAffected == 0 {
 		return "", done.Error
@@ -207,13 +209,17 @@ func (s *Service) selectTokens(ctx context.Context, account string) ([]Token, er
 	return tokens, named(err)
 }
 
+// selectAccountTokens returns those that are valid, which are maxTokens at most, and as many of those that have expired last.
 func (s *Service) selectAccountTokens(ctx context.Context, account int64) (tokens []Token, err error) {
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		var owner accountRow
 		if err := tx.Where("id = ?", account).Take(&owner).Error; err != nil {
 			return err
 		}
-		tokens, err = findTokens(tx.Where("account_id = ? AND revoked_ms IS NULL", account).Order("created_ms, id"), []accountRow{owner})
+		now := s.now().UnixMilli()
+		tokens, err = findTokens(tx.Where(`account_id = ? AND (`+stillValid+` OR id IN (SELECT id FROM tokens
+			WHERE account_id = ? AND revoked_ms IS NULL AND expires_ms <= ? ORDER BY expires_ms DESC, id LIMIT ?))`,
+			account, now, account, now, maxTokens).Order("created_ms, id"), []accountRow{owner})
 		return err
 	})
 	return tokens, named(err)

@@ -45,7 +45,7 @@ type NewToken struct {
 	Expires time.Time // zero: never
 }
 
-// maxTokens is the most tokens of one account that are not revoked.
+// maxTokens is the most tokens of one account that are neither revoked nor expired.
 const maxTokens = 1000
 
 // CreateToken makes a token and returns its text, which nobody can get again. Errors: ErrNotFound for the account, also

@@ -172,14 +172,16 @@ func RecordTouches(ctx context.Context, s *Service) error { return s.sched.recor
 // Enter makes a service that does not run one of the servers of its database.
 func Enter(ctx context.Context, s *Service) error { return s.store.enter(ctx, s.cfg.Instance) }
 
-// HeldBytes remembers the sums that ask comes to; change is told of what has come to be less since a time.
+// HeldBytes remembers the sums that ask comes to. change is told of what has come to be less since a time; again wants a sum
+// that was begun after one.
 func HeldBytes(ask func(context.Context, Account) (int64, error)) (
 	of func(context.Context, Account) (int64, error), change func(a Account, since time.Time, less int64),
+	again func(ctx context.Context, a Account, since time.Time) error,
 ) {
 	s := newSums(ask)
 	return s.of, func(a Account, since time.Time, less int64) {
 		s.change(a, since, func(v int64) int64 { return v - less })
-	}
+	}, s.again
 }
 
 // ForgetBatches forgets the keys of lists as of a time, as Run does from time to time.

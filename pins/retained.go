@@ -13,7 +13,7 @@ import (
 
 // ReplacedBy returns the bytes that are held for an account only because pins were replaced by one pin. KeptFor returns those
 // that are only until the DAG of a pin is held, which other pins of that DAG may have replaced. CanYield returns those that are
-// for the DAGs of others. All are among what Usage and Stock tell.
+// for the DAGs of others, without some. All are among what Usage and Stock tell.
 func (s *Service) ReplacedBy(ctx context.Context, account Account, by ID) (int64, error) {
 	bytes, err := s.store.replacedBy(ctx, account, by)
 	return bytes, addingUp(account, err)
@@ -26,8 +26,8 @@ func (s *Service) KeptFor(ctx context.Context, account Account, pin ID) (int64, 
 }
 
 // CanYield is told of at ReplacedBy. It reads all that is kept for the account.
-func (s *Service) CanYield(ctx context.Context, account Account, by ID) (int64, error) {
-	bytes, err := s.store.canYield(ctx, account, by, nil)
+func (s *Service) CanYield(ctx context.Context, account Account, by ID, but ...cid.Cid) (int64, error) {
+	bytes, err := s.store.canYield(ctx, account, by, canonicals(but))
 	return bytes, addingUp(account, err)
 }
 
@@ -61,10 +61,17 @@ func (s *Service) GiveWay(ctx context.Context, account Account, by ID, bytes int
 	return freed, nil
 }
 
-// AddUpAgain has Usage and Stock tell of an account what is so now, and not up to a minute ago.
-func (s *Service) AddUpAgain(account Account) {
-	s.heldBytes.forget(account)
-	s.stocks.forget(account)
+// AddUpAgain has Usage and Stock tell of an account what was so after a time, and not up to a minute ago. It waits until that may
+// be added up again.
+func (s *Service) AddUpAgain(ctx context.Context, account Account, since time.Time) error {
+	err := s.heldBytes.again(ctx, account, since)
+	if err == nil {
+		err = s.stocks.again(ctx, account, since)
+	}
+	if err != nil {
+		return fmt.Errorf("waiting to add up again what account %d has: %w", account, err)
+	}
+	return nil
 }
 
 func canonicals(roots []cid.Cid) map[string]bool {

@@ -157,6 +157,10 @@ const (
 	heldFor      = time.Minute
 	heldFactor   = 100
 	heldAccounts = 10_000 // that are remembered
+
+	// Who must not go by a sum that is older than his question waits for so many times as long as the last one took.
+	againFactor = 10
+	againFor    = 10 * time.Second // at most
 )
 
 // sums remembers what was added up for accounts.
@@ -167,6 +171,7 @@ type sums[T any] struct {
 
 type sum[T any] struct {
 	mu    sync.Mutex // one caller adds up, the others wait for it
+	began time.Time  // when the value was asked for
 	added time.Time  // when it was known
 	until time.Time  // of the process
 	value T
@@ -180,11 +185,16 @@ func newSums[T any](ask func(ctx context.Context, account Account) (T, error)) *
 	return &sums[T]{ask: ask, known: known}
 }
 
-func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) {
+func (h *sums[T]) entry(account Account) *sum[T] {
 	entry := &sum[T]{}
 	if other, ok, _ := h.known.PeekOrAdd(account, entry); ok {
 		entry = other
 	}
+	return entry
+}
+
+func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) {
+	entry := h.entry(account)
 	entry.mu.Lock()
 	defer entry.mu.Unlock()
 	started := time.Now()
@@ -195,7 +205,7 @@ func (h *sums[T]) of(ctx context.Context, account Account) (value T, err error) 
 		return value, err
 	}
 	took := time.Since(started)
-	entry.added = started.Add(took)
+	entry.began, entry.added = started, started.Add(took)
 	entry.until, entry.value = entry.added.Add(min(heldFactor*took, heldFor)), value
 	return value, nil
 }
@@ -216,8 +226,37 @@ func (h *sums[T]) change(account Account, since time.Time, by func(T) T) {
 	entry.value = by(entry.value)
 }
 
-// forget has the next caller add up again.
-func (h *sums[T]) forget(account Account) { h.known.Remove(account) }
+// again has the next caller go by what was added up after a time: it adds up again, unless another has meanwhile. It returns
+// when that may be, so that those who want it over and over take a tenth of the time of the database at most, where a sum takes
+// up to a second.
+func (h *sums[T]) again(ctx context.Context, account Account, since time.Time) error {
+	entry := h.entry(account)
+	for {
+		rest := entry.expire(since)
+		if rest <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(rest):
+		}
+	}
+}
+
+// expire has a sum added up again that is not from after a time, or tells how long that must wait.
+func (e *sum[T]) expire(since time.Time) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.began.After(since) {
+		return 0
+	}
+	rest := time.Until(e.added.Add(min(againFactor*e.added.Sub(e.began), againFor)))
+	if rest <= 0 {
+		e.until = time.Time{}
+	}
+	return rest
+}
 
 // Size returns the bytes of a DAG that is held, or was until it was let go or lost; 0 where nobody knows.
 func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {

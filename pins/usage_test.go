@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,7 +134,7 @@ func TestPlanHasRoomForWhatIsHereAsForWhatIsFetched(t *testing.T) {
 func TestHeldBytesAreAddedUpAHundredthOfTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, takes, bytes := 0, time.Millisecond, int64(1)
-		held, _ := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+		held, _, _ := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
 			asked++
 			<-time.After(takes)
 			return bytes, nil
@@ -159,7 +161,7 @@ func TestHeldBytesAreAddedUpAHundredthOfTheTime(t *testing.T) {
 func TestWhatGivesWayIsTakenFromWhatWasAddedUpBeforeOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, bytes := 0, int64(10)
-		held, change := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+		held, change, _ := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
 			asked++
 			<-time.After(time.Second)
 			return bytes, nil
@@ -185,4 +187,69 @@ func TestWhatGivesWayIsTakenFromWhatWasAddedUpBeforeOnly(t *testing.T) {
 		change(alice, began, 1) // it ended while, or before, that was added up
 		is(5, 3)
 	})
+}
+
+// Each refusal wants a sum that is newer than its question.
+func TestSumsThatMustBeNewAreAddedUpATenthOfTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, takes := 0, 100*time.Millisecond
+		held, _, again := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+			asked++
+			<-time.After(takes)
+			return int64(asked), nil
+		})
+		anew := func(since time.Time, waits time.Duration, times int64) {
+			t.Helper()
+			began := time.Now()
+			err := again(t.Context(), alice, since)
+			got, problem := held(t.Context(), alice)
+			if err := errors.Join(err, problem); got != times || time.Since(began) != waits || err != nil {
+				t.Errorf("sum %d after %v, want %d after %v: %v", got, time.Since(began), times, waits, err)
+			}
+		}
+		early := time.Now().Add(-time.Second)
+		anew(time.Now(), takes, 1)
+		anew(early, 0, 1) // it is newer than that
+		for n := range int64(5) {
+			anew(time.Now(), 10*takes+takes, n+2)
+		}
+		takes = 5 * time.Second
+		anew(time.Now(), time.Second+takes, 7)
+		anew(time.Now(), 10*time.Second+takes, 8) // nobody waits longer than that for the next
+
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("enough"))
+		if err := again(ctx, alice, time.Now()); err == nil || err.Error() != "enough" {
+			t.Errorf("waiting on: %v", err)
+		}
+	})
+}
+
+func TestSumsOfAnAccountAreAddedUpOneAfterTheOther(t *testing.T) {
+	var running, most, asked atomic.Int64
+	began := make(chan struct{}, 100)
+	held, _, again := pins.HeldBytes(func(context.Context, pins.Account) (int64, error) {
+		most.Store(max(most.Load(), running.Add(1)))
+		defer running.Add(-1)
+		asked.Add(1)
+		began <- struct{}{}
+		<-time.After(50 * time.Millisecond) // in which others come
+		return 1, nil
+	})
+	var callers sync.WaitGroup
+	anew := func() {
+		err := again(t.Context(), alice, time.Now())
+		if _, problem := held(t.Context(), alice); err != nil || problem != nil {
+			t.Error(err, problem)
+		}
+	}
+	callers.Go(anew)
+	<-began
+	for range 20 {
+		callers.Go(anew)
+	}
+	callers.Wait()
+	if most.Load() != 1 || asked.Load() > 3 {
+		t.Errorf("%d sums for 21 callers, up to %d at once", asked.Load(), most.Load())
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth"
@@ -65,16 +66,12 @@ func (s ownAPI) AddPins(c echo.Context, params v1.AddPinsParams) error {
 func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins.Batch) []pins.Result {
 	results := make([]pins.Result, len(items))
 	var asked []pins.Asked
-	var together ledger.Stock // of those that are paid for
 	for i, item := range items {
 		if before, ok := batch.Made[i]; ok {
 			results[i] = before
 			continue
 		}
 		r, decided, err := s.batchItem(c, item)
-		if err == nil && s.pays(c) {
-			together, err = s.affordToo(c, together, r, decided)
-		}
 		if err != nil {
 			results[i].Err = err
 			continue
@@ -88,6 +85,7 @@ func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins
 		}
 		return results
 	}
+	asked = s.affordable(c, asked, results)
 	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
 		results[asked[j].Place] = made
 	}
@@ -151,17 +149,32 @@ func (s ownAPI) batchItem(c echo.Context, item json.RawMessage) (spec.Request, p
 	return r, decided, err
 }
 
-// affordToo is what the pins before and one more occupy, or an error and what they occupy without it.
-func (s ownAPI) affordToo(c echo.Context, before ledger.Stock, r spec.Request, decided pins.Decision) (ledger.Stock, error) {
-	more, err := s.weigh(c, r.Root, 0, decided.Copies)
-	if err != nil {
-		return before, err
+// affordable returns those of a list that the caller's balance carries together, and notes why the others are refused. What fits
+// is asked about only: what is kept of replaced pins must not give way to what is refused anyway.
+func (s ownAPI) affordable(c echo.Context, asked []pins.Asked, results []pins.Result) []pins.Asked {
+	if !s.pays(c) {
+		return asked
 	}
-	after := ledger.Stock{Hot: before.Hot + more.Hot, Cold: before.Cold + more.Cold}
-	if err := s.carries(c, after, r.Root, ""); err != nil {
-		return before, err
+	roots := make([]cid.Cid, len(asked))
+	for i, a := range asked {
+		roots[i] = a.Root
 	}
-	return after, nil
+	var paid []pins.Asked
+	var weighed []cid.Cid
+	var together ledger.Stock
+	for i, a := range asked {
+		more, err := s.weigh(c, a.Root, 0, a.Copies)
+		more.Hot, more.Cold = together.Hot+more.Hot, together.Cold+more.Cold
+		if err == nil {
+			err = s.carries(c, more, append(weighed, a.Root), roots[i+1:], "")
+		}
+		if err != nil {
+			results[a.Place].Err = err
+			continue
+		}
+		paid, weighed, together = append(paid, a), append(weighed, a.Root), more
+	}
+	return paid
 }
 
 // refusedItem is what an error means for one pin of a batch.

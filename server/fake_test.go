@@ -295,7 +295,9 @@ func (m *memory) Stock(context.Context, pins.Account) (pins.Stock, error) { retu
 
 func (m *memory) ReplacedBy(context.Context, pins.Account, pins.ID) (int64, error) { return 0, nil }
 
-func (m *memory) CanYield(context.Context, pins.Account, pins.ID) (int64, error) { return 0, nil }
+func (m *memory) CanYield(context.Context, pins.Account, pins.ID, ...cid.Cid) (int64, error) {
+	return 0, nil
+}
 
 func (m *memory) GiveWay(context.Context, pins.Account, pins.ID, int64, ...cid.Cid) (int64, error) {
 	return 0, nil

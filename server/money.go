@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -73,7 +74,7 @@ func (s *Server) afford(c echo.Context, root cid.Cid, size int64, copies int) er
 	}
 	more, err := s.weigh(c, root, size, copies)
 	if err == nil {
-		err = s.carries(c, more, root, "")
+		err = s.carries(c, more, []cid.Cid{root}, nil, "")
 	}
 	return err
 }
@@ -94,8 +95,9 @@ func (s *Server) weigh(c echo.Context, root cid.Cid, size int64, copies int) (le
 }
 
 // carries tells whether the caller's balance carries so much more beside what is stored and what is being fetched, which a
-// replacement does not add to. What is kept of replaced pins may use up the allowance, and gives way then.
-func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, replaced pins.ID) error {
+// replacement does not add to. What is kept of replaced pins may use up the allowance, and gives way then: not the DAGs that are
+// weighed, nor those that are asked about later in the same request.
+func (s *Server) carries(c echo.Context, more ledger.Stock, weighed, later []cid.Cid, replaced pins.ID) error {
 	ctx := c.Request().Context()
 	stock, err := s.pins.Stock(ctx, account(c))
 	if err != nil {
@@ -112,7 +114,8 @@ func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, repla
 	if !errors.Is(short, ledger.ErrFunds) {
 		return short
 	}
-	kept, err := s.pins.CanYield(ctx, account(c), replaced)
+	stay := slices.DeleteFunc(slices.Clone(later), func(root cid.Cid) bool { return slices.Contains(weighed, root) })
+	kept, err := s.pins.CanYield(ctx, account(c), replaced, stay...)
 	if err != nil || kept == 0 {
 		return cmp.Or(err, short)
 	}
@@ -120,7 +123,7 @@ func (s *Server) carries(c echo.Context, more ledger.Stock, asked cid.Cid, repla
 	if err := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more); err != nil {
 		return err
 	}
-	_, err = s.pins.GiveWay(ctx, account(c), replaced, pins.AllKept, asked)
+	_, err = s.pins.GiveWay(ctx, account(c), replaced, pins.AllKept, slices.Concat(weighed, later)...)
 	return err
 }
 

@@ -187,6 +187,44 @@ func TestReplacementIsWeighedWithoutWhatTheOldPinOccupies(t *testing.T) {
 	}
 }
 
+// replacedOf has an account's cidV1 kept, which was replaced by what nobody has, beside somebody's cidRaw: 6 MiB each.
+func (k *till) replacedOf(t *testing.T, name string) {
+	t.Helper()
+	id, err := k.accountID(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(text string) spec.Request {
+		root := cid.MustParse(text)
+		return spec.Request{CID: text, Root: spec.Canonical(root)}
+	}
+	old, err := k.service.Add(t.Context(), pins.Account(id), of(cidV1), pins.Decision{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+	err = k.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return errors.Join(tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid IN ?`, pins.HotHeld, 6<<20, []string{cidV1, cidRaw}).Error,
+			tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
+				SELECT p.id, r.id, p.account, r.bytes, 1, 0, 1 FROM pins p JOIN roots r ON r.id = p.root_id`).Error)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobodys := pinstest.Leaf("nobody has it").Root.String()
+	if _, err := k.service.Replace(t.Context(), pins.Account(id), old.ID, of(nobodys), pins.Decision{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (k *till) isHere(t *testing.T, root string) (here bool, err error) {
+	t.Helper()
+	err = k.db.Read(t.Context(), func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE cid = ? AND hot = ?)`, root, pins.HotHeld).Row().Scan(&here)
+	})
+	return here, err
+}
+
 // At zero, what the allowance covers can be had: also what was replaced, and what comes in its stead.
 func TestReplacedDAGGivesWayInTheAllowance(t *testing.T) {
 	for _, c := range []struct {
@@ -198,38 +236,39 @@ func TestReplacedDAGGivesWayInTheAllowance(t *testing.T) {
 	} {
 		k := newTill(t, map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}) // 10 MiB
 		ann := k.customer("ann")
-		id, err := k.accountID(t.Context(), "ann")
-		if err != nil {
-			t.Fatal(err)
-		}
-		of := func(text string) spec.Request {
-			root := cid.MustParse(text)
-			return spec.Request{CID: text, Root: spec.Canonical(root)}
-		}
-		old, err := k.service.Add(t.Context(), pins.Account(id), of(cidV1), pins.Decision{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
-		err = k.db.Write(t.Context(), func(tx *gorm.DB) error {
-			return errors.Join(tx.Exec(`UPDATE roots SET hot = ?, bytes = ? WHERE cid IN ?`, pins.HotHeld, 6<<20, []string{cidV1, cidRaw}).Error,
-				tx.Exec(`INSERT INTO holdings (pin, root_id, account, bytes, hot, copies, since_s)
-					SELECT p.id, r.id, p.account, r.bytes, 1, 0, 1 FROM pins p JOIN roots r ON r.id = p.root_id`).Error)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		nobodys := pinstest.Leaf("nobody has it").Root.String()
-		if _, err := k.service.Replace(t.Context(), pins.Account(id), old.ID, of(nobodys), pins.Decision{}); err != nil {
-			t.Fatal(err)
-		}
+		k.replacedOf(t, "ann")
 		k.mustAdd(t, ann, `{"cid":"`+c.asked+`"}`)
-		var here bool
-		err = k.db.Read(t.Context(), func(tx *gorm.DB) error {
-			return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE cid = ? AND hot = ?)`, cidV1, pins.HotHeld).Row().Scan(&here)
-		})
-		if err != nil || here != c.stays {
+		if here, err := k.isHere(t, cidV1); err != nil || here != c.stays {
 			t.Errorf("%s: the replaced one is here: %t: %v", c.what, here, err)
+		}
+	}
+}
+
+// Neither what another pin of a batch asks for gives way, nor anything to what the plan has no room for.
+func TestReplacedDAGDoesNotGiveWayWithinABatchThatAsksForIt(t *testing.T) {
+	raw, old := `{"cid":"`+cidRaw+`"}`, `{"cid":"`+cidV1+`"}`
+	for _, c := range []struct {
+		what, list string
+		limits     auth.Limits
+		codes      string
+	}{
+		{"another asks for it", raw + "," + old, auth.Limits{}, "[409 202]"}, // both are more than the allowance
+		{"the first asks for it", old + "," + raw, auth.Limits{}, "[202 409]"},
+		{"there is no room for it", raw, auth.Limits{DAGBytes: 5 << 20}, "[403]"},
+	} {
+		k := newTill(t, nil)
+		c.limits.Prices = map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"} // 10 MiB
+		if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, c.limits); err != nil {
+			t.Fatal(err)
+		}
+		ann := k.customer("ann")
+		k.replacedOf(t, "ann")
+		var codes []int32
+		for _, r := range ask[v1.BatchResults](k.house, 200, ann, "POST", "/pins/batch", "["+c.list+"]").Results {
+			codes = append(codes, r.Code)
+		}
+		if here, err := k.isHere(t, cidV1); !here || fmt.Sprint(codes) != c.codes || err != nil {
+			t.Errorf("%s: %v, want %s; the replaced one is here: %t: %v", c.what, codes, c.codes, here, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 
+	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/frostpin/frostpin/auth/ledger"
@@ -43,7 +44,7 @@ func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request,
 	if more == (ledger.Stock{}) {
 		return nil
 	}
-	return s.carries(c, more, r.Root, old.ID)
+	return s.carries(c, more, []cid.Cid{r.Root}, nil, old.ID)
 }
 
 // bringsNothing tells whether a replacement stores and fetches what the old pin does already. One that failed or was let go

@@ -50,7 +50,7 @@ type Pins interface {
 	// Stock returns what the pins of an account occupy.
 	Stock(ctx context.Context, account pins.Account) (pins.Stock, error)
 	ReplacedBy(ctx context.Context, account pins.Account, by pins.ID) (int64, error)
-	CanYield(ctx context.Context, account pins.Account, by pins.ID) (int64, error)
+	CanYield(ctx context.Context, account pins.Account, by pins.ID, but ...cid.Cid) (int64, error)
 	GiveWay(ctx context.Context, account pins.Account, by pins.ID, bytes int64, asked ...cid.Cid) (freed int64, err error)
 	// Size returns the bytes of a DAG that is held, or was until it was let go or lost; 0 where nobody knows.
 	Size(ctx context.Context, root cid.Cid) (int64, error)

@@ -128,7 +128,7 @@ func judgeHooks(err error) (verdict, bool) {
 	case errors.Is(err, hooks.ErrNotFound):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "there is no such webhook"}, true
 	case errors.Is(err, hooks.ErrTooMany):
-		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, "this account has as many webhooks as there may be; remove some"}, true
+		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, "this account has as many webhooks as there may be; remove some, or repeat this in a minute if you have: one that is removed counts until its deliveries are gone"}, true
 	case errors.Is(err, errNoWebhooks):
 		return verdict{http.StatusNotFound, spec.ReasonNotFound, "this server calls no webhooks"}, true
 	}

@@ -17,6 +17,7 @@ import (
 const (
 	lookEvery  = time.Second
 	sweepEvery = time.Hour
+	emptyEvery = time.Minute
 	noteEvery  = time.Minute
 	fullFor    = 10 * time.Second // that no events are read for a hook for which too many wait
 	leaseFor   = 2 * time.Minute  // longer than passFor twice, and a page and a call
@@ -38,7 +39,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer note.Stop()
 	c := s.newCrew()
 	defer c.working.Wait()
-	c.working.Go(func() { s.sweepNowAndThen(ctx) }) // beside the calls: there may be much
+	c.working.Go(func() { s.forgetNowAndThen(ctx) }) // beside the calls: there may be much
 	changed := s.events.Changed()
 	for c.stale = true; ; {
 		if err := c.look(ctx); err != nil && ctx.Err() == nil {
@@ -61,17 +62,22 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Service) sweepNowAndThen(ctx context.Context) {
-	each := time.NewTicker(sweepEvery)
-	defer each.Stop()
+func (s *Service) forgetNowAndThen(ctx context.Context) {
+	sweep, empty := time.NewTicker(sweepEvery), time.NewTicker(emptyEvery)
+	defer sweep.Stop()
+	defer empty.Stop()
+	forget := s.empty // at once: who has removed hooks waits for it to make others
 	for {
+		if err := forget(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("forgetting old deliveries and removed webhooks; it is tried again", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-each.C:
-			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("forgetting old deliveries; it is tried again", "err", err)
-			}
+		case <-sweep.C:
+			forget = s.sweep
+		case <-empty.C:
+			forget = s.empty
 		}
 	}
 }

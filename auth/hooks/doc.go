@@ -23,7 +23,8 @@
 //   - While 10,000 deliveries of a hook wait no more are made: the hook stands still in the events, which are kept for thirty
 //     days, and goes on when some are over. An event that goes meanwhile, with its pin or for its age, is never told.
 //   - A replay and a removal write the hook and no more than what waits for it. What is over is made anew when the hook comes
-//     to its event; a removed hook is nobody's at once, and the sweep empties it in steps.
+//     to its event; a removed hook is there for nobody at once, and is emptied in steps within a minute or so. Until then it
+//     counts as one that its account has.
 //   - A process calls 64 hooks at the same time, four of one account: addresses that do not answer take their own account's
 //     places, and whoever else has waited longest gets the next that is free.
 //   - Most events are somebody else's. A server reads them before it takes a hook, remembers how far it has read for those that

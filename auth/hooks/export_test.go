@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 )
@@ -37,7 +38,7 @@ func (k Worker) Note(ctx context.Context) error { return k.note(ctx) }
 func (s *Service) Pass(ctx context.Context) error { return s.Worker().Pass(ctx) }
 
 // Sweep forgets what is over at once.
-func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }
+func (s *Service) Sweep(ctx context.Context) error { return errors.Join(s.sweep(ctx), s.empty(ctx)) }
 
 // SetBacklog sets how many deliveries of a hook may wait.
 func (s *Service) SetBacklog(n int) { s.backlog = n }

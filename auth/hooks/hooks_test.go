@@ -1108,6 +1108,64 @@ func TestARemovedWebhookIsGoneAtOnceAndEmptiedLater(t *testing.T) {
 	})
 }
 
+// Whoever makes a webhook, lets very much wait for it and removes it, over and over, fills no disk.
+func TestARemovedWebhookCountsUntilItIsEmpty(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for range 10 {
+			r := newReceiver(t)
+			r.answers(500)
+			w.hook(ann, r)
+		}
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		list, err := w.Hooks(t.Context(), ann)
+		if err != nil || len(list) != 10 {
+			t.Fatalf("%d webhooks, %v", len(list), err)
+		}
+		for _, h := range list {
+			if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := w.Create(t.Context(), ann, "https://example.org", nil, ""); !errors.Is(err, hooks.ErrTooMany) {
+			t.Errorf("with ten that are not empty yet: %v", err)
+		}
+		w.hook(ben, newReceiver(t))
+		if err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r := newReceiver(t)
+		empty := w.hook(ann, r)
+		for range 9 {
+			w.hook(ann, r)
+		}
+		if err := w.Remove(t.Context(), ann, empty.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.hook(ann, r) // nothing has waited for the one that was removed
+	})
+}
+
+func TestRemovedWebhooksAreEmptiedWhenAServerStarts(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := newReceiver(t)
+		r.answers(500)
+		h := w.hook(ann, r)
+		w.happens(ann, "pin.pinned")
+		w.pass()
+		if err := w.Remove(t.Context(), ann, h.ID); err != nil {
+			t.Fatal(err)
+		}
+		stop := w.runs()
+		for deadline := time.Now().Add(10 * time.Second); w.count(`SELECT count(*) FROM webhooks`) > 0; {
+			if time.Now().After(deadline) {
+				t.Fatal("the webhook that was removed is still there")
+			}
+		}
+		stop()
+	})
+}
+
 func TestWebhooksOfOthersDoNotExist(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		h := w.hook(ann, newReceiver(t))

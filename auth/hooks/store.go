@@ -49,9 +49,12 @@ func scanHook(r row, more ...any) (h Hook, err error) {
 
 func (s *Service) insert(ctx context.Context, h Hook, secret string) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		// Hooks that are made at the same moment may be one more than there should be; that harms nobody.
+		// Hooks that are made at the same moment may be one more than there should be; that harms nobody. One that was removed
+		// counts until it is empty, or making and removing hooks for which much waits would fill the disk.
 		var n int
-		if err := tx.Raw(`SELECT count(*) FROM webhooks WHERE account = ?`, h.Account).Row().Scan(&n); err != nil {
+		err := tx.Raw(`SELECT count(*) FROM webhooks h WHERE account = ?
+			AND (disabled <> ? OR EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id))`, h.Account, removed).Row().Scan(&n)
+		if err != nil {
 			return err
 		}
 		if n >= maxHooks {
@@ -69,20 +72,20 @@ func (s *Service) selectHooks(ctx context.Context, account int64) (list []Hook, 
 			h, err := scanHook(r)
 			list = append(list, h)
 			return err
-		}, `SELECT `+hookColumns+` FROM webhooks WHERE account = ? ORDER BY created_ms, id`, account)
+		}, `SELECT `+hookColumns+` FROM webhooks WHERE account = ? AND disabled <> ? ORDER BY created_ms, id`, account, removed)
 	})
 	return list, err
 }
 
-// nobody has the hooks that were removed, until the sweep has emptied them: a hook may have had more deliveries than one
-// transaction should remove.
-const nobody = 0
+// removed is why a hook is called no more that its account does not have any more. It is there until it is empty: a hook may
+// have more deliveries than one transaction should remove.
+const removed = "removed"
 
 // remove takes a hook from its account.
 func (s *Service) remove(ctx context.Context, account int64, id string) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
-		return oneRow(tx.Exec(`UPDATE webhooks SET account = ?, disabled = 'removed', url = '', label = '', secret = '', lease_ms = 0
-			WHERE id = ? AND account = ?`, nobody, id, account))
+		return oneRow(tx.Exec(`UPDATE webhooks SET disabled = ?, url = '', label = '', secret = '', lease_ms = 0
+			WHERE id = ? AND account = ? AND disabled <> ?`, removed, id, account, removed))
 	})
 }
 
@@ -102,7 +105,7 @@ const newEnough = time.Hour
 func (s *Service) rewind(ctx context.Context, account int64, id string, after events.Position) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		err := oneRow(tx.Exec(`UPDATE webhooks SET at_seq = ?, at_pin = ?, disabled = '', failures = 0, rest_ms = 0, lease_ms = 0
-			WHERE id = ? AND account = ?`, after.Seq, after.Pin, id, account))
+			WHERE id = ? AND account = ? AND disabled <> ?`, after.Seq, after.Pin, id, account, removed))
 		if err != nil {
 			return err
 		}
@@ -117,7 +120,7 @@ func (s *Service) selectDeliveries(ctx context.Context, account int64, id string
 	err = s.db.Read(ctx, func(tx *gorm.DB) error {
 		list = nil
 		var found int
-		err := tx.Raw(`SELECT 1 FROM webhooks WHERE id = ? AND account = ?`, id, account).Row().Scan(&found)
+		err := tx.Raw(`SELECT 1 FROM webhooks WHERE id = ? AND account = ? AND disabled <> ?`, id, account, removed).Row().Scan(&found)
 		if errors.Is(err, sql.ErrNoRows) {
 			return ErrNotFound
 		}
@@ -357,14 +360,44 @@ func byAge(now time.Time) []step {
 	}
 }
 
-// sweep gives up what has waited too long, and forgets deliveries that are over and hooks that were removed. A hook that
-// fails is only tried now and then, so that most of what waits for it never has its turn.
-func (s *Service) sweep(ctx context.Context) error {
-	steps := append(byAge(s.now()),
-		step{`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries
-			WHERE hook IN (SELECT id FROM webhooks WHERE account = ?) LIMIT ?)`, []any{nobody}},
-		step{`DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE account = ?
-			AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, []any{nobody}})
+// sweep gives up what has waited too long, and forgets deliveries that are over. A hook that fails is only tried now and then,
+// so that most of what waits for it never has its turn.
+func (s *Service) sweep(ctx context.Context) error { return s.take(ctx, byAge(s.now())) }
+
+// empty forgets hooks that were removed, with what waited for them. It asks for one hook at a time, so that it finds the
+// deliveries by it however many there are of others.
+func (s *Service) empty(ctx context.Context) error {
+	list, err := s.selectRemoved(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range list {
+		err := s.take(ctx, []step{
+			{`DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM webhook_deliveries WHERE hook = ? LIMIT ?)`, []any{id}},
+			{`DELETE FROM webhooks WHERE id IN (SELECT id FROM webhooks h WHERE id = ?
+				AND NOT EXISTS (SELECT 1 FROM webhook_deliveries WHERE hook = h.id) LIMIT ?)`, []any{id}},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) selectRemoved(ctx context.Context) (list []string, err error) {
+	err = s.db.Read(ctx, func(tx *gorm.DB) error {
+		list = nil
+		return query(tx, func(r row) error {
+			var id string
+			err := r.Scan(&id)
+			list = append(list, id)
+			return err
+		}, `SELECT id FROM webhooks WHERE disabled = ? ORDER BY id`, removed)
+	})
+	return list, err
+}
+
+func (s *Service) take(ctx context.Context, steps []step) error {
 	for _, one := range steps {
 		if err := s.repeat(ctx, one); err != nil {
 			return err

@@ -10,11 +10,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"gorm.io/gorm"
 
+	"github.com/frostpin/frostpin/auth"
+	"github.com/frostpin/frostpin/auth/ledger"
 	"github.com/frostpin/frostpin/cmd/database"
 	"github.com/frostpin/frostpin/cmd/disk"
 	"github.com/frostpin/frostpin/pins/hot"
@@ -101,7 +104,11 @@ func (d *doctor) checkDatabase(ctx context.Context) {
 			d.fail("database", "look at the disk", "closing it: %v", err)
 		}
 	}()
-	if !d.checkSchema(ctx, db, name) || db.Dialect() != database.SQLite {
+	if !d.checkSchema(ctx, db, name) {
+		return
+	}
+	d.checkPlans(ctx, db)
+	if db.Dialect() != database.SQLite {
 		return
 	}
 	d.checkPrivate("database", string(d.config.Database))
@@ -143,6 +150,38 @@ func (d *doctor) checkSchema(ctx context.Context, db *database.DB, name string) 
 	}
 	d.ok("database", "%s answers, schema %s", name, applied[len(applied)-1])
 	return true
+}
+
+// checkPlans looks for plans whose accounts can do nothing, because their limits or prices are not known here.
+func (d *doctor) checkPlans(ctx context.Context, db *database.DB) {
+	var there bool
+	err := db.Read(ctx, func(tx *gorm.DB) error {
+		there = tx.Migrator().HasTable("plans")
+		return nil
+	})
+	if err == nil && !there {
+		return // it is of an older release
+	}
+	var plans []auth.Plan
+	if err == nil {
+		plans, err = auth.New(db, time.Now).Plans(ctx)
+	}
+	if err != nil {
+		d.fail("plans", "see that the database is running and not damaged", "%v", err)
+		return
+	}
+	var unreadable []string
+	for _, plan := range plans {
+		if _, err := ledger.ParsePrices(plan.Limits.Prices); plan.Unreadable || err != nil {
+			unreadable = append(unreadable, plan.Name)
+		}
+	}
+	if len(unreadable) > 0 {
+		d.fail("plans", "start the release that has set them, or say all that they shall have with `frostpin plan set NAME --anew`",
+			"the limits or prices of %s cannot be read, and their accounts can do little", strings.Join(unreadable, ", "))
+		return
+	}
+	d.ok("plans", "%d can be read", len(plans))
 }
 
 // checkHotTier opens the tier when no server has it open.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -433,11 +434,16 @@ func TestACreditByCommandLeavesThePinsToTheServer(t *testing.T) {
 		if diff := cmp.Diff(before, d.states()); diff != "" {
 			t.Errorf("the command has changed pins: %s", diff)
 		}
-		server := topUps{d.books, d.pins, nil, d.log}
+		now := time.Now()
+		server := d.server(&now)
 		if err := server.look(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		d.are("paid", spec.Pinned)
+		now = now.Add(topUpsFor)
+		if err := server.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if n := d.changes() - told; n != 1 {
 			t.Errorf("%d events tell that it is back, want 1", n)
 		}
@@ -457,7 +463,8 @@ func TestWhatHasFailedForOneTopUpIsTriedAgain(t *testing.T) {
 		d.book(d.ann, 50*ledger.Credit)
 		ended, end := context.WithCancel(t.Context())
 		end()
-		server := topUps{d.books, d.pins, nil, d.log}
+		now := time.Now()
+		server := d.server(&now)
 		if err := server.look(ended); err == nil {
 			t.Error("nothing failed")
 		}
@@ -466,15 +473,56 @@ func TestWhatHasFailedForOneTopUpIsTriedAgain(t *testing.T) {
 		if err != nil || len(list) == 0 {
 			t.Fatalf("to be tried again: %v, %v", list, err)
 		}
-		d.book(d.ann, ledger.Credit) // after the server has read what there is
 		if err := server.settle(t.Context(), list); err != nil {
 			t.Fatal(err)
 		}
 		d.are("paid", spec.Pinned)
+		d.book(d.ann, ledger.Credit) // after the server has read what there is
+		now = now.Add(topUpsFor)
+		if err := server.settle(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
 		if list, err := d.books.TopUps(t.Context(), 0, 10); err != nil || len(list) != 1 {
 			t.Errorf("to be tried again: %v, %v; want the last payment", list, err)
 		}
 	})
+}
+
+// A pin for which the money was not there is not refused yet when it comes.
+func TestAPinThatIsBeingRefusedWhenMoneyComesIsTriedAgain(t *testing.T) {
+	eachDebtor(t, func(t *testing.T, d *debtor) {
+		d.book(d.ann, 50*ledger.Credit)
+		now := time.Now()
+		server := d.server(&now)
+		look := func(later time.Duration) {
+			t.Helper()
+			now = now.Add(later)
+			if err := server.look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look(0)
+		err := d.db.Write(t.Context(), func(tx *gorm.DB) error {
+			return errors.Join(tx.Exec(`UPDATE roots SET hot = 'gave_up', reason = 'INSUFFICIENT_FUNDS: short'`).Error,
+				tx.Exec(`UPDATE pins SET status = 'failed'`).Error)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		look(topUpsFor - time.Second)
+		if got := d.status(d.hers); got != spec.Failed {
+			t.Errorf("it is %s while the payment rests", got)
+		}
+		look(time.Second)
+		d.until("it is back", func() bool { return d.status(d.hers) == spec.Pinned })
+		if left, err := d.books.TopUps(t.Context(), 0, 10); err != nil || len(left) > 0 {
+			t.Errorf("%v are to be tried again still, %v", left, err)
+		}
+	})
+}
+
+func (d *debtor) server(now *time.Time) topUps {
+	return topUps{d.books, d.pins, nil, func() time.Time { return *now }, d.log, map[int64]time.Time{}}
 }
 
 // states are the pins and their roots as they are written down.

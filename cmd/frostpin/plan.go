@@ -21,6 +21,8 @@ type planLine struct {
 	Name    string      `json:"name"`
 	Limits  auth.Limits `json:"limits"`
 	Created time.Time   `json:"created"`
+
+	Unreadable bool `json:"unreadable,omitempty"`
 }
 
 func (p *program) planCommand() *cobra.Command {
@@ -31,6 +33,7 @@ func (p *program) planSet() *cobra.Command {
 	var limits auth.Limits
 	var bytes, uploadBytes, dagBytes, egressBytes, grace string
 	var rates, prices []string
+	var anew bool
 	c := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Make a plan or change it",
@@ -49,7 +52,14 @@ when it will be let go. Then its pins fail, the newest first, until the rest cos
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.withStore(c, true, func(ctx context.Context, s *store) error {
-				plan, err := s.tokens.Plan(ctx, args[0])
+				var plan auth.Plan
+				var err error
+				if !anew {
+					plan, err = s.tokens.Plan(ctx, args[0])
+				}
+				if errors.Is(err, auth.ErrUnreadable) {
+					return fmt.Errorf("%w; say all that it shall have, with --anew", err)
+				}
 				if err != nil && !errors.Is(err, auth.ErrNoPlan) {
 					return err
 				}
@@ -72,6 +82,7 @@ when it will be let go. Then its pins fail, the newest first, until the rest cos
 		},
 	}
 	flags := c.Flags()
+	flags.BoolVar(&anew, "anew", false, "Forget all limits and prices that are not said, also those that cannot be read")
 	flags.Int64Var(&limits.Pins, "pins", 0, "Pins at once")
 	flags.Int64Var(&limits.PinsInFlight, "pins-in-flight", 0, "Pins that wait for their data")
 	flags.StringVar(&bytes, "bytes", "", "Bytes held, such as 100GiB, each DAG counted once")
@@ -173,6 +184,9 @@ func (p *program) planList() *cobra.Command {
 				}
 				heading := []string{"NAME", "PINS", "IN FLIGHT", "BYTES", "UPLOAD", "RATES", "GRACE"}
 				return printList(c, lines, heading, func(l planLine) []string {
+					if l.Unreadable {
+						return []string{l.Name, "cannot be read", "", "", "", "", ""}
+					}
 					return []string{
 						l.Name, number(int(l.Limits.Pins)), number(int(l.Limits.PinsInFlight)),
 						size(l.Limits.Bytes), size(l.Limits.UploadBytes), number(len(l.Limits.Rates)), graceDays(l.Limits),

@@ -246,7 +246,7 @@ func (p *program) serve(ctx context.Context, c *Config, log *slog.Logger) (err e
 		return nil
 	})
 	running.Go(func() error {
-		topUps{books, service, cold, log}.run(ctx)
+		newTopUps(books, service, cold, log).run(ctx)
 		return nil
 	})
 	if cold != nil {

@@ -84,10 +84,13 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	if limits.Bytes == 0 && !limits.Bills() {
 		return nil
 	}
+	asked := time.Now()
 	err = s.weigh(ctx, account, pin, known, copies, limits)
 	if short := (*pins.ShortError)(nil); errors.As(err, &short) {
 		// What has given way to another pin since may be in the sums still. A refusal is for good.
-		s.pins().AddUpAgain(account)
+		if err := s.pins().AddUpAgain(ctx, account, asked); err != nil {
+			return err
+		}
 		err = s.weigh(ctx, account, pin, known, copies, limits)
 	}
 	return err

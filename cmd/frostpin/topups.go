@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,8 +15,13 @@ import (
 	"github.com/frostpin/frostpin/spec"
 )
 
-// topUpsEvery is how often it is looked who can pay again: a command beside the server tells nobody.
-const topUpsEvery = time.Second
+const (
+	topUpsEvery = time.Second // a command beside the server tells nobody who can pay again
+
+	// A pin for which the money was not there may be refused only after it has come. So all is tried again once more, when
+	// nothing can have been asked before the payment any more.
+	topUpsFor = time.Minute
+)
 
 // topUps has tried again what waited for money. Only a server knows what state a pin is in then, because its settings say so:
 // commands and other servers leave it to this.
@@ -23,7 +29,13 @@ type topUps struct {
 	books *ledger.Service
 	pins  *pins.Service
 	cold  *coldTier // nil: nothing is stored on Filecoin
+	now   func() time.Time
 	log   *slog.Logger
+	tried map[int64]time.Time // since when the second try of a top-up is waited for
+}
+
+func newTopUps(books *ledger.Service, service *pins.Service, cold *coldTier, log *slog.Logger) topUps {
+	return topUps{books, service, cold, time.Now, log, map[int64]time.Time{}}
 }
 
 // run looks until ctx ends. Several servers may do so at once.
@@ -45,10 +57,17 @@ func (t topUps) run(ctx context.Context) {
 // look does all there is to do. What fails is there for the next look, and keeps nobody else waiting.
 func (t topUps) look(ctx context.Context) error {
 	var problems []error
+	there := map[int64]bool{}
 	for after := int64(0); ; {
 		list, err := t.books.TopUps(ctx, after, pageSize)
-		if err != nil || len(list) == 0 {
+		if err != nil {
 			return errors.Join(append(problems, err)...)
+		}
+		if len(list) == 0 {
+			break
+		}
+		for _, top := range list {
+			there[top.ID] = true
 		}
 		after = list[len(list)-1].ID
 		if err := t.settle(ctx, list); err != nil {
@@ -58,9 +77,18 @@ func (t topUps) look(ctx context.Context) error {
 			problems = append(problems, err)
 		}
 	}
+	// Others are forgotten, by this server or another.
+	maps.DeleteFunc(t.tried, func(id int64, _ time.Time) bool { return !there[id] })
+	return errors.Join(problems...)
 }
 
+// settle tries again what waits for top-ups that are new, and for those that are old enough, which it forgets then.
 func (t topUps) settle(ctx context.Context, list []ledger.TopUp) error {
+	now := t.now()
+	list = slices.DeleteFunc(slices.Clone(list), func(top ledger.TopUp) bool {
+		tried, ok := t.tried[top.ID]
+		return ok && now.Sub(tried) < topUpsFor
+	})
 	var problems []error
 	var pay []pins.Account
 	failed := map[int64]bool{}
@@ -83,6 +111,16 @@ func (t topUps) settle(ctx context.Context, list []ledger.TopUp) error {
 			return errors.Join(append(problems, err)...)
 		}
 	}
-	done := slices.DeleteFunc(list, func(top ledger.TopUp) bool { return failed[top.Account] })
+	var done []ledger.TopUp
+	for _, top := range list {
+		if failed[top.Account] {
+			continue
+		}
+		if _, ok := t.tried[top.ID]; ok {
+			done = append(done, top)
+			continue
+		}
+		t.tried[top.ID] = now
+	}
 	return errors.Join(append(problems, t.books.ForgetTopUps(ctx, done))...)
 }
