@@ -226,18 +226,19 @@ func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
 
 // Retry tries pins of an account again that have failed for a reason: the first word of what their info tells. Those that
 // were let go are wanted again when the reason is that of Lapse. Which of those who could not have a DAG has given the reason
-// that it tells is not known: with money come those too that another could not have for want of room.
+// that it tells is not known: with money come those too that another account perhaps could not have for want of room. What this
+// one alone has no room for money does not change, and it would be fetched again only to be refused.
 func (s *Service) Retry(ctx context.Context, account Account, reason string) error {
 	var returned bool
 	var err error
-	reasons := []string{reason}
+	others := ""
 	if reason == spec.ReasonInsufficientFunds {
-		reasons = append(reasons, spec.ReasonQuotaExceeded)
+		others = spec.ReasonQuotaExceeded
 		returned, err = s.store.unlapse(ctx, account)
 	}
 	retried := false
 	if err == nil {
-		retried, err = s.store.retry(ctx, account, reasons)
+		retried, err = s.store.retry(ctx, account, reason, others)
 	}
 	if returned || retried {
 		s.sched.poke()
