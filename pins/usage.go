@@ -84,26 +84,40 @@ type Sized struct {
 // replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here. What is kept of
 // pins that were replaced gives way to what would not fit beside it.
 func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) ([]error, error) {
-	refused := make([]error, len(dags))
-	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
-		return refused, nil
+	refused, needed, err := s.Measure(ctx, account, q, dags, replaced)
+	if err == nil && needed > 0 {
+		_, err = s.GiveWay(ctx, account, replaced, needed, Roots(dags)...)
 	}
-	there, freed, err := s.store.extents(ctx, account, dags, replaced)
-	if err != nil {
-		return nil, fmt.Errorf("looking up the sizes of dags: %w", err)
-	}
-	held := int64(0)
-	if q.Bytes > 0 {
-		if held, err = s.heldBytes.of(ctx, account); err != nil {
-			return nil, err
-		}
-	}
-	held = max(0, held-freed)
+	return refused, err
+}
+
+// Roots are those of DAGs.
+func Roots(dags []Sized) []cid.Cid {
 	roots := make([]cid.Cid, len(dags))
 	for i, dag := range dags {
 		roots[i] = dag.Root
 	}
-	needed, yields := int64(0), int64(-1) // of what can give way; -1: not looked up
+	return roots
+}
+
+// Measure is Fits that has nothing give way yet, and tells how many bytes must for those that are not refused.
+func (s *Service) Measure(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) (refused []error, needed int64, err error) {
+	refused = make([]error, len(dags))
+	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
+		return refused, 0, nil
+	}
+	there, freed, err := s.store.extents(ctx, account, dags, replaced)
+	if err != nil {
+		return nil, 0, fmt.Errorf("looking up the sizes of dags: %w", err)
+	}
+	held := int64(0)
+	if q.Bytes > 0 {
+		if held, err = s.heldBytes.of(ctx, account); err != nil {
+			return nil, 0, err
+		}
+	}
+	held = max(0, held-freed)
+	yields := int64(-1) // what can give way; -1: not looked up
 	for i, dag := range dags {
 		key := spec.Canonical(dag.Root).String()
 		known := there[key]
@@ -113,8 +127,8 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		}
 		if over := held + max(known.Bytes, 1) - q.Bytes; over > 0 {
 			if yields < 0 {
-				if yields, err = s.store.canYield(ctx, account, replaced, canonicals(roots)); err != nil {
-					return nil, err
+				if yields, err = s.store.canYield(ctx, account, replaced, canonicals(Roots(dags))); err != nil {
+					return nil, 0, err
 				}
 			}
 			if over > yields {
@@ -127,10 +141,7 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		known.counted = true
 		there[key] = known
 	}
-	if needed > 0 {
-		_, err = s.GiveWay(ctx, account, replaced, needed, roots...)
-	}
-	return refused, err
+	return refused, needed, nil
 }
 
 func (q Quota) full(held, more int64) string {
