@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,13 @@ func (p *purses) give(account pins.Account, bytes int64) {
 	p.can[account] = bytes
 }
 
+// fill has an account have no room, or room again.
+func (p *purses) fill(account pins.Account, full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.full = map[pins.Account]bool{account: full}
+}
+
 func (p *purses) timesAsked(account pins.Account) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,6 +161,33 @@ func TestMoneyTriesAgainWhatAnotherAccountHadNoRoomFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.untilStatus(first, spec.Pinned)
+	})
+}
+
+// A small payment must not fetch all again that an account has no room for, only to refuse it again.
+func TestMoneyTriesNothingAgainThatTheAccountItselfHadNoRoomFor(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		large, dear := pinstest.Tree("too large", 3), pinstest.Tree("too dear", 3)
+		w.tier.AddNetwork(slices.Concat(large.Blocks, dear.Blocks)...)
+		unpaid := w.untilStatus(w.add(alice, request(dear.Root)), spec.Failed)
+		p.fill(alice, true)
+		full := w.untilStatus(w.add(alice, request(large.Root)), spec.Failed)
+		if details := full.Info()["status_details"]; !strings.Contains(details, "QUOTA_EXCEEDED: ") {
+			t.Fatalf("it says %q, so that this proves nothing", details)
+		}
+		p.fill(alice, false)
+		p.give(alice, large.Size()+dear.Size())
+		if err := w.Retry(t.Context(), alice, spec.ReasonInsufficientFunds); err != nil {
+			t.Fatal(err)
+		}
+		if status := w.get(full).Status(); status != spec.Failed {
+			t.Errorf("with money it is %s", status)
+		}
+		w.untilStatus(unpaid, spec.Pinned)
+		if err := w.Retry(t.Context(), alice, spec.ReasonQuotaExceeded); err != nil {
+			t.Fatal(err)
+		}
+		w.untilStatus(full, spec.Pinned)
 	})
 }
 

@@ -3,6 +3,7 @@ package pins
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -247,6 +248,16 @@ func Arrive(ctx context.Context, s *Service, c cid.Cid, bytes int64) error {
 func ExpireRetained(ctx context.Context, s *Service) error {
 	_, err := s.store.expireRetained(ctx)
 	return err
+}
+
+// ExpireIfTold is ExpireRetained if Run would do so at once.
+func ExpireIfTold(ctx context.Context, s *Service) error {
+	select {
+	case <-s.store.overdue:
+		return ExpireRetained(ctx, s)
+	default:
+		return errors.New("it would be let go a minute later")
+	}
 }
 
 // A Kept is what is held for an account: as it counts, as it costs, and as the pins and what is kept of replaced ones say.

@@ -431,3 +431,28 @@ func TestZipfLoadLetsNothingGoWithoutProof(t *testing.T) {
 		}
 	})
 }
+
+// What shares blocks with the DAG that comes in its place stays until that is here, whoever else wants it cold only.
+func TestReplacedDAGStaysHotUntilItsSuccessorIsHere(t *testing.T) {
+	eachCellar(t, 1000, func(t *testing.T, c *cellar) {
+		old, d := c.hold("it", 2000)
+		if _, err := c.Add(t.Context(), bob, request(d.Root), pins.Decision{Terms: 2, Residence: pins.ResidenceCold}); err != nil {
+			t.Fatal(err)
+		}
+		next := pinstest.Leaf("comes later")
+		c.replace(old, request(next.Root))
+		stays := func(want bool) {
+			t.Helper()
+			c.now = c.now.Add(2 * stay)
+			c.pass()
+			if c.held(d.Root) != want {
+				t.Errorf("it is here: %t, want %t", !want, want)
+			}
+		}
+		stays(true)
+		if err := pins.Arrive(t.Context(), c.Service, next.Root, 70); err != nil {
+			t.Fatal(err)
+		}
+		stays(false)
+	})
+}

@@ -212,6 +212,16 @@ func TestAllThatIsKeptOfReplacedPinsGoes(t *testing.T) {
 			}
 			return err
 		}, 10},
+		"what it waits for is here": {func(c *cellar) error {
+			if err := pins.Arrive(c.t.Context(), c.Service, awaited, 0); err != nil {
+				return err
+			}
+			c.keeps(10 * (many - 200)) // one transaction lets go no more, and the rest counts until it goes
+			if freed, err := c.GiveWay(c.t.Context(), alice, "", 10); freed != 10 || err != nil {
+				c.t.Errorf("%d of it give way: %v", freed, err)
+			}
+			return pins.ExpireIfTold(c.t.Context(), c.Service)
+		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachCellar(t, 1<<30, func(t *testing.T, w *cellar) {

@@ -175,7 +175,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err // what must not be served is known before anything is
 	}
 	close(d.entered)
-	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.uploadHolds, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks, d.obeys, d.spans}
+	loops := []func(context.Context){d.passes, d.walks, d.beats, d.progresses, d.sweeps, d.retained, d.uploadHolds, d.compares, d.collections, d.colds, d.verifies, d.touching, d.letGoing, d.rooms, d.expiries, d.blocks, d.obeys, d.spans}
 	for _, loop := range loops {
 		d.workers.Go(func() { loop(ctx) })
 	}

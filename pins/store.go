@@ -54,6 +54,8 @@ type store struct {
 	spans       spanSizes
 	spansWanted chan Account // those that a search has found without
 
+	overdue chan struct{} // more was kept for a pin that is held now than was let go at once
+
 	owedUploads owedClaims[claimedKey]
 	owedBatches owedClaims[*Batch]
 }
@@ -61,7 +63,7 @@ type store struct {
 func newStore(db DB, now func() time.Time, archive Archive, rule PinnedWhen) *store {
 	s := &store{
 		db: db, now: now, me: uuid.NewString(), archive: archive, counter: counter{looking: map[int64]*addition{}},
-		room: func() Room { return RoomPlenty }, spans: usualSpans, spansWanted: make(chan Account, 1),
+		room: func() Room { return RoomPlenty }, spans: usualSpans, spansWanted: make(chan Account, 1), overdue: make(chan struct{}, 1),
 		searches: newSearches(),
 	}
 	s.owing.Store(true) // until begin has looked

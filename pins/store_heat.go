@@ -80,7 +80,8 @@ func (s *store) residentsIn(tx *gorm.DB, where string, args ...any) (list []resi
 	return list, s.addGrounds(tx, list)
 }
 
-// addGrounds finds out what keeps roots here: what their pins want, and how their cold copies stand.
+// addGrounds finds out what keeps roots here: what their pins want, how their cold copies stand, and whether they are kept for
+// the successors of pins that were replaced.
 func (s *store) addGrounds(tx *gorm.DB, list []resident) error {
 	at := make(map[int64]int, len(list))
 	ids := make([]int64, len(list))
@@ -124,6 +125,19 @@ func (s *store) addGrounds(tx *gorm.DB, list []resident) error {
 		}
 	}
 	judged := map[int64]Ground{}
+	// What shares blocks with what is coming in its place must be here until then. Of the pin that was replaced there are no
+	// copies any more.
+	err = query(tx, func(from row) error {
+		var id int64
+		if err := from.Scan(&id); err != nil {
+			return err
+		}
+		judged[id], list[at[id]].coldOnly = GroundUncopied, false
+		return nil
+	}, `SELECT DISTINCT root_id FROM retained WHERE root_id IN ?`, ids)
+	if err != nil {
+		return err
+	}
 	for _, w := range all {
 		r := &list[at[w.root]]
 		ground := GroundUncopied

@@ -104,7 +104,17 @@ func (s *store) dropRetained(tx *gorm.DB, where string, args ...any) (list []ret
 	return list, orphans, len(roots) == dropAtOnce, nil
 }
 
-// dropAllRetained is dropRetained for what was kept for one pin or root, which are mostly few.
+// dropSuperseded lets go what was kept until a root is held, which it is now. Any number of pins may have been replaced by
+// pins of one DAG: what is left when there are many of them is overdue.
+func (s *store) dropSuperseded(tx *gorm.DB, root int64) (orphans []int64, left bool, err error) {
+	_, orphans, left, err = s.dropRetained(tx, `successor_root = ?`, root)
+	if err != nil || !left {
+		return orphans, false, err
+	}
+	return orphans, true, tx.Exec(`UPDATE retained SET until_ms = 0 WHERE successor_root = ?`, root).Error
+}
+
+// dropAllRetained is dropRetained for what was kept for one pin, which is mostly little.
 func (s *store) dropAllRetained(tx *gorm.DB, where string, args ...any) (orphans []int64, err error) {
 	for more := true; more; {
 		var some []int64
@@ -116,7 +126,7 @@ func (s *store) dropAllRetained(tx *gorm.DB, where string, args ...any) (orphans
 	return orphans, nil
 }
 
-// expireRetained lets go what was kept back for a successor that never came.
+// expireRetained lets go what was kept back for a successor that never came, and what dropSuperseded has left.
 func (s *store) expireRetained(ctx context.Context) (orphans []int64, err error) {
 	for more := true; more; {
 		var some []int64

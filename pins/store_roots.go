@@ -101,22 +101,26 @@ func (s *store) unclaim(ctx context.Context, roots []int64) error {
 // move applies a transition to a root that this process has claimed. With keep the claim stays. It returns errStale
 // when the root is being released or is no longer ours; a claim that was ours is given up then.
 func (s *store) move(ctx context.Context, id int64, keep bool, transition func(Root) Root) (after Root, orphans []int64, err error) {
-	stale := false
+	var m moved
 	err = s.db.Write(ctx, func(tx *gorm.DB) (err error) {
-		after, orphans, stale, err = s.moveIn(tx, id, keep, transition)
+		m, err = s.moveIn(tx, id, keep, transition)
 		return err
 	})
-	if err == nil && stale {
+	if err == nil && m.left {
+		signal(s.overdue)
+	}
+	if err == nil && m.stale {
 		err = errStale
 	}
-	return after, orphans, err
+	return m.after, m.orphans, err
 }
 
-// moveAll applies one transition to many roots and gives their claims up; roots that are stale are passed over.
+// moveAll applies one transition, by which none becomes held, to many roots and gives their claims up; roots that are stale
+// are passed over.
 func (s *store) moveAll(ctx context.Context, ids []int64, transition func(Root) Root) error {
 	return s.db.Write(ctx, func(tx *gorm.DB) error {
 		for _, id := range ids {
-			if _, _, _, err := s.moveIn(tx, id, false, transition); err != nil {
+			if _, err := s.moveIn(tx, id, false, transition); err != nil {
 				return err
 			}
 		}
@@ -124,25 +128,33 @@ func (s *store) moveAll(ctx context.Context, ids []int64, transition func(Root) 
 	})
 }
 
-func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) Root) (after Root, orphans []int64, stale bool, err error) {
+// A moved is what has come of a root.
+type moved struct {
+	after   Root
+	stale   bool    // nothing was to be done
+	orphans []int64 // roots that were kept until this one is held
+	left    bool    // more was kept for it, which is overdue now
+}
+
+func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) Root) (moved, error) {
 	before, holder, err := lockRoot(tx, `r.id = ?`, id)
 	if errors.Is(err, errStale) {
-		return Root{}, nil, true, nil
+		return moved{stale: true}, nil
 	}
 	if err != nil || holder != s.me {
-		return Root{}, nil, true, err
+		return moved{stale: true}, err
 	}
 	if !before.Hot.waits() {
-		return Root{}, nil, true, s.saveRoot(tx, before, before, "")
+		return moved{stale: true}, s.saveRoot(tx, before, before, "")
 	}
-	after = transition(before)
+	after := transition(before)
 	if after.Hot == HotGaveUp && before.Hot != HotRestoring {
 		// Only what would end is worth the questions whether cold copies or an upload keep it alive.
 		if before.Cold, err = s.hasCold(tx, before); err != nil {
-			return Root{}, nil, false, err
+			return moved{}, err
 		}
 		if before.UploadHeld, err = heldByUpload(tx, before.CID); err != nil {
-			return Root{}, nil, false, err
+			return moved{}, err
 		}
 		if before.Cold || before.UploadHeld {
 			after = transition(before)
@@ -153,12 +165,13 @@ func (s *store) moveIn(tx *gorm.DB, id int64, keep bool, transition func(Root) R
 		claim = s.me
 	}
 	if err := s.saveRoot(tx, before, after, claim); err != nil {
-		return Root{}, nil, false, err
+		return moved{}, err
 	}
+	m := moved{after: after}
 	if after.Hot == HotHeld {
-		orphans, err = s.dropAllRetained(tx, `successor_root = ?`, id)
+		m.orphans, m.left, err = s.dropSuperseded(tx, id)
 	}
-	return after, orphans, false, err
+	return m, err
 }
 
 // lost moves a held root to where its copy is made again. damaged: blocks are wrong, and the tier may not notice.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
@@ -125,11 +124,15 @@ func (s *store) extents(ctx context.Context, account Account, dags []Sized, repl
 // retryAtOnce is how many DAGs one transaction takes into work again.
 const retryAtOnce = 200
 
-// retry wants DAGs again that were given up for one of some reasons, as if the account had asked for them now.
-func (s *store) retry(ctx context.Context, account Account, reasons []string) (some bool, err error) {
-	match, args := strings.Repeat(` OR substr(r.reason, 1, ?) = ?`, len(reasons))[len(` OR `):], []any{}
-	for _, reason := range reasons {
-		args = append(args, len(reason), reason)
+// retry wants DAGs again that were given up for a reason, as if the account had asked for them now, and those that were for
+// another reason which may be that of somebody else.
+func (s *store) retry(ctx context.Context, account Account, reason, others string) (some bool, err error) {
+	match, args := `substr(r.reason, 1, ?) = ?`, []any{len(reason), reason}
+	if others != "" {
+		// It is the account's own where nobody else has asked for the DAG.
+		match += ` OR substr(r.reason, 1, ?) = ? AND (r.account <> ? OR EXISTS (SELECT 1 FROM pins o WHERE o.root_id = r.id AND o.account < ?)
+			OR EXISTS (SELECT 1 FROM pins o WHERE o.root_id = r.id AND o.account > ?))`
+		args = append(args, len(others), others, account, account, account)
 	}
 	for after := int64(0); ; {
 		var ids []int64

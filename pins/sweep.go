@@ -5,11 +5,12 @@ import (
 	"errors"
 	"hash/maphash"
 	"slices"
+	"time"
 
 	"github.com/ipfs/go-cid"
 )
 
-// sweeps lets go of what was kept back too long, and of claims that nothing here works on.
+// sweeps lets go of claims that nothing here works on, and of what is known of old requests.
 func (d *scheduler) sweeps(ctx context.Context) {
 	strays := map[int64]bool{}
 	every(ctx, sweepEvery, func(ctx context.Context) {
@@ -17,11 +18,6 @@ func (d *scheduler) sweeps(ctx context.Context) {
 		if strays, err = d.freeStrays(ctx, strays); err != nil && ctx.Err() == nil {
 			d.log.Error("looking for stray claims", "err", err)
 		}
-		orphans, err := d.s.store.expireRetained(ctx)
-		if err != nil && ctx.Err() == nil {
-			d.log.Error("letting retained dags go", "err", err)
-		}
-		d.orphaned(orphans)
 		if err := d.s.store.forgetUploads(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("forgetting old uploads", "err", err)
 		}
@@ -29,6 +25,25 @@ func (d *scheduler) sweeps(ctx context.Context) {
 			d.log.Error("forgetting old lists of pins", "err", err)
 		}
 	})
+}
+
+// retained lets go of what was kept back too long.
+func (d *scheduler) retained(ctx context.Context) {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		orphans, err := d.s.store.expireRetained(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("letting retained dags go", "err", err)
+		}
+		d.orphaned(orphans)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-d.s.store.overdue:
+		}
+	}
 }
 
 // freeStrays gives back the claims that were strays before and still are: those of roots on which nothing works, as is

@@ -84,26 +84,40 @@ type Sized struct {
 // replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here. What is kept of
 // pins that were replaced gives way to what would not fit beside it.
 func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) ([]error, error) {
-	refused := make([]error, len(dags))
-	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
-		return refused, nil
+	refused, needed, err := s.Measure(ctx, account, q, dags, replaced)
+	if err == nil && needed > 0 {
+		_, err = s.GiveWay(ctx, account, replaced, needed, Roots(dags)...)
 	}
-	there, freed, err := s.store.extents(ctx, account, dags, replaced)
-	if err != nil {
-		return nil, fmt.Errorf("looking up the sizes of dags: %w", err)
-	}
-	held := int64(0)
-	if q.Bytes > 0 {
-		if held, err = s.heldBytes.of(ctx, account); err != nil {
-			return nil, err
-		}
-	}
-	held = max(0, held-freed)
+	return refused, err
+}
+
+// Roots are those of DAGs.
+func Roots(dags []Sized) []cid.Cid {
 	roots := make([]cid.Cid, len(dags))
 	for i, dag := range dags {
 		roots[i] = dag.Root
 	}
-	needed, yields := int64(0), int64(-1) // of what can give way; -1: not looked up
+	return roots
+}
+
+// Measure is Fits that has nothing give way yet, and tells how many bytes must for those that are not refused.
+func (s *Service) Measure(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) (refused []error, needed int64, err error) {
+	refused = make([]error, len(dags))
+	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
+		return refused, 0, nil
+	}
+	there, freed, err := s.store.extents(ctx, account, dags, replaced)
+	if err != nil {
+		return nil, 0, fmt.Errorf("looking up the sizes of dags: %w", err)
+	}
+	held := int64(0)
+	if q.Bytes > 0 {
+		if held, err = s.heldBytes.of(ctx, account); err != nil {
+			return nil, 0, err
+		}
+	}
+	held = max(0, held-freed)
+	yields := int64(-1) // what can give way; -1: not looked up
 	for i, dag := range dags {
 		key := spec.Canonical(dag.Root).String()
 		known := there[key]
@@ -113,8 +127,8 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		}
 		if over := held + max(known.Bytes, 1) - q.Bytes; over > 0 {
 			if yields < 0 {
-				if yields, err = s.store.canYield(ctx, account, replaced, canonicals(roots)); err != nil {
-					return nil, err
+				if yields, err = s.store.canYield(ctx, account, replaced, canonicals(Roots(dags))); err != nil {
+					return nil, 0, err
 				}
 			}
 			if over > yields {
@@ -127,10 +141,7 @@ func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Siz
 		known.counted = true
 		there[key] = known
 	}
-	if needed > 0 {
-		_, err = s.GiveWay(ctx, account, replaced, needed, roots...)
-	}
-	return refused, err
+	return refused, needed, nil
 }
 
 func (q Quota) full(held, more int64) string {
@@ -265,18 +276,19 @@ func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
 
 // Retry tries pins of an account again that have failed for a reason: the first word of what their info tells. Those that
 // were let go are wanted again when the reason is that of Lapse. Which of those who could not have a DAG has given the reason
-// that it tells is not known: with money come those too that another could not have for want of room.
+// that it tells is not known: with money come those too that another account perhaps could not have for want of room. What this
+// one alone has no room for money does not change, and it would be fetched again only to be refused.
 func (s *Service) Retry(ctx context.Context, account Account, reason string) error {
 	var returned bool
 	var err error
-	reasons := []string{reason}
+	others := ""
 	if reason == spec.ReasonInsufficientFunds {
-		reasons = append(reasons, spec.ReasonQuotaExceeded)
+		others = spec.ReasonQuotaExceeded
 		returned, err = s.store.unlapse(ctx, account)
 	}
 	retried := false
 	if err == nil {
-		retried, err = s.store.retry(ctx, account, reasons)
+		retried, err = s.store.retry(ctx, account, reason, others)
 	}
 	if returned || retried {
 		s.sched.poke()

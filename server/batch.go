@@ -41,7 +41,7 @@ func (s ownAPI) AddPins(c echo.Context, params v1.AddPinsParams) error {
 	}
 	defer s.pins.EndBatch(ctx, batch)
 	if more := len(items) - len(batch.Made); more > 0 {
-		if err := s.room(c, int64(more), nil); err != nil {
+		if err := s.room(c, int64(more)); err != nil {
 			return err
 		}
 	}

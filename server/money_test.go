@@ -273,6 +273,76 @@ func TestReplacedDAGDoesNotGiveWayWithinABatchThatAsksForIt(t *testing.T) {
 	}
 }
 
+// admitted are uploads of DAGs that are told, and end when it is known whether they may be had.
+type admitted []pins.Sized
+
+func (a admitted) Upload(_ context.Context, u ingest.Upload) ([]pins.Pin, bool, error) {
+	return nil, false, u.Admit(a)
+}
+
+// Whether plan or balance refuses it, and the first or the last of what is asked for together.
+func TestNothingThatWasReplacedIsLetGoForWhatIsRefused(t *testing.T) {
+	const large = 6 << 20
+	of := func(name string, bytes int64) pins.Sized {
+		return pins.Sized{Root: pinstest.Leaf(name).Root, Extent: pins.Extent{Blocks: 1, Bytes: bytes}}
+	}
+	for _, c := range []struct {
+		what, method, target, body, credit string
+		uploaded                           admitted
+		status                             int
+		stays                              bool
+	}{
+		{"a pin that is not paid for", "POST", "/psa/pins", `{"cid":"` + cidRaw + `"}`, "", nil, 409, true},
+		{"a pin that is", "POST", "/psa/pins", `{"cid":"` + cidRaw + `"}`, "100", nil, 202, false},
+		{"a replacement that is not paid for", "POST", "/psa/pins/ID", `{"cid":"` + cidRaw + `"}`, "", nil, 409, true},
+		{"a replacement that is", "POST", "/psa/pins/ID", `{"cid":"` + cidRaw + `"}`, "100", nil, 202, false},
+		{"an upload of which one does not fit", "POST", "/api/v1/upload", "x", "100", admitted{of("a", large), of("b", 9<<20)}, 403, true},
+		{"an upload that is not paid for", "POST", "/api/v1/upload", "x", "7", admitted{of("a", large), of("b", 2<<20)}, 409, true},
+		{"an upload that is", "POST", "/api/v1/upload", "x", "100", admitted{of("a", large), of("b", 2<<20)}, 200, false},
+	} {
+		k := newTill(t, map[string]string{"hot_gib_month": "1024"}, func(cfg *server.Config) { cfg.Uploads = c.uploaded })
+		limits := auth.Limits{Bytes: 10 << 20, Prices: map[string]string{"hot_gib_month": "1024"}} // a credit for a MiB
+		if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, limits); err != nil {
+			t.Fatal(err)
+		}
+		ann := k.customer("ann")
+		id, err := k.accountID(t.Context(), "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		add := func(text string) pins.Pin {
+			t.Helper()
+			p, err := k.service.Add(t.Context(), pins.Account(id), spec.Request{CID: text, Root: spec.Canonical(cid.MustParse(text))}, pins.Decision{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		old := add(cidV1)
+		k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+		k.setRoots(pins.HotHeld, large)
+		nobodys := pinstest.Leaf("nobody has it").Root
+		_, err = k.service.Replace(t.Context(), pins.Account(id), old.ID, spec.Request{CID: nobodys.String(), Root: nobodys}, pins.Decision{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := add(pinstest.Leaf("nor this").Root.String())
+		if c.credit != "" {
+			ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"`+c.credit+`","key":"in"}`)
+		}
+		if w := k.do(ann, c.method, strings.Replace(c.target, "ID", string(other.ID), 1), c.body); w.Code != c.status {
+			t.Errorf("%s: %d %s", c.what, w.Code, w.Body)
+		}
+		var here bool
+		err = k.db.Read(t.Context(), func(tx *gorm.DB) error {
+			return tx.Raw(`SELECT EXISTS (SELECT 1 FROM roots WHERE cid = ? AND hot = ?)`, cidV1, pins.HotHeld).Row().Scan(&here)
+		})
+		if err != nil || here != c.stays {
+			t.Errorf("%s: the replaced one is here: %t: %v", c.what, here, err)
+		}
+	}
+}
+
 func TestCreditThatCannotBeAuditedIsNotBooked(t *testing.T) {
 	k := newTill(t, map[string]string{"hot_gib_month": "1"})
 	k.customer("ann")

@@ -161,36 +161,41 @@ func (s api) DeletePinByRequestId(c echo.Context, requestid string) error {
 // admit tells whether the caller's plan has room for one pin more of a DAG, and its balance carries one that wants so many
 // copies.
 func (s *Server) admit(c echo.Context, root cid.Cid, copies int) error {
-	if err := s.room(c, 1, []pins.Sized{{Root: root}}); err != nil {
-		return err
-	}
-	return s.afford(c, root, 0, copies)
+	return s.fits(c, quotaOf(caller(c).Limits), 1, []pins.Sized{{Root: root}}, "", func() error { return s.afford(c, root, 0, copies) })
 }
 
-// room tells whether the caller's plan has room for so many pins more, and for their DAGs.
-func (s *Server) room(c echo.Context, more int64, dags []pins.Sized) error {
-	return s.fits(c, quotaOf(caller(c).Limits), more, dags, "")
-}
-
-// fits is room with what the plan bounds. The pin that is replaced, if there is one, goes in exchange.
-func (s *Server) fits(c echo.Context, quota pins.Quota, more int64, dags []pins.Sized, replaced pins.ID) error {
+// room tells whether the caller's plan has room for so many pins more.
+func (s *Server) room(c echo.Context, more int64) error {
+	quota := quotaOf(caller(c).Limits)
 	if quota == (pins.Quota{}) {
 		return nil
 	}
+	return s.pins.Admit(c.Request().Context(), account(c), quota, more)
+}
+
+// fits tells whether there is room within bounds for so many pins more and for all of their DAGs, and whether the caller can
+// afford them. The pin that is replaced, if there is one, goes in exchange. What is kept of others that were replaced gives way
+// to them only when nothing refuses them.
+func (s *Server) fits(c echo.Context, quota pins.Quota, more int64, dags []pins.Sized, replaced pins.ID, afford func() error) error {
+	if quota == (pins.Quota{}) {
+		return afford()
+	}
 	ctx := c.Request().Context()
-	if err := s.pins.Admit(ctx, account(c), quota, more); err != nil || len(dags) == 0 {
+	if err := s.pins.Admit(ctx, account(c), quota, more); err != nil {
 		return err
 	}
-	refused, err := s.pins.Fits(ctx, account(c), quota, dags, replaced)
-	if err != nil {
-		return err
-	}
+	refused, needed, err := s.pins.Measure(ctx, account(c), quota, dags, replaced)
 	for _, why := range refused {
-		if why != nil {
-			return why
-		}
+		err = cmp.Or(err, why)
 	}
-	return nil
+	if err == nil {
+		err = afford()
+	}
+	if err != nil || needed == 0 {
+		return err
+	}
+	_, err = s.pins.GiveWay(ctx, account(c), replaced, needed, pins.Roots(dags)...)
+	return err
 }
 
 // quotaOf is what a plan bounds about pins.

@@ -21,9 +21,11 @@ func (s *Server) admitReplacement(c echo.Context, old *pins.Pin, r spec.Request,
 	if status := old.Status(); status == spec.Queued || status == spec.Pinning {
 		quota.InFlight = 0 // one goes, one comes
 	}
-	if err := s.fits(c, quota, 0, []pins.Sized{{Root: r.Root}}, old.ID); err != nil {
-		return err
-	}
+	return s.fits(c, quota, 0, []pins.Sized{{Root: r.Root}}, old.ID, func() error { return s.affordInstead(c, old, r, decided) })
+}
+
+// affordInstead tells whether the caller can pay for what one pin brings beyond the one it replaces.
+func (s *Server) affordInstead(c echo.Context, old *pins.Pin, r spec.Request, decided pins.Decision) error {
 	if !s.pays(c) {
 		return nil
 	}

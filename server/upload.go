@@ -77,15 +77,14 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 		return errBusy
 	}
 	u.Admit = func(dags []pins.Sized) error {
-		if err := s.room(c, int64(len(dags)), dags); err != nil {
-			return err
-		}
 		bytes := int64(0)
 		for _, dag := range dags {
 			bytes += dag.Bytes
 		}
-		// An inlined root has no bytes, which would mean that nobody knows how many.
-		return s.afford(c, cid.Undef, max(bytes, 1), decided.Copies)
+		return s.fits(c, quotaOf(caller(c).Limits), int64(len(dags)), dags, "", func() error {
+			// An inlined root has no bytes, which would mean that nobody knows how many.
+			return s.afford(c, cid.Undef, max(bytes, 1), decided.Copies)
+		})
 	}
 	if u.Body == nil {
 		u.Body = newPatient(c.Response().Writer, c.Request().Body, stallTime, leastUpload)
@@ -118,7 +117,7 @@ func (s ownAPI) Upload(c echo.Context, params v1.UploadParams) error {
 // roomFor tells what is certain of an upload before it is read. A body may be of a DAG that is held for the account
 // already, which brings nothing, unless it is longer than all that the plan allows.
 func (s ownAPI) roomFor(c echo.Context, length int64, copies int) error {
-	if err := s.room(c, 1, nil); err != nil {
+	if err := s.room(c, 1); err != nil {
 		return err
 	}
 	if quota := quotaOf(caller(c).Limits); quota.Bytes > 0 && length > quota.Bytes {

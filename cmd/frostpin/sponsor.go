@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,53 +97,87 @@ func (s *sponsor) carry(ctx context.Context, account pins.Account, pin pins.ID, 
 	return err
 }
 
-// weigh tells whether so much of a pin is within the quota and is paid for.
+// weigh tells whether so much of a pin is within the quota and is paid for. What is kept for others gives way only to what is
+// both.
 func (s *sponsor) weigh(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, copies int, limits auth.Limits) error {
 	// What waits for this DAG goes when it is here, so only one of both counts.
 	replaced, err := s.pins().KeptFor(ctx, account, pin)
 	if err != nil {
 		return err
 	}
-	if err := s.fits(ctx, account, pin, known.Bytes, replaced, limits.Bytes); err != nil || !limits.Bills() {
-		return err
-	}
-	stock, err := s.pins().Stock(ctx, account)
+	over, err := s.over(ctx, account, pin, known.Bytes, replaced, limits.Bytes)
 	if err != nil {
 		return err
 	}
-	stock.Hot = max(0, stock.Hot-replaced)
-	more := ledger.Stock{Hot: known.Bytes, Cold: known.Bytes * int64(copies)}
-	err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
-	if errors.Is(err, ledger.ErrFunds) {
-		// What is kept for others may use up the allowance.
-		freed, problem := s.pins().GiveWay(ctx, account, pin, pins.AllKept)
-		if problem != nil {
-			return problem
+	if limits.Bills() {
+		stock, err := s.pins().Stock(ctx, account)
+		if err != nil {
+			return err
 		}
-		if freed > 0 {
-			stock.Hot = max(0, stock.Hot-freed)
-			err = s.holdFor(ctx, account, pin, ledger.Stock(stock), more)
+		stock.Hot = max(0, stock.Hot-replaced)
+		more := ledger.Stock{Hot: known.Bytes, Cold: known.Bytes * int64(copies)}
+		freed, err := s.pay(ctx, account, pin, ledger.Stock(stock), more, over)
+		if errors.Is(err, ledger.ErrFunds) {
+			return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
+				"the balance does not carry 30 days of the %d bytes that are known of it", known.Bytes)}
 		}
+		if err != nil {
+			return err
+		}
+		over -= freed
 	}
-	if errors.Is(err, ledger.ErrFunds) {
-		return &pins.ShortError{Reason: spec.ReasonInsufficientFunds, Problem: fmt.Sprintf(
-			"the balance does not carry 30 days of the %d bytes that are known of it", known.Bytes)}
-	}
-	return err
+	return s.makeRoom(ctx, account, pin, known.Bytes, over)
 }
 
-// fits tells whether so many bytes of a pin are within the quota beside what is held. What is kept for others gives way, somewhat
-// more than must now: the pin grows on.
-func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, bytes, replaced, quota int64) error {
+// pay sets aside what 30 days of more cost beside what is stored, of which so much gives way in any case. It tells how much has
+// given way for it: what is kept for others may use up the allowance.
+func (s *sponsor) pay(ctx context.Context, account pins.Account, pin pins.ID, stock, more ledger.Stock, over int64) (freed int64, err error) {
+	without := func(bytes int64) ledger.Stock { return ledger.Stock{Hot: max(0, stock.Hot-bytes), Cold: stock.Cold} }
+	short := s.holdFor(ctx, account, pin, without(over), more)
+	if !errors.Is(short, ledger.ErrFunds) {
+		return 0, short
+	}
+	kept, err := s.pins().CanYield(ctx, account, pin)
+	if err != nil || kept <= over {
+		return 0, cmp.Or(err, short)
+	}
+	if err := s.holdFor(ctx, account, pin, without(kept), more); err != nil {
+		return 0, err
+	}
+	freed, err = s.pins().GiveWay(ctx, account, pin, pins.AllKept)
+	if err == nil && freed < kept { // another has had it go, or it is that of a pin again
+		err = s.holdFor(ctx, account, pin, without(freed), more)
+	}
+	return freed, err
+}
+
+// over is by how much so many bytes of a pin would exceed the quota beside what is held, all of which can give way.
+func (s *sponsor) over(ctx context.Context, account pins.Account, pin pins.ID, bytes, replaced, quota int64) (int64, error) {
 	if quota == 0 {
-		return nil
+		return 0, nil
 	}
 	usage, err := s.pins().Usage(ctx, account)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	held := max(0, usage.Bytes-replaced)
-	over := held + bytes - quota
+	over := max(0, usage.Bytes-replaced) + bytes - quota
+	if over <= 0 {
+		return 0, nil
+	}
+	kept, err := s.pins().CanYield(ctx, account, pin)
+	if err == nil && kept < over {
+		err = overQuota(bytes)
+	}
+	return over, err
+}
+
+func overQuota(bytes int64) error {
+	return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
+		"with the %d bytes that are known of it more would be held than the plan allows", bytes)}
+}
+
+// makeRoom has what is kept for others give way by so much as a pin is over the quota, and somewhat more: the pin grows on.
+func (s *sponsor) makeRoom(ctx context.Context, account pins.Account, pin pins.ID, bytes, over int64) error {
 	if over <= 0 {
 		return nil
 	}
@@ -153,8 +188,7 @@ func (s *sponsor) fits(ctx context.Context, account pins.Account, pin pins.ID, b
 	if err != nil || freed >= over {
 		return err
 	}
-	return &pins.ShortError{Reason: spec.ReasonQuotaExceeded, Problem: fmt.Sprintf(
-		"with the %d bytes that are known of it more would be held than the plan allows", bytes)}
+	return overQuota(bytes)
 }
 
 // holdFor sets aside what 30 days of more cost. What is still set aside for pins that have come or gone since is none that keeps

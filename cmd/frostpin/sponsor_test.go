@@ -337,6 +337,50 @@ func TestReplacedDAGsGiveWayToWhatIsFetched(t *testing.T) {
 	}
 }
 
+// Neither for what is not within the plan, nor for what is and is not paid for.
+func TestNothingThatWasReplacedIsLetGoForWhatCannotBeFetched(t *testing.T) {
+	const dear = "1024" // a credit for a MiB
+	for name, c := range map[string]struct {
+		limits auth.Limits
+		mib    int64
+		reason string
+	}{
+		"quota":     {auth.Limits{Bytes: 10 << 20}, 11, spec.ReasonQuotaExceeded},
+		"allowance": {auth.Limits{Prices: map[string]string{"hot_gib_month": dear, "free_hot_gib_month": "0.009765625"}}, 11, spec.ReasonInsufficientFunds},
+		"price":     {auth.Limits{Bytes: 10 << 20, Prices: map[string]string{"hot_gib_month": dear}}, 6, spec.ReasonInsufficientFunds},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachSponsor(t, c.limits, func(t *testing.T, s *sponsored, account pins.Account) {
+				s.replaces(t, s.holds(t, account, pinstest.Leaf("old").Root, 6<<20), pinstest.Leaf("nobody has it").Root)
+				var short *pins.ShortError
+				err := s.Carry(t.Context(), account, s.waits(t, account, "other"), pins.Extent{Blocks: 1, Bytes: c.mib << 20}, 0)
+				if !errors.As(err, &short) || short.Reason != c.reason {
+					t.Errorf("%d MiB: %v", c.mib, err)
+				}
+				if kept, err := s.pins().CanYield(t.Context(), account, ""); kept != 6<<20 || err != nil {
+					t.Errorf("%d bytes are kept: %v", kept, err)
+				}
+			})
+		})
+	}
+}
+
+// What has to go for the quota is counted no more where the allowance is.
+func TestNoMoreOfWhatWasReplacedGoesThanMust(t *testing.T) {
+	limits := auth.Limits{Bytes: 10 << 20, Prices: map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"}} // 10 MiB
+	eachSponsor(t, limits, func(t *testing.T, s *sponsored, account pins.Account) {
+		for _, name := range []string{"first", "second"} {
+			s.replaces(t, s.holds(t, account, pinstest.Leaf(name).Root, 4<<20), pinstest.Leaf("instead of "+name).Root)
+		}
+		if err := s.Carry(t.Context(), account, s.waits(t, account, "other"), pins.Extent{Blocks: 1, Bytes: 5 << 20}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := s.pins().CanYield(t.Context(), account, ""); kept != 4<<20 || err != nil {
+			t.Errorf("%d bytes are kept: %v", kept, err)
+		}
+	})
+}
+
 // Another server has had the replaced DAG give way since this one has added up.
 func TestPinIsNotRefusedForWhatHasGivenWayAlready(t *testing.T) {
 	for name, limits := range tenMiB {
