@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,8 +28,7 @@ const (
 
 // waits is how long to wait where the faults of these kinds are.
 func waits(kind sp.Kind) time.Duration {
-	switch kind {
-	case sp.ProposeHang, sp.AcceptLate, sp.AskHang, sp.RetrieveStall, sp.RetrieveDrip:
+	if slices.Contains([]sp.Kind{sp.ProposeHang, sp.AcceptLate, sp.AskHang, sp.RetrieveStall, sp.RetrieveDrip}, kind) {
 		return short
 	}
 	return long
