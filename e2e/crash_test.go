@@ -3,13 +3,17 @@ package e2e_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 )
 
-// readyWithin is how long the server may take to be ready, whatever it was doing when it was killed.
-const readyWithin = 5 * time.Second
+// How long the server may take to be ready, whatever it was doing when it was killed.
+const (
+	readyWithin = 5 * time.Second  // in half of its starts
+	readyAlways = 30 * time.Second // also while the machine is busy with something else
+)
 
 // Writers use the API as fast as it answers while the server is killed at random moments. Each keeps a model of what
 // was acknowledged to it, and after every restart the API must show exactly that: nothing lost, nothing back, and of
@@ -36,7 +40,7 @@ func TestKilledServerLosesNothingAcknowledged(t *testing.T) { //nolint:tparallel
 			})
 		}
 		rng := rand.New(rand.NewPCG(seed, 1<<32))
-		var slowest time.Duration
+		var restarts []time.Duration
 		for cycle := range cycles {
 			var group sync.WaitGroup
 			for _, w := range writers {
@@ -50,8 +54,7 @@ func TestKilledServerLosesNothingAcknowledged(t *testing.T) { //nolint:tparallel
 				<-time.After(time.Duration(rng.IntN(600)) * time.Millisecond)
 				s.proc.kill()
 			}
-			took := s.start()
-			slowest = max(slowest, took)
+			restarts = append(restarts, s.start())
 			for _, w := range writers {
 				w.reconcile()
 			}
@@ -59,8 +62,10 @@ func TestKilledServerLosesNothingAcknowledged(t *testing.T) { //nolint:tparallel
 				t.Fatalf("in cycle %d of %d", cycle+1, cycles)
 			}
 		}
-		if slowest > readyWithin && !raced {
-			t.Errorf("the slowest restart took %s; want at most %s", slowest, readyWithin)
+		slices.Sort(restarts)
+		median, slowest := restarts[len(restarts)/2], restarts[len(restarts)-1]
+		if (median > readyWithin || slowest > readyAlways) && !raced {
+			t.Errorf("half of the restarts took %s, the slowest %s; want at most %s and %s", median, slowest, readyWithin, readyAlways)
 		}
 
 		acknowledged := 0

@@ -105,10 +105,15 @@ func (p *purses) held() map[pins.ID]int64 {
 }
 
 func eachSponsored(t *testing.T, test func(t *testing.T, w *world, p *purses)) {
+	eachSponsoredWith(t, func(*pins.Config) {}, test)
+}
+
+func eachSponsoredWith(t *testing.T, change func(*pins.Config), test func(t *testing.T, w *world, p *purses)) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		p := newPurses()
 		cfg := config()
 		cfg.Sponsor = p
+		change(&cfg)
 		w := newWorld(t, db, pinstest.NewTier(), cfg)
 		w.start()
 		test(t, w, p)
@@ -147,7 +152,8 @@ func TestPinsThatNobodyCanPayFailWithTheReasonAndAreTriedAgain(t *testing.T) {
 
 // The reason that is told may be that of another account which could not have the DAG either.
 func TestMoneyTriesAgainWhatAnotherAccountHadNoRoomFor(t *testing.T) {
-	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+	patient := func(c *pins.Config) { c.FindSlice = time.Minute } // the search that finds it is bob's
+	eachSponsoredWith(t, patient, func(t *testing.T, w *world, p *purses) {
 		d := pinstest.Tree("too much for both", 3)
 		p.full = map[pins.Account]bool{bob: true}
 		told, first := w.add(bob, request(d.Root)), w.add(alice, request(d.Root))

@@ -23,9 +23,9 @@ func collecting(t *testing.T, db *database.DB, change func(*pins.Config)) *world
 	cfg.GCEvery = 10 * time.Millisecond
 	change(&cfg)
 	w := newWorld(t, db, pinstest.NewTier(), cfg)
-	w.start()
 	before := pinstest.Leaf("before")
 	w.tier.AddLocal(before.Blocks...)
+	w.start()
 	w.untilCollected(before)
 	return w
 }
@@ -59,7 +59,7 @@ func TestWhatIsGivenUpIsCollectedWithoutARelease(t *testing.T) {
 			w.tier.AddNetwork(dag.Blocks[:len(dag.Blocks)-1]...)
 		}},
 		{"past the deadline while it is looked for", func(c *pins.Config) {
-			c.Policy.Deadline = 2 * time.Second
+			c.Policy.Deadline = 5 * time.Second
 			c.Limits.Idle, c.Limits.Stall = 50*time.Millisecond, 100*time.Millisecond
 		}, func(w *world, dag pinstest.DAG) {
 			w.tier.AddNetwork(dag.Blocks[:len(dag.Blocks)-1]...)

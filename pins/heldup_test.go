@@ -38,10 +38,9 @@ func hole(t *testing.T, w *world, lost ...int) *holed {
 	t.Helper()
 	h := &holed{world: w, broken: deep("broken"), sound: deep("sound"), garbage: deep("garbage")}
 	pins.HastenMending(w.Service)
-	h.pin = w.add(alice, request(h.broken.Root))
-	w.tier.AddNetwork(h.broken.Blocks...)
+	w.tier.AddLocal(h.broken.Blocks...) // so that nothing has to be fetched within a deadline
+	h.pin = w.untilStatus(w.add(alice, request(h.broken.Root)), spec.Pinned)
 	w.hold(bob, h.sound)
-	h.pin = w.untilStatus(h.pin, spec.Pinned)
 	w.tier.AddLocal(h.garbage.Blocks...)
 	for _, d := range []pinstest.DAG{h.broken, h.sound} {
 		for _, b := range d.Blocks {

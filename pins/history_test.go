@@ -278,7 +278,8 @@ func (h *history) settle(t *rapid.T) {
 		h.live[p.ID] = d
 		want[d.Root.String()] = true
 	}
-	deadline := time.After(15 * time.Second)
+	const patience = 60 * time.Second
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -297,7 +298,7 @@ func (h *history) settle(t *rapid.T) {
 			t.Fatalf("%d of %d pins are pinned, %d of %d dags held: %v\n%s", page.Count, len(h.live), len(h.tier.HeldRoots()), len(want), h.tier.HeldRoots(), pins.Dump(h.service))
 		}
 	}
-	deadline = time.After(15 * time.Second)
+	deadline = time.After(patience)
 	for !h.agree(t) {
 		select {
 		case <-tick.C:
@@ -311,6 +312,7 @@ func (h *history) settle(t *rapid.T) {
 			t.Fatal(err)
 		}
 	}
+	deadline = time.After(patience)
 	for len(h.tier.HeldRoots()) > 0 {
 		select {
 		case <-tick.C:

@@ -85,11 +85,12 @@ type cramped struct {
 	skip         atomic.Int64 // by how much the clock is ahead
 }
 
-func eachCramped(t *testing.T, test func(t *testing.T, w *cramped)) {
+func eachCramped(t *testing.T, stall time.Duration, test func(t *testing.T, w *cramped)) {
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		w := &cramped{world: &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}}
 		cfg := config()
 		cfg.GCEvery = 50 * time.Millisecond
+		cfg.Limits.Stall = stall
 		cfg.Room = func() pins.Room {
 			used, err := w.tier.Usage(t.Context())
 			none, scarce := w.none.Load(), w.scarce.Load()
@@ -122,18 +123,17 @@ func (w *cramped) most(d pinstest.DAG) (rest func()) {
 }
 
 func TestDAGsThatWaitForEachOthersRoomAllEndInTime(t *testing.T) {
-	eachCramped(t, func(t *testing.T, w *cramped) {
+	eachCramped(t, time.Minute, func(t *testing.T, w *cramped) {
 		var waiting []pins.Pin
-		var size int64
 		var rests []func()
+		size := pinstest.Tree("first", 40).Size()
+		w.scarce.Store(size * 22 / 10)
+		w.none.Store(size * 25 / 10)
 		for _, name := range []string{"first", "second", "third"} {
 			d := pinstest.Tree(name, 40)
-			size = d.Size()
 			rests = append(rests, w.most(d))
 			waiting = append(waiting, w.add(alice, request(d.Root)))
 		}
-		w.scarce.Store(size * 22 / 10)
-		w.none.Store(size * 25 / 10)
 		w.until("all are stopped for want of room", func() bool {
 			for _, p := range waiting {
 				if !strings.Contains(w.get(p).Info()["status_details"], "no room") {
@@ -161,7 +161,7 @@ func TestDAGsThatWaitForEachOthersRoomAllEndInTime(t *testing.T) {
 }
 
 func TestDAGThatHasNoRoomEvenAloneSaysSoAndMakesRoomForOthers(t *testing.T) {
-	eachCramped(t, func(t *testing.T, w *cramped) {
+	eachCramped(t, 2*time.Second, func(t *testing.T, w *cramped) {
 		large := pinstest.Tree("large", 200)
 		rest := w.most(large)
 		w.none.Store(large.Size() / 4)
@@ -184,7 +184,7 @@ func TestDAGThatHasNoRoomEvenAloneSaysSoAndMakesRoomForOthers(t *testing.T) {
 }
 
 func TestWithLittleRoomTheOldestUnfinishedDAGGoesOn(t *testing.T) {
-	eachCramped(t, func(t *testing.T, w *cramped) {
+	eachCramped(t, 2*time.Second, func(t *testing.T, w *cramped) {
 		d, fresh := pinstest.Tree("unfinished", 40), pinstest.Tree("fresh", 3)
 		rest := w.most(d)
 		w.tier.AddNetwork(fresh.Blocks...)

@@ -102,12 +102,12 @@ func TestWithoutRoomWhatIsBeingFetchedStopsAndGoesOnLater(t *testing.T) {
 
 // However long there is no room, nobody has tried meanwhile.
 func TestWantOfRoomFailsNoPin(t *testing.T) {
-	const deadline = 2 * time.Second
+	const deadline = 4 * time.Second
 	short := func(c *pins.Config) { c.Policy.Deadline = deadline }
 	eachRoom(t, short, func(t *testing.T, w *world, r *room) {
 		r.set(pins.RoomScarce)
 		var waiting []pins.Pin
-		for i := range 20 {
+		for i := range 8 {
 			dag := pinstest.Leaf(fmt.Sprint("patient ", i))
 			w.tier.AddNetwork(dag.Blocks...)
 			waiting = append(waiting, w.add(alice, request(dag.Root)))

@@ -207,6 +207,9 @@ func TestReadsAreRightOrFailCleanly(t *testing.T) {
 				}
 				f := newFixture(t, func(c *retrieval.Config) {
 					c.Hedge, c.BlockTime, c.FetchTime, c.Idle, c.Header = 50*time.Millisecond, 300*time.Millisecond, 5*time.Second, 150*time.Millisecond, 300*time.Millisecond
+					if honest { // the bad one is got round by the hedge
+						c.BlockTime, c.FetchTime, c.Idle, c.Header = 5*time.Second, 20*time.Second, 2*time.Second, 5*time.Second
+					}
 				}, d, providers...)
 				n := reads
 				if !honest && (name == "drip-feed" || name == "vanishes") {
@@ -340,12 +343,17 @@ func TestWithoutACopyThereIsNoSource(t *testing.T) {
 	}
 }
 
+// patient asks nobody a second time because the first time took long.
+func patient(c *retrieval.Config) {
+	c.Hedge, c.BlockTime, c.FetchTime, c.Header, c.Idle = time.Minute, time.Minute, time.Minute, time.Minute, time.Minute
+}
+
 // A hundred readers of a DAG that is not hot cost one transfer: no block crosses the wire twice.
 func TestHundredReadersFetchEachBlockOnce(t *testing.T) {
 	d := newDAG(9, 200, 3_000)
 	p := newProvider(t, "f01000", d)
 	p.delay = 20 * time.Millisecond
-	f := newFixture(t, nil, d, p)
+	f := newFixture(t, patient, d, p)
 	var group sync.WaitGroup
 	for range 100 {
 		group.Go(func() {
@@ -378,7 +386,7 @@ func TestWholeFileBelowARootIsOneTransfer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProvider(t, "f01000", d)
 			p.delay, p.pieces = 20*time.Millisecond, pieces
-			f := newFixture(t, nil, d, p)
+			f := newFixture(t, patient, d, p)
 			var group sync.WaitGroup
 			for range 20 {
 				group.Go(func() {
@@ -410,7 +418,7 @@ func TestReadersOfOneBlockShareOneRequest(t *testing.T) {
 	d := newDAG(10, 3, 3_000)
 	p := newProvider(t, "f01000", d)
 	p.delay = 100 * time.Millisecond
-	f := newFixture(t, func(c *retrieval.Config) { c.Hedge = time.Second }, d, p)
+	f := newFixture(t, patient, d, p)
 	var group sync.WaitGroup
 	for range 50 {
 		group.Go(func() {
@@ -442,7 +450,7 @@ func TestLiarIsAskedLast(t *testing.T) {
 	d := newDAG(12, 60, 100)
 	liar, honest := newProvider(t, "f01000", d), newProvider(t, "f01001", d)
 	liar.spoil = faults["wrong block"]
-	f := newFixture(t, nil, d, liar, honest)
+	f := newFixture(t, func(c *retrieval.Config) { c.Hedge = time.Minute }, d, liar, honest) // it is left because it lies
 	if err := f.whole(retrieval.WithRoot(t.Context(), d.root), d); err != nil {
 		t.Fatal(err)
 	}

@@ -517,7 +517,7 @@ func TestStalledReadersAreDropped(t *testing.T) {
 }
 
 func TestReadsWithoutProgressEnd(t *testing.T) {
-	r := newReads(t, func(c *server.Config) { c.Gateway.RetrievalTimeout = 50 * time.Millisecond })
+	r := newReads(t, func(c *server.Config) { c.Gateway.RetrievalTimeout = 500 * time.Millisecond })
 	s := over(t, r)
 	r.chill(t, everything)
 	r.faults[r.file], r.faults[r.leaves[30]] = nil, nil // they hang

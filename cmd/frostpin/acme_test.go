@@ -33,23 +33,7 @@ func newAuthority(t *testing.T, tlsPort int) *authority {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	quiet := log.New(io.Discard, "", 0)
-	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	resolver := probe.LocalAddr().String()
-	if err := probe.Close(); err != nil {
-		t.Fatal(err)
-	}
-	names, err := challtestsrv.New(challtestsrv.Config{DNSAddrs: []string{resolver}, Log: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	names.SetDefaultDNSIPv4("127.0.0.1")
-	names.SetDefaultDNSIPv6("")
-	go names.Run()
-	t.Cleanup(names.Shutdown)
-
+	resolver := newResolver(t, quiet)
 	store := db.NewMemoryStore()
 	signer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default"}})
 	front := wfe.New(quiet, store, va.New(quiet, 0, tlsPort, false, resolver, store), signer, []string{"pebble.example"}, false, false, 1, 1)
@@ -59,6 +43,59 @@ func newAuthority(t *testing.T, tlsPort int) *authority {
 	a.trust.AddCert(srv.Certificate())
 	a.roots.AppendCertsFromPEM(signer.GetRootCert(0).PEM())
 	return a
+}
+
+// newResolver starts a name server for which every name leads to this machine.
+func newResolver(t *testing.T, quiet *log.Logger) string {
+	t.Helper()
+	for range 10 {
+		probe, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := probe.LocalAddr().String()
+		if err := probe.Close(); err != nil {
+			t.Fatal(err)
+		}
+		names, err := challtestsrv.New(challtestsrv.Config{DNSAddrs: []string{addr}, Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names.SetDefaultDNSIPv4("127.0.0.1")
+		names.SetDefaultDNSIPv6("")
+		go names.Run()
+		t.Cleanup(names.Shutdown)
+		if resolves(t, addr) {
+			return addr
+		} // else somebody has taken the port meanwhile
+	}
+	t.Fatal("no name server answers")
+	return ""
+}
+
+// resolves tells whether a name server answers over UDP and TCP.
+func resolves(t *testing.T, addr string) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for _, network := range []string{"udp", "tcp"} {
+		resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}}
+		for {
+			if _, err := resolver.LookupNetIP(ctx, "ip4", "pins.example.org"); err == nil {
+				break
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func TestCertificatesAreGotByACMEAndKept(t *testing.T) {

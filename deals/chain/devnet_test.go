@@ -367,7 +367,7 @@ func TestMinerIsWhatTheChainKnows(t *testing.T) {
 }
 
 func TestFaultsOfTheNodeAreNeverAnAnswer(t *testing.T) {
-	w := begin(t, devnet.Config{Finality: 5}, func(c *chain.Config) { c.Timeout = 200 * time.Millisecond })
+	w := begin(t, devnet.Config{Finality: 5}, nil)
 	ctx, m := t.Context(), w.Miners()[0]
 	w.fund()
 	p := w.offer(m, 1)
@@ -378,6 +378,11 @@ func TestFaultsOfTheNodeAreNeverAnAnswer(t *testing.T) {
 	}
 	w.activate(m, 1, id, p)
 	w.pass(6)
+	w.Lotus = open(t, w.RPCURL(), func(c *chain.Config) { // for the questions alone: what hangs is not to be waited for long
+		c.Network, c.Wallet, c.Token = "devnet", w.ClientAddress(), w.Token(api.PermRead, api.PermSign)
+		c.Timeout = 200 * time.Millisecond
+	})
+	w.see()
 	for name, f := range map[string]devnet.Faults{
 		"errors":    {ErrorEvery: 1, Methods: []string{"StateMarketStorageDeal", "StateSearchMsg", "ChainReadObj", "StateMinerInfo"}},
 		"null":      {NullEvery: 1, Methods: []string{"StateMarketStorageDeal", "StateMinerInfo"}},

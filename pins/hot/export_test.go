@@ -11,11 +11,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// Hasten makes a hung daemon known within a second.
-func (r *Remote) Hasten() {
-	r.daemon.patience = patience{
-		quick: time.Second, alive: 300 * time.Millisecond, aliveAfter: 300 * time.Millisecond, still: 2 * time.Second,
-	}
+// Hasten has each request looked after soon, and the daemon taken for hung once an answer takes that long.
+func (r *Remote) Hasten(answer time.Duration) {
+	r.daemon.patience = patience{quick: answer, alive: answer, aliveAfter: 300 * time.Millisecond, still: answer}
 }
 
 // Trusts tells whether a block would be read without being hashed.

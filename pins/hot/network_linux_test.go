@@ -150,14 +150,14 @@ func beStranded(dir string) error {
 	if err := raiseLoopback(); err != nil {
 		return fmt.Errorf("raising the loopback: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	begun := time.Now()
 	tier, err := hot.OpenEmbedded(ctx, hot.Config{Dir: dir, Listen: []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}})
 	if err != nil {
 		return err
 	}
-	if took := time.Since(begun); took > 10*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		return fmt.Errorf("the start took %s", took)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "config"))
@@ -221,7 +221,7 @@ func beStranded(dir string) error {
 	if err := tier.Close(); err != nil {
 		return fmt.Errorf("stopping: %w", err)
 	}
-	if took := time.Since(begun); took > 8*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		return fmt.Errorf("the stop took %s", took)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -91,7 +90,7 @@ func TestDaemonThatDoesNotAnswerIsUnavailable(t *testing.T) {
 			server.Start()
 			defer server.Close()
 			tier := openRemote(t, hot.RemoteConfig{URL: server.URL, Authorization: secret})
-			tier.Hasten()
+			tier.Hasten(300 * time.Millisecond)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			for what, err := range everything(ctx, tier) {
@@ -136,15 +135,8 @@ func captureStderr(t *testing.T) (said func() string) {
 }
 
 func TestNoDaemonIsUnavailableUntilItComes(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil { // nobody listens there now
-		t.Fatal(err)
-	}
 	announced := "/dns4/pin.example/tcp/4001/p2p/" + node
-	tier := openRemote(t, hot.RemoteConfig{URL: "http://" + l.Addr().String(), Announce: []string{announced}})
+	tier := openRemote(t, hot.RemoteConfig{URL: "http://127.0.0.1:1", Announce: []string{announced}}) // nobody listens there
 	for what, err := range everything(t.Context(), tier) {
 		if what == "Delegates" {
 			if err != nil {
@@ -163,10 +155,13 @@ func TestNoDaemonIsUnavailableUntilItComes(t *testing.T) {
 	}
 }
 
+// slowAnswer is more than a real daemon takes on a machine that is busy.
+const slowAnswer = 5 * time.Second
+
 func TestDaemonKilledMidHold(t *testing.T) {
 	daemon := startDaemon(t)
 	tier := openRemote(t, hot.RemoteConfig{URL: daemon.url(), AllowPrivateOrigins: true})
-	tier.Hasten()
+	tier.Hasten(slowAnswer)
 	p := newPeer(t)
 	d := pinstest.Tree("killed", 20)
 	p.provide(d.Blocks[:20]...)
@@ -211,7 +206,7 @@ func TestDaemonKilledMidHold(t *testing.T) {
 func TestHungDaemonIsUnavailable(t *testing.T) {
 	daemon := startDaemon(t)
 	tier := openRemote(t, hot.RemoteConfig{URL: daemon.url(), AllowPrivateOrigins: true})
-	tier.Hasten()
+	tier.Hasten(slowAnswer)
 	p := newPeer(t)
 	d := pinstest.Tree("hung", 5)
 	p.provide(d.Blocks[:5]...)
@@ -299,7 +294,7 @@ func TestBlockThatGoesBeforeThePinIsNotWaitedFor(t *testing.T) {
 		}
 	})
 	tier := openRemote(t, hot.RemoteConfig{URL: server, AllowPrivateOrigins: true})
-	tier.Hasten()
+	tier.Hasten(slowAnswer)
 	defer tier.Connect(t.Context(), []peer.AddrInfo{p.info()})()
 	if err := tier.Hold(t.Context(), d.Root, impatient, nil); err == nil || !strings.Contains(err.Error(), "stands still") {
 		t.Fatalf("pinning what is not all there: %v", err)

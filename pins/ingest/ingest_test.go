@@ -56,8 +56,15 @@ type world struct {
 
 func each(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
+	eachWith(t, nil, test)
+}
+
+// eachWith has blocks here before the service starts.
+func eachWith(t *testing.T, here []blocks.Block, test func(t *testing.T, w *world)) {
+	t.Helper()
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		w := &world{tier: pinstest.NewTier()}
+		w.tier.AddLocal(here...)
 		log := slog.New(slog.DiscardHandler)
 		w.pins = pins.New(pins.Config{
 			Limits: limits, Instance: "test", Slots: 4, FindRoots: 40, FindSlice: time.Second, Retain: time.Hour,
@@ -244,7 +251,7 @@ func TestBadUploadLeavesNoPinAndNoBlock(t *testing.T) {
 
 // Nothing is ever released here: what an upload leaves behind has to be collected for itself.
 func TestWhatAnUploadLeavesIsCollected(t *testing.T) {
-	d, junk := pinstest.Tree("d", 300), pinstest.Leaf("junk")
+	d, junk, before := pinstest.Tree("d", 300), pinstest.Leaf("junk"), pinstest.Leaf("before")
 	whole := carOf(t, []cid.Cid{d.Root}, append(junk.Blocks, d.Blocks...)...)
 	for _, c := range []struct {
 		name string
@@ -260,9 +267,7 @@ func TestWhatAnUploadLeavesIsCollected(t *testing.T) {
 		{"more than the DAG", func() io.Reader { return bytes.NewReader(whole) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			each(t, func(t *testing.T, w *world) {
-				before := pinstest.Leaf("before")
-				w.tier.AddLocal(before.Blocks...)
+			eachWith(t, before.Blocks, func(t *testing.T, w *world) {
 				w.untilGone(t, before.Root) // by the first collection, which needs no reason
 				_, _, err := w.Upload(t.Context(), ingest.Upload{Account: 1, Format: ingest.CAR, Body: c.body()})
 				if (err == nil) != c.ok {

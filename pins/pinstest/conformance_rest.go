@@ -67,7 +67,7 @@ func collectKeeps(t *testing.T, r *rig) {
 	}
 	d := Tree("unfinished", 20)
 	r.Provide(d.Blocks[:len(d.Blocks)-1]...)
-	limits := pins.Limits{Idle: 100 * time.Millisecond, Stall: 300 * time.Millisecond}
+	limits := pins.Limits{Idle: 500 * time.Millisecond, Stall: 2 * time.Second}
 	if err := r.Tier.Hold(r.ctx, d.Root, limits, nil); !errors.Is(err, pins.ErrStalled) {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func TestControlShowsAndChangesAProvider(t *testing.T) {
 	if got := w.control(http.MethodPut, "/ask", `{"price":"77"}`); got.StatusCode != 200 {
 		t.Errorf("status %d: %s", got.StatusCode, got.body)
 	}
-	if ask := must(w.tryAsk()).Ask; ask.Price.String() != "77" || ask.MinPieceSize != 128 {
+	if ask := must(w.tryAsk(long)).Ask; ask.Price.String() != "77" || ask.MinPieceSize != 128 {
 		t.Errorf("ask is %+v", ask)
 	}
 	var kinds []sp.Kind

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,17 +20,28 @@ import (
 	"github.com/frostpin/frostpin/deals/mk12/wire"
 )
 
-// short is long enough for an answer over a connection on loopback, and what one waits for an answer that never comes.
-const short = time.Second
+// How long one waits for an answer: for one that never comes or not whole, and for any other.
+const (
+	short = 2 * time.Second
+	long  = 20 * time.Second
+)
 
-func (w *world) tryPropose(p *wire.DealParams) (*wire.DealResponse, error) {
-	ctx, cancel := contextWithTimeout(w.t, short)
+// waits is how long to wait where the faults of these kinds are.
+func waits(kind sp.Kind) time.Duration {
+	if slices.Contains([]sp.Kind{sp.ProposeHang, sp.AcceptLate, sp.AskHang, sp.RetrieveStall, sp.RetrieveDrip}, kind) {
+		return short
+	}
+	return long
+}
+
+func (w *world) tryPropose(p *wire.DealParams, limit time.Duration) (*wire.DealResponse, error) {
+	ctx, cancel := contextWithTimeout(w.t, limit)
 	defer cancel()
 	return wire.Propose(ctx, w.client, w.sp.AddrInfo(), p)
 }
 
-func (w *world) tryAsk() (*wire.SignedStorageAsk, error) {
-	ctx, cancel := contextWithTimeout(w.t, short)
+func (w *world) tryAsk(limit time.Duration) (*wire.SignedStorageAsk, error) {
+	ctx, cancel := contextWithTimeout(w.t, limit)
 	defer cancel()
 	return wire.Ask(ctx, w.client, w.sp.AddrInfo(), w.node.miner)
 }
@@ -74,7 +86,7 @@ func TestProposalFaultsAsAClientSeesThem(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				resp, err := w.tryPropose(p)
+				resp, err := w.tryPropose(p, waits(kind))
 				var unsent *wire.NotSentError
 				got := outcome{failed: err != nil, unsent: errors.As(err, &unsent), kept: len(w.sp.Deals())}
 				if resp != nil {
@@ -113,7 +125,7 @@ func TestALateAnswerComes(t *testing.T) {
 
 func TestAskFaultsAsAClientSeesThem(t *testing.T) {
 	w := newWorld(t, sp.Curio)
-	honest := must(w.tryAsk())
+	honest := must(w.tryAsk(long))
 	valid := func(a *wire.SignedStorageAsk) bool {
 		return a != nil && a.Signature != nil && sigs.Verify(a.Signature, w.node.worker.Address, must(wire.AskBytes(a.Ask))) == nil
 	}
@@ -129,13 +141,13 @@ func TestAskFaultsAsAClientSeesThem(t *testing.T) {
 		sp.AskHang:     func(a *wire.SignedStorageAsk, err error) bool { return a == nil && err != nil },
 	} {
 		w.faults(sp.Fault{Kind: kind})
-		ask, err := w.tryAsk()
+		ask, err := w.tryAsk(waits(kind))
 		if !check(ask, err) {
 			t.Errorf("%s: %+v, %v", kind, ask, err)
 		}
 	}
 	w.faults()
-	if diff := cmp.Diff(honest.Ask.MinPieceSize, must(w.tryAsk()).Ask.MinPieceSize); diff != "" || !valid(honest) {
+	if diff := cmp.Diff(honest.Ask.MinPieceSize, must(w.tryAsk(long)).Ask.MinPieceSize); diff != "" || !valid(honest) {
 		t.Errorf("the honest ask: %+v", honest)
 	}
 }
@@ -269,6 +281,7 @@ func TestALieAboutSealingIsToldBeforeThereIsADeal(t *testing.T) {
 }
 
 func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
+	t.Parallel()
 	d := newDAG(8, 5000)
 	w := stored(t, sp.Curio, d)
 	piece, block, car := "/piece/"+d.piece.String(), "/ipfs/"+d.blocks[1].Cid().String()+"?format=raw", "/ipfs/"+d.root.String()+"?format=car"
@@ -289,7 +302,7 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 			if path != car {
 				return bytes.Equal(r.body, want[path])
 			}
-			return len(r.body) > len(d.car) && bytes.Equal(r.body[:len(d.car)], d.car) && wellFormed(r.body[:1<<20])
+			return len(r.body) > len(d.car) && bytes.Equal(r.body[:len(d.car)], d.car) && wellFormed(r.body[:min(1<<20, len(r.body))])
 		}},
 		sp.RetrieveRedirect: {sp.Fault{}, func(_ string, r reply) bool {
 			return r.StatusCode == 302 && r.Header.Get("Location") == "http://10.0.0.1/"
@@ -298,7 +311,7 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 			return r.StatusCode == 200 && strings.HasPrefix(r.Header.Get("Content-Type"), "text/html") && bytes.HasPrefix(r.body, []byte("<!doctype html>"))
 		}},
 		sp.RetrieveDrip: {sp.Fault{Bytes: 10, Delay: sp.Duration(300 * time.Millisecond)}, func(path string, r reply) bool {
-			return r.err != nil && len(r.body) > 0 && len(r.body) <= 40 && bytes.HasPrefix(want[path], r.body)
+			return r.err != nil && len(r.body) > 0 && len(r.body) <= 80 && bytes.HasPrefix(want[path], r.body)
 		}},
 		sp.RetrieveOther: {sp.Fault{}, func(path string, r reply) bool {
 			if path == piece {
@@ -328,7 +341,7 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 			return r.err == nil && len(r.body) == len(want[path]) && bytes.Equal(r.body, want[path]) == (path != piece)
 		}},
 		sp.RetrieveStale: {sp.Fault{}, func(path string, r reply) bool {
-			return r.StatusCode == 404 && fetch(t, http.MethodHead, w.sp.HTTPURL()+path).StatusCode == 200
+			return r.StatusCode == 404 && fetch(t, long, http.MethodHead, w.sp.HTTPURL()+path).StatusCode == 200
 		}},
 		sp.RetrieveNoIPFS: {sp.Fault{}, func(path string, r reply) bool {
 			return path == piece && bytes.Equal(r.body, d.car) || path != piece && r.StatusCode == 404
@@ -337,13 +350,13 @@ func TestRetrievalFaultsAsAClientSeesThem(t *testing.T) {
 		c.fault.Kind = kind
 		w.faults(c.fault)
 		for path := range want {
-			if r := get(t, w.sp.HTTPURL()+path); !c.check(path, r) {
+			if r := fetch(t, waits(kind), http.MethodGet, w.sp.HTTPURL()+path); !c.check(path, r) {
 				t.Errorf("%s, %s: %d bytes, %v", kind, path, len(r.body), r.err)
 			}
 		}
 	}
 	w.faults(sp.Fault{Kind: sp.RetrieveStall})
-	if r := get(t, w.sp.HTTPURL()+piece); r.err == nil || r.Response != nil {
+	if r := fetch(t, short, http.MethodGet, w.sp.HTTPURL()+piece); r.err == nil || r.Response != nil {
 		t.Errorf("stalled before the header: %+v", r)
 	}
 	w.faults()
@@ -419,7 +432,7 @@ func TestAnOfflineProviderGoesOnWorking(t *testing.T) {
 	w.mustAccept(p)
 	before, url := w.sp.AddrInfo(), w.sp.HTTPURL()
 	w.faults(sp.Fault{Kind: sp.Offline})
-	if _, err := w.tryAsk(); err == nil {
+	if _, err := w.tryAsk(long); err == nil {
 		t.Error("it answers")
 	}
 	if r := get(t, url+"/piece/"+d.piece.String()); r.err == nil {
@@ -430,7 +443,7 @@ func TestAnOfflineProviderGoesOnWorking(t *testing.T) {
 	if after := w.sp.AddrInfo(); after.ID != before.ID || after.Addrs[0].String() != before.Addrs[0].String() || w.sp.HTTPURL() != url {
 		t.Errorf("it was %v and is %v", before, after)
 	}
-	if _, err := w.tryAsk(); err != nil {
+	if _, err := w.tryAsk(long); err != nil {
 		t.Errorf("back online: %v", err)
 	}
 }

@@ -214,7 +214,7 @@ func TestASlowServerIsLeftAndAskedAgain(t *testing.T) {
 		style sp.Style
 		pull  sp.PullConfig
 	}{
-		"gap":  {sp.Boost, sp.PullConfig{Backoff: time.Millisecond, Gap: 200 * time.Millisecond}},
+		"gap":  {sp.Boost, sp.PullConfig{Backoff: time.Millisecond, Gap: 2 * time.Second}},
 		"rate": {sp.Curio, sp.PullConfig{Backoff: time.Millisecond, Gap: time.Minute / 2, MinRate: 1 << 20}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,12 +28,12 @@ type reply struct {
 }
 
 func get(t *testing.T, url string, header ...string) reply {
-	return fetch(t, http.MethodGet, url, header...)
+	return fetch(t, long, http.MethodGet, url, header...)
 }
 
-func fetch(t *testing.T, method, url string, header ...string) reply {
+func fetch(t *testing.T, limit time.Duration, method, url string, header ...string) reply {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	req := must(http.NewRequestWithContext(ctx, method, url, http.NoBody))
 	for i := 0; i < len(header); i += 2 {
@@ -77,7 +77,7 @@ func TestAPieceIsServedUnderBothItsNames(t *testing.T) {
 		if beyond.StatusCode != 416 {
 			t.Errorf("%s: beyond the end has status %d", name, beyond.StatusCode)
 		}
-		head := fetch(t, http.MethodHead, url)
+		head := fetch(t, long, http.MethodHead, url)
 		if head.StatusCode != 200 || head.ContentLength != int64(len(d.car)) || len(head.body) != 0 {
 			t.Errorf("%s: HEAD has status %d, length %d", name, head.StatusCode, head.ContentLength)
 		}
@@ -118,7 +118,7 @@ func TestBlocksAndCARsAreServedWithoutTrust(t *testing.T) {
 	if _, err := reader.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the block: %v", err)
 	}
-	head := fetch(t, http.MethodHead, base+d.root.String()+"?format=car")
+	head := fetch(t, long, http.MethodHead, base+d.root.String()+"?format=car")
 	if head.StatusCode != 200 || len(head.body) != 0 || head.Header.Get("ETag") == "" {
 		t.Errorf("HEAD has status %d, etag %q", head.StatusCode, head.Header.Get("ETag"))
 	}
@@ -231,7 +231,7 @@ func TestOnlySoManyRetrievalsRunAtOnce(t *testing.T) {
 	if !refused() {
 		t.Error("one more is served")
 	}
-	if head := fetch(t, http.MethodHead, url); head.StatusCode != 200 {
+	if head := fetch(t, long, http.MethodHead, url); head.StatusCode != 200 {
 		t.Errorf("HEAD has status %d", head.StatusCode)
 	}
 	cancel()
