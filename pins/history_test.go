@@ -306,7 +306,14 @@ func (h *history) settle(t *rapid.T) {
 			h.archive.mustAgree(t, h.service, h.account)
 		}
 	}
-	h.checkHoldings(t)
+	deadline = time.After(patience)
+	for wrong := h.wrongHolding(t); wrong != ""; wrong = h.wrongHolding(t) {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(wrong)
+		}
+	}
 	for id := range h.live {
 		if err := h.service.Delete(context.Background(), h.account, id); err != nil {
 			t.Fatal(err)
@@ -330,8 +337,9 @@ func (h *history) settle(t *rapid.T) {
 	}
 }
 
-// checkHoldings compares what the ledger is told with what there is.
-func (h *history) checkHoldings(t *rapid.T) {
+// wrongHolding is what of that which the ledger is told differs from what there is; empty for nothing. Copies may be counted
+// between the two looks.
+func (h *history) wrongHolding(t *rapid.T) string {
 	now, last := map[pins.ID]pins.Holding{}, pins.Holding{}
 	for _, one := range h.holdings(t) {
 		if one.Pin == last.Pin && (last.Removed || one.Since.Before(last.Until)) {
@@ -348,12 +356,13 @@ func (h *history) checkHoldings(t *rapid.T) {
 		}
 		got := now[id]
 		if delete(now, id); !got.Hot || got.Copies != int64(p.Cold.Active) || got.Bytes != d.Size() {
-			t.Fatalf("%+v is told of a pin of %d bytes with %d copies", got, d.Size(), p.Cold.Active)
+			return fmt.Sprintf("%+v is told of a pin of %d bytes with %d copies", got, d.Size(), p.Cold.Active)
 		}
 	}
 	if len(now) > 0 {
-		t.Fatalf("holdings without pins: %+v", now)
+		return fmt.Sprintf("holdings without pins: %+v", now)
 	}
+	return ""
 }
 
 // holdings are those of this history.
