@@ -43,6 +43,9 @@ const (
 	carryEvery    = 250 * time.Millisecond
 	carryFirst    = 1 << 20 // bytes, and a thousandth of it in blocks, before which nobody is asked
 	carryAccounts = 100     // that are asked at once; once one can have it the others ride with it
+
+	carryOthers   = 2 * time.Second  // in which the others are asked, whose answers decide nothing any more
+	releaseWithin = 10 * time.Second // what was refused, though nobody waits for it any more
 )
 
 // carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused with the
@@ -73,7 +76,9 @@ func (d *scheduler) carried(j *job) error {
 	}
 	if err != nil {
 		// The row waits, so that a collection keeps the blocks if the pin of somebody else comes now.
-		return errors.Join(err, d.s.hot.Release(j.ctx, j.root.CID))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), releaseWithin)
+		defer cancel()
+		return errors.Join(err, d.s.hot.Release(ctx, j.root.CID))
 	}
 	return nil
 }
@@ -111,34 +116,39 @@ type shortfall struct {
 func (e *shortfall) Unwrap() error { return &e.Refused }
 
 // carry asks every account that wants a root whether it can have so much of it, a page at a time, until one can. It returns
-// a *shortfall when none can, and ErrUndecided when one perhaps can. When that cannot be told now the walk goes on.
+// a *shortfall when none can, and ErrUndecided when one perhaps can. When that cannot be told now the walk goes on; when ctx has
+// ended the error is its cause, for then nobody has said yes.
 func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 	var refusal *ShortError
 	var asked, undecided bool
 	w := wanting{root: j.root, first: cmp.Or(j.payer, j.root.Account), below: math.MaxInt64}
 	for !w.done {
 		list, next, err := s.store.wanters(ctx, w, carryAccounts)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			s.log.Warn("looking up who wants a dag", "cid", j.root.CID, "err", err)
 			return nil
 		}
-		can := false
-		for _, p := range list {
+		for i, p := range list {
 			var short *ShortError
-			switch err := s.ask(ctx, j, p, known); {
+			err := s.ask(ctx, j, p, known)
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
 			case errors.Is(err, ErrUndecided):
 				undecided = true
+				continue
 			case errors.As(err, &short):
 				if refusal == nil || p.Account == j.root.Account {
 					refusal = short
 				}
-			case err == nil && !can:
-				can, j.payer = true, p.Account
-			default:
-				can = true
+				continue
+			case err == nil:
+				j.payer = p.Account
 			}
-		}
-		if can {
+			s.askOthers(ctx, j, list[i+1:], known)
 			return nil
 		}
 		asked, w = asked || len(list) > 0, next
@@ -150,6 +160,15 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 		return ErrUndecided
 	}
 	return &shortfall{Refused: Refused{refusal.Error()}, wantedAt: w.wantedAt}
+}
+
+// askOthers has set aside what others need for a DAG that somebody can have. Nobody waits long for what they say.
+func (s *Service) askOthers(ctx context.Context, j *job, others []Pin, known Extent) {
+	ctx, cancel := context.WithTimeout(ctx, carryOthers)
+	defer cancel()
+	for _, p := range others {
+		_ = s.ask(ctx, j, p, known) // it rides along whatever it has
+	}
 }
 
 // ask asks for the newest pin of an account.

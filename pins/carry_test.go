@@ -31,14 +31,24 @@ type purses struct {
 	asked map[pins.Account]int
 	err   error
 
-	refusing func() // called once, before the first refusal is told
+	refusing func()       // called once, before the first refusal is told
+	hangs    pins.Account // is never told once another was told that it can
+	hung     bool         // that has happened
 }
 
 func newPurses() *purses {
 	return &purses{can: map[pins.Account]int64{}, aside: map[pins.ID]int64{}, asked: map[pins.Account]int{}}
 }
 
-func (p *purses) Carry(_ context.Context, account pins.Account, pin pins.ID, known pins.Extent, _ int) error {
+func (p *purses) Carry(ctx context.Context, account pins.Account, pin pins.ID, known pins.Extent, _ int) error {
+	p.mu.Lock()
+	hangs := account == p.hangs && len(p.aside) > 0
+	p.hung = p.hung || hangs
+	p.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	err := p.carry(account, pin, known)
 	p.mu.Lock()
 	refusing := p.refusing
@@ -463,6 +473,50 @@ func TestPinsAreNotRefusedBecauseNobodyCouldBeAsked(t *testing.T) {
 		d := pinstest.Tree("it", 3)
 		w.tier.AddNetwork(d.Blocks...)
 		w.untilStatus(w.add(alice, request(d.Root)), spec.Pinned)
+	})
+}
+
+// To be sure of a refusal can take a while, and the time in which the DAG was to be fetched ends meanwhile.
+func TestARefusalThatIsOvertakenByTheDeadlineIsNoConsent(t *testing.T) {
+	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
+		p := &slowPurse{newPurses()}
+		cfg := config()
+		cfg.Sponsor, cfg.Policy.Deadline = p, 2*time.Second
+		w := newWorld(t, db, pinstest.NewTier(), cfg)
+		w.start()
+		d := pinstest.Tree("it", 3)
+		w.tier.AddNetwork(d.Blocks...)
+		pin := w.add(alice, request(d.Root))
+		w.untilStatus(pin, spec.Failed)
+		w.until("nothing is held", func() bool { return !w.held(d.Root) })
+		w.nothingAside(p.purses)
+	})
+}
+
+// A slowPurse says nothing before nobody waits for it any more.
+type slowPurse struct{ *purses }
+
+func (p *slowPurse) Carry(ctx context.Context, _ pins.Account, _ pins.ID, _ pins.Extent, _ int) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// Once one account can have a DAG, it does not wait for what another one says.
+func TestADAGThatIsPaidForDoesNotWaitForOthers(t *testing.T) {
+	eachSponsored(t, func(t *testing.T, w *world, p *purses) {
+		p.can[bob] = 1 << 30
+		p.hangs = alice
+		d := pinstest.Tree("it", 3)
+		his := w.add(bob, request(d.Root))
+		hers := w.add(alice, request(d.Root))
+		w.tier.AddNetwork(d.Blocks...)
+		w.untilStatus(his, spec.Pinned)
+		w.untilStatus(hers, spec.Pinned)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.hung {
+			t.Fatal("so that this proves nothing")
+		}
 	})
 }
 
