@@ -24,6 +24,7 @@ var (
 	ErrScope        = errors.New("more scopes than the caller has")
 	ErrClosed       = errors.New("the account is closed")
 	ErrTooMany      = errors.New("the account has too many tokens")
+	ErrTooOften     = errors.New("the account has made too many tokens in a day")
 )
 
 // An InvalidError is an ErrInvalid with what is wrong, in words for whoever asked.

@@ -50,5 +50,5 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return nil
 		},
-	}, plansMigration(), graceMigration(), historyMigration(), lifetimeMigration()}
+	}, plansMigration(), graceMigration(), historyMigration(), lifetimeMigration(), madeMigration()}
 }

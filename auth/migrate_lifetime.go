@@ -49,3 +49,17 @@ func lifetimeMigration() *gormigrate.Migration {
 		},
 	}
 }
+
+// madeMigration has the tokens of an account found by when they were made.
+func madeMigration() *gormigrate.Migration {
+	return &gormigrate.Migration{
+		ID: "20261130_81_tokens_made",
+		Migrate: func(tx *gorm.DB) error {
+			err := tx.Exec(`CREATE INDEX tokens_made ON tokens (account_id, created_ms)`).Error
+			if err == nil {
+				err = tx.Exec(`DROP INDEX tokens_account`).Error
+			}
+			return err
+		},
+	}
+}

@@ -790,17 +790,7 @@ func TestExpiredTokensKeepNoOthersFromBeingMade(t *testing.T) {
 		alice := createAccount(t, s, "alice")
 		add := func(name string, expires time.Time) {
 			t.Helper()
-			rows := make([]map[string]any, 1000)
-			for i := range rows {
-				rows[i] = map[string]any{
-					"id": fmt.Sprint(name, i), "account_id": alice.ID, "label": name, "policy": "", "scopes": "pins:read", "hash": "",
-					"created_ms": moment.UnixMilli(), "expires_ms": expires.UnixMilli(),
-				}
-			}
-			err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Table("tokens").CreateInBatches(rows, 500).Error })
-			if err != nil {
-				t.Fatal(err)
-			}
+			addThousand(t, db, alice, name, expires)
 		}
 		one := auth.NewToken{Account: alice.ID, Scopes: auth.PinsRead, Expires: moment.Add(24 * time.Hour)}
 		add("first", moment.Add(time.Hour))
@@ -828,4 +818,42 @@ func TestExpiredTokensKeepNoOthersFromBeingMade(t *testing.T) {
 			t.Errorf("%d tokens, of which have expired %v: %v", len(list), expired, err)
 		}
 	})
+}
+
+// The audit keeps each for good. Who has to replace a thousand that leaked can do so at once, when they are a day old.
+func TestAnAccountMakesAThousandTokensADay(t *testing.T) {
+	clocked(t, func(t *testing.T, s *auth.Service, db *database.DB, clock *time.Time) {
+		alice := createAccount(t, s, "alice")
+		addThousand(t, db, alice, "some", moment.Add(time.Hour))
+		self := auth.Actor{Account: alice.ID, Scopes: auth.AllScopes}
+		one := auth.NewToken{Account: alice.ID, Scopes: auth.PinsRead}
+		*clock = moment.Add(23 * time.Hour)
+		if _, _, err := s.CreateToken(t.Context(), self, one); !errors.Is(err, auth.ErrTooOften) {
+			t.Errorf("within a day: %v", err)
+		}
+		_, token := mustCreate(t, s, one) // by the operator
+		if _, _, err := s.RotateToken(t.Context(), self, token.ID, 0); !errors.Is(err, auth.ErrTooOften) {
+			t.Errorf("rotated within a day: %v", err)
+		}
+		*clock = moment.Add(25 * time.Hour)
+		if _, _, err := s.CreateToken(t.Context(), self, one); err != nil {
+			t.Errorf("after a day: %v", err)
+		}
+	})
+}
+
+// addThousand makes tokens of an account at the moment, as nobody waits for.
+func addThousand(t *testing.T, db *database.DB, owner auth.Account, name string, expires time.Time) {
+	t.Helper()
+	rows := make([]map[string]any, 1000)
+	for i := range rows {
+		rows[i] = map[string]any{
+			"id": fmt.Sprint(name, i), "account_id": owner.ID, "label": name, "policy": "", "scopes": "pins:read", "hash": "",
+			"created_ms": moment.UnixMilli(), "expires_ms": expires.UnixMilli(),
+		}
+	}
+	err := db.Write(t.Context(), func(tx *gorm.DB) error { return tx.Table("tokens").CreateInBatches(rows, 500).Error })
+	if err != nil {
+		t.Fatal(err)
+	}
 }

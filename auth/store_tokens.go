@@ -17,7 +17,7 @@ func (s *Service) insertToken(ctx context.Context, by Actor, account int64, toke
 		if by.Account != 0 && by.Account != account {
 			return ErrNotFound
 		}
-		owner, err := ownerOf(tx, account, token.Created)
+		owner, err := ownerOf(tx, by, account, token.Created)
 		if err != nil {
 			return err
 		}
@@ -33,17 +33,24 @@ const stillValid = `revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?
 
 // ownerOf locks the account of a new token, so that two tokens are counted one after the other, and a closed account
 // gets none.
-func ownerOf(tx *gorm.DB, account int64, now time.Time) (owner accountRow, err error) {
+func ownerOf(tx *gorm.DB, by Actor, account int64, now time.Time) (owner accountRow, err error) {
 	if err := locked(tx).Where("id = ?", account).Take(&owner).Error; err != nil {
 		return owner, err
 	}
 	if owner.State == Closed {
 		return owner, ErrClosed
 	}
-	var tokens int64
-	err = tx.Model(&tokenRow{}).Where("account_id = ? AND "+stillValid, account, now.UnixMilli()).Count(&tokens).Error
-	if err == nil && tokens >= maxTokens {
+	var valid, made int64
+	err = tx.Model(&tokenRow{}).Where("account_id = ? AND "+stillValid, account, now.UnixMilli()).Count(&valid).Error
+	if err == nil && by.Account != 0 {
+		err = tx.Model(&tokenRow{}).Where("account_id = ? AND created_ms > ?", account, now.AddDate(0, 0, -1).UnixMilli()).Count(&made).Error
+	}
+	switch {
+	case err != nil:
+	case valid >= maxTokens:
 		err = ErrTooMany
+	case made >= maxMade:
+		err = ErrTooOften
 	}
 	return owner, err
 }
@@ -108,7 +115,7 @@ func (s *Service) replaceToken(ctx context.Context, by Actor, id string, grace t
 			return err
 		}
 		// The account before the token, as when an account is closed. Whose a token is never changes.
-		owner, err := ownerOf(tx, row.AccountID, token.Created)
+		owner, err := ownerOf(tx, by, row.AccountID, token.Created)
 		if err != nil {
 			return err
 		}

@@ -45,11 +45,16 @@ type NewToken struct {
 	Expires time.Time // zero: never
 }
 
-// maxTokens is the most tokens of one account that are neither revoked nor expired.
-const maxTokens = 1000
+const (
+	// maxTokens is the most tokens of one account that are neither revoked nor expired.
+	maxTokens = 1000
+
+	// maxMade is the most tokens that an account makes for itself in a day: the audit keeps each for good.
+	maxMade = 1000
+)
 
 // CreateToken makes a token and returns its text, which nobody can get again. Errors: ErrNotFound for the account, also
-// for one that is not the actor's; ErrScope when the actor has less; ErrInvalid, ErrClosed, ErrTooMany.
+// for one that is not the actor's; ErrScope when the actor has less; ErrInvalid, ErrClosed, ErrTooMany, ErrTooOften.
 func (s *Service) CreateToken(ctx context.Context, by Actor, want NewToken) (Secret, Token, error) {
 	now := s.now()
 	if err := errors.Join(checkLabel(want.Label), checkExpiry(want.Expires, now)); err != nil {
@@ -76,7 +81,7 @@ const MaxGrace = 30 * 24 * time.Hour
 // whoever has lost the answer: a new token that nobody has used then ends with it. With no grace no server of this database
 // accepts the old one any more when it returns. Errors: ErrNotFound for a token that
 // is not valid, and for one of another account than the actor's; ErrScope when the actor has less than the token;
-// ErrInvalid, ErrTooMany.
+// ErrInvalid, ErrTooMany, ErrTooOften.
 func (s *Service) RotateToken(ctx context.Context, by Actor, id string, grace time.Duration) (Secret, Token, error) {
 	if grace < 0 || grace > MaxGrace {
 		return "", Token{}, invalid("a rotated token stays valid for at most %d days", MaxGrace/(24*time.Hour))

@@ -104,6 +104,8 @@ func (s *Server) judge(c echo.Context, err error) verdict {
 		return verdict{http.StatusConflict, reasonConflict, "this account is closed, for good"}
 	case errors.Is(err, auth.ErrTooMany):
 		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, "this account has as many tokens as there may be; revoke some"}
+	case errors.Is(err, auth.ErrTooOften):
+		return verdict{http.StatusForbidden, spec.ReasonQuotaExceeded, "this account has made as many tokens in a day as it may; wait, or ask the operator for one"}
 	case errors.Is(err, auth.ErrUnreadable): // of this plan's accounts alone; before what is unavailable to all
 		return verdict{http.StatusServiceUnavailable, spec.ReasonServiceUnavailable, "the limits of this account's plan cannot be read here now; it is refused until they can be"}
 	case errors.Is(err, auth.ErrNoPlan):
