@@ -153,7 +153,10 @@ func TestReplacedDAGsGiveWayToWhatIsAskedFor(t *testing.T) {
 		c.keeps(3000)
 		ask := func(q int64, replacing pins.ID, dags ...pins.Sized) (refused []error) {
 			t.Helper()
-			refused, err := c.Fits(t.Context(), alice, pins.Quota{Bytes: q}, dags, replacing)
+			refused, needed, err := c.Fits(t.Context(), alice, pins.Quota{Bytes: q}, dags, replacing)
+			if err == nil && needed > 0 {
+				_, err = c.GiveWay(t.Context(), alice, replacing, needed, pins.Roots(dags)...)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -79,18 +79,6 @@ type Sized struct {
 	Extent
 }
 
-// Fits tells of each of the DAGs that an account asks for together whether it may have it, in addition to those before
-// it: nil, or a *QuotaError. What is held for the account already brings nothing, and neither does what the pin that is
-// replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here. What is kept of
-// pins that were replaced gives way to what would not fit beside it.
-func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) ([]error, error) {
-	refused, needed, err := s.Measure(ctx, account, q, dags, replaced)
-	if err == nil && needed > 0 {
-		_, err = s.GiveWay(ctx, account, replaced, needed, Roots(dags)...)
-	}
-	return refused, err
-}
-
 // Roots are those of DAGs.
 func Roots(dags []Sized) []cid.Cid {
 	roots := make([]cid.Cid, len(dags))
@@ -100,8 +88,11 @@ func Roots(dags []Sized) []cid.Cid {
 	return roots
 }
 
-// Measure is Fits that has nothing give way yet, and tells how many bytes must for those that are not refused.
-func (s *Service) Measure(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) (refused []error, needed int64, err error) {
+// Fits tells of each of the DAGs that an account asks for together whether it may have it, in addition to those before
+// it: nil, or a *QuotaError. What is held for the account already brings nothing, and neither does what the pin that is
+// replaced alone has here stay. Bytes that have yet to be fetched are not known, and count once they are here. Needed is how many
+// bytes that are kept of pins that were replaced have to give way to those that are not refused.
+func (s *Service) Fits(ctx context.Context, account Account, q Quota, dags []Sized, replaced ID) (refused []error, needed int64, err error) {
 	refused = make([]error, len(dags))
 	if len(dags) == 0 || q.Bytes == 0 && q.DAGBytes == 0 && q.DAGBlocks == 0 {
 		return refused, 0, nil

@@ -110,7 +110,7 @@ func TestPlanHasRoomForWhatIsHereAsForWhatIsFetched(t *testing.T) {
 			"more blocks than a pin's":      {pins.Quota{DAGBlocks: int64(len(second.Blocks)) - 1}, of(second.Root), "", []string{"more than the"}},
 			"larger than it was known":      {pins.Quota{DAGBytes: 9}, brings(unknown, 10), "", []string{"more than the"}},
 		} {
-			refused, err := w.Fits(t.Context(), alice, c.quota, c.dags, c.replaced)
+			refused, _, err := w.Fits(t.Context(), alice, c.quota, c.dags, c.replaced)
 			if err != nil || len(refused) != len(c.want) {
 				t.Fatalf("%s: %v, %v", name, refused, err)
 			}
@@ -124,7 +124,7 @@ func TestPlanHasRoomForWhatIsHereAsForWhatIsFetched(t *testing.T) {
 
 		// What other pins of it keep is not freed by a replacement.
 		w.add(alice, named(first.Root, "again"))
-		refused, err := w.Fits(t.Context(), alice, pins.Quota{Bytes: second.Size()}, of(second.Root), mine.ID)
+		refused, _, err := w.Fits(t.Context(), alice, pins.Quota{Bytes: second.Size()}, of(second.Root), mine.ID)
 		if err != nil || refused[0] == nil {
 			t.Errorf("what stays was taken for freed: %v, %v", refused, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 	"github.com/labstack/echo/v4"
@@ -78,41 +79,61 @@ func (s ownAPI) recordBatch(c echo.Context, items []json.RawMessage, batch *pins
 		}
 		asked = append(asked, pins.Asked{Request: r, Decision: decided, Batch: batch, Place: i})
 	}
-	asked, err := s.fitting(c, asked, results)
+	paid, err := s.admitted(c, asked, results)
 	if err != nil {
 		for _, a := range asked {
 			results[a.Place].Err = err
 		}
 		return results
 	}
-	asked = s.affordable(c, asked, results)
-	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), asked) {
-		results[asked[j].Place] = made
+	for j, made := range s.pins.AddAll(c.Request().Context(), account(c), paid) {
+		results[paid[j].Place] = made
 	}
 	return results
 }
 
-// fitting returns those of a list for whose DAGs the caller's plan has room, and notes why the others are refused.
-func (s ownAPI) fitting(c echo.Context, asked []pins.Asked, results []pins.Result) ([]pins.Asked, error) {
-	quota := quotaOf(caller(c).Limits)
-	if quota == (pins.Quota{}) || len(asked) == 0 {
-		return asked, nil
+// admitted returns those of a list that the caller's plan has room for and its balance carries, and notes why the others are
+// refused. What is kept of replaced pins gives way to what is admitted only.
+func (s ownAPI) admitted(c echo.Context, asked []pins.Asked, results []pins.Result) (paid []pins.Asked, err error) {
+	ctx, quota := c.Request().Context(), quotaOf(caller(c).Limits)
+	for range 2 { // once more without what is not paid for: its room is there for the others
+		refused, _, err := s.pins.Fits(ctx, account(c), quota, sized(asked), "")
+		if err != nil {
+			return nil, err
+		}
+		var fit []pins.Asked
+		for i, a := range asked {
+			if results[a.Place].Err = refused[i]; refused[i] == nil {
+				fit = append(fit, a)
+			}
+		}
+		paid = s.affordable(c, fit, results)
+		if len(paid) == len(fit) || len(fit) == len(asked) {
+			break
+		}
+		unpaid := map[int]bool{}
+		for _, a := range fit {
+			unpaid[a.Place] = true
+		}
+		for _, a := range paid {
+			delete(unpaid, a.Place)
+		}
+		asked = slices.DeleteFunc(slices.Clone(asked), func(a pins.Asked) bool { return unpaid[a.Place] })
 	}
+	_, needed, err := s.pins.Fits(ctx, account(c), quota, sized(paid), "")
+	if err == nil && needed > 0 {
+		_, err = s.pins.GiveWay(ctx, account(c), "", needed, pins.Roots(sized(paid))...)
+	}
+	return paid, err
+}
+
+// sized are DAGs of which nobody has told the size.
+func sized(asked []pins.Asked) []pins.Sized {
 	dags := make([]pins.Sized, len(asked))
 	for i, a := range asked {
 		dags[i].Root = a.Root
 	}
-	refused, err := s.pins.Fits(c.Request().Context(), account(c), quota, dags, "")
-	if err != nil {
-		return asked, err
-	}
-	var fit []pins.Asked
-	for i, a := range asked {
-		if results[a.Place].Err = refused[i]; refused[i] == nil {
-			fit = append(fit, a)
-		}
-	}
-	return fit, nil
+	return dags
 }
 
 // readBatch reads an array of pins, none of which is looked at yet.

@@ -93,7 +93,7 @@ type memory struct {
 	delegates []string
 	err       error                 // answered by every method, when set
 	choices   []pins.Choice         // that Decide was asked with
-	quotas    []asked               // that Admit and Measure were asked with
+	quotas    []asked               // that Admit and Fits were asked with
 	large     map[cid.Cid]bool      // DAGs that fit into no quota
 	cold      *cold                 // tells how what has terms stands, when set
 	before    func(context.Context) // called by every method, when set
@@ -312,13 +312,8 @@ func (m *memory) Admit(ctx context.Context, account pins.Account, q pins.Quota, 
 	return err
 }
 
-func (m *memory) Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, error) {
-	refused, _, err := m.Measure(ctx, account, q, dags, replaced)
-	return refused, err
-}
-
-// Measure refuses what is large.
-func (m *memory) Measure(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, int64, error) {
+// Fits refuses what is large.
+func (m *memory) Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, int64, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	m.quotas = append(m.quotas, asked{account: account, quota: q, dags: dags, replaced: replaced})

@@ -273,6 +273,47 @@ func TestReplacedDAGDoesNotGiveWayWithinABatchThatAsksForIt(t *testing.T) {
 	}
 }
 
+// What is not paid for takes no room from the rest of its batch, and nothing gives way to it.
+func TestWhatABatchCannotPayForTakesNoRoom(t *testing.T) {
+	prices := map[string]string{"hot_gib_month": "1024"} // a credit for a MiB
+	limits := auth.Limits{Bytes: 10 << 20, Prices: prices}
+	codes := func(k *till, token, list string) (codes []int32) {
+		for _, r := range ask[v1.BatchResults](k.house, 200, token, "POST", "/pins/batch", list).Results {
+			codes = append(codes, r.Code)
+		}
+		return codes
+	}
+	begin := func() (k *till, ann string) {
+		k = newTill(t, prices)
+		if err := k.accounts.SetPlan(t.Context(), auth.Operator(), paidPlan, limits); err != nil {
+			t.Fatal(err)
+		}
+		return k, k.customer("ann")
+	}
+
+	k, ann := begin()
+	k.mustAdd(t, k.admin, `{"cid":"`+cidV1+`"}`)
+	k.mustAdd(t, k.admin, `{"cid":"`+cidRaw+`"}`)
+	k.setRoots(pins.HotHeld, 3<<20)
+	err := k.db.Write(t.Context(), func(tx *gorm.DB) error {
+		return tx.Exec(`UPDATE roots SET bytes = ? WHERE cid = ?`, 8<<20, cidV1).Error
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask[v1.LedgerEntry](k.house, 200, k.admin, "POST", "/admin/accounts/ann/credit", `{"amount":"5","key":"in"}`)
+	if got := fmt.Sprint(codes(k, ann, `[{"cid":"`+cidV1+`"},{"cid":"`+cidRaw+`"}]`)); got != "[409 202]" {
+		t.Errorf("8 MiB and 3 for 5 credits, with 10 MiB of room: %s", got)
+	}
+
+	k, ann = begin()
+	k.replacedOf(t, "ann")
+	got := fmt.Sprint(codes(k, ann, `[{"cid":"`+cidRaw+`"}]`))
+	if here, err := k.isHere(t, cidV1); got != "[409]" || !here || err != nil {
+		t.Errorf("%s; the replaced one is here: %t: %v", got, here, err)
+	}
+}
+
 // admitted are uploads of DAGs that are told, and end when it is known whether they may be had.
 type admitted []pins.Sized
 

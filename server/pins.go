@@ -184,7 +184,7 @@ func (s *Server) fits(c echo.Context, quota pins.Quota, more int64, dags []pins.
 	if err := s.pins.Admit(ctx, account(c), quota, more); err != nil {
 		return err
 	}
-	refused, needed, err := s.pins.Measure(ctx, account(c), quota, dags, replaced)
+	refused, needed, err := s.pins.Fits(ctx, account(c), quota, dags, replaced)
 	for _, why := range refused {
 		err = cmp.Or(err, why)
 	}

@@ -43,10 +43,9 @@ type Pins interface {
 	Delete(ctx context.Context, account pins.Account, id pins.ID) error
 	// Admit tells whether an account may have so many pins more: *pins.QuotaError if not.
 	Admit(ctx context.Context, account pins.Account, q pins.Quota, more int64) error
-	// Fits tells of each DAG that an account asks for whether it may have it: nil, or a *pins.QuotaError.
-	Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) ([]error, error)
-	// Measure is Fits that has nothing give way yet, and tells how many bytes must.
-	Measure(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) (refused []error, needed int64, err error)
+	// Fits tells of each DAG that an account asks for whether it may have it: nil, or a *pins.QuotaError, and how many bytes
+	// have to give way to them.
+	Fits(ctx context.Context, account pins.Account, q pins.Quota, dags []pins.Sized, replaced pins.ID) (refused []error, needed int64, err error)
 	// Usage returns what an account has here now.
 	Usage(ctx context.Context, account pins.Account) (pins.AccountUsage, error)
 	// Stock returns what the pins of an account occupy.

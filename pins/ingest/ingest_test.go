@@ -386,7 +386,7 @@ func TestOwnDAGIsUploadedAgainWhateverIsLeftOfTheQuota(t *testing.T) {
 			_, _, err := w.Upload(t.Context(), ingest.Upload{
 				Account: account, Format: ingest.CAR, Body: bytes.NewReader(carOf(t, []cid.Cid{d.Root}, d.Blocks...)),
 				Admit: func(dags []pins.Sized) error {
-					refused, err := w.pins.Fits(t.Context(), account, quota, dags, "")
+					refused, _, err := w.pins.Fits(t.Context(), account, quota, dags, "")
 					return errors.Join(append(refused, err)...)
 				},
 			})
