@@ -91,7 +91,8 @@ func everyCopyOnce(t *testing.T, s *server, d *devnet, ids map[string]string, co
 }
 
 // The server dies between any two steps of making a deal, at each once, and no deal is lost or made twice.
-func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) {
+func TestServerKilledAtEveryStepOfADealMakesItOnce(t *testing.T) { //nolint:tparallel // one after the other
+	t.Parallel()                                                    // it waits for epochs most of the time
 	steps := []string{"planned", "stored", "answered", "published"} // the others with FROSTPIN_E2E_LONG=1
 	if long() {
 		steps = []string{

@@ -64,6 +64,7 @@ func TestTroubleOfTheNodeLeadsToNoWrongConclusion(t *testing.T) {
 
 // A node of another chain under the same address is not believed.
 func TestNodeThatWasSwitchedIsNotBelieved(t *testing.T) {
+	t.Parallel() // it waits for epochs most of the time
 	d := startDevnet(t, "--providers", "2")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")
@@ -89,6 +90,7 @@ func TestNodeThatWasSwitchedIsNotBelieved(t *testing.T) {
 
 // A copy that the chain drops is replaced with another provider, and the pin stays pinned meanwhile.
 func TestTerminatedDealIsReplacedElsewhere(t *testing.T) {
+	t.Parallel() // it waits for epochs most of the time
 	d := startDevnet(t, "--providers", "3")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")

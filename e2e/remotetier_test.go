@@ -59,7 +59,8 @@ func (d *daemonTier) stillUp() string {
 	return got.ID
 }
 
-func TestRemoteDaemonAwayMidPin(t *testing.T) {
+func TestRemoteDaemonAwayMidPin(t *testing.T) { //nolint:tparallel // one after the other
+	t.Parallel() // it waits for the daemon most of the time
 	for name, away := range map[string]struct{ leave, back func(*ipfsNode) }{
 		"killed":  {func(n *ipfsNode) { n.proc.kill() }, func(n *ipfsNode) { n.start() }},
 		"stopped": {func(n *ipfsNode) { n.stop() }, func(n *ipfsNode) { n.start() }},
