@@ -235,6 +235,7 @@ type fataler interface {
 
 // eachCold runs a test on every database with a service on the model of an archive, which does not work by itself.
 func eachCold(t *testing.T, change func(*pins.Config), test func(t *testing.T, w *world, a *archive)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, archiveMigrations(), func(t *testing.T, db *database.DB) {
 		a := &archive{db: db}
 		test(t, newColdWorld(t, a, change), a)

@@ -17,6 +17,7 @@ import (
 
 // eachPair runs a test with two servers of one database.
 func eachPair(t *testing.T, test func(t *testing.T, a, b *world)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		tier := pinstest.NewTier()
 		var pair []*world

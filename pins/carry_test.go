@@ -119,6 +119,7 @@ func eachSponsored(t *testing.T, test func(t *testing.T, w *world, p *purses)) {
 }
 
 func eachSponsoredWith(t *testing.T, change func(*pins.Config), test func(t *testing.T, w *world, p *purses)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		p := newPurses()
 		cfg := config()

@@ -21,15 +21,17 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
-	if !given {
-		// Each check is a whole life of a service.
-		checks := "20"
-		if testing.Short() {
-			checks = "5"
+	checks := "20" // each is a whole life of a service
+	if testing.Short() {
+		checks = "5"
+	}
+	for name, value := range map[string]string{"rapid.checks": checks, "test.parallel": "3"} {
+		given := false
+		flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+		if given {
+			continue
 		}
-		if err := flag.Set("rapid.checks", checks); err != nil {
+		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
 	}
@@ -62,6 +64,7 @@ func config() pins.Config {
 
 // each runs a test on every database, with a service that works.
 func each(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		w := newWorld(t, db, pinstest.NewTier(), config())
 		w.start()

@@ -86,6 +86,7 @@ type cramped struct {
 }
 
 func eachCramped(t *testing.T, stall time.Duration, test func(t *testing.T, w *cramped)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		w := &cramped{world: &world{t: t, db: db, tier: pinstest.NewTier(), stop: func() {}}}
 		cfg := config()

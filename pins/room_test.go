@@ -25,6 +25,7 @@ func (r *room) set(now pins.Room) { r.now.Store(int64(now)) }
 
 // eachRoom runs a test on every database, with a service whose disk the test fills and empties.
 func eachRoom(t *testing.T, change func(*pins.Config), test func(t *testing.T, w *world, r *room)) {
+	t.Parallel() // tests here wait more than they work
 	databasetest.Each(t, pins.Migrations(), func(t *testing.T, db *database.DB) {
 		r := &room{}
 		cfg := config()
