@@ -33,8 +33,8 @@ var ErrUndecided = errors.New("what the account may have is not known")
 // An Extent is how large a DAG is, as far as it was fetched.
 type Extent struct{ Blocks, Bytes int64 }
 
-// A ShortError tells what an account is short of: a reason of package spec, and words for users. Whoever has pinned the DAG
-// may be shown them, so they say nothing of the account but this.
+// A ShortError tells what an account is short of: a reason of package spec, and words for users. Others who have
+// pinned the DAG may be shown them where there are very many, so they say nothing of the account but this.
 type ShortError struct{ Reason, Problem string }
 
 func (e *ShortError) Error() string { return e.Reason + ": " + e.Problem }
@@ -43,13 +43,15 @@ const (
 	carryEvery    = 250 * time.Millisecond
 	carryFirst    = 1 << 20 // bytes, and a thousandth of it in blocks, before which nobody is asked
 	carryAccounts = 100     // that are asked at once; once one can have it the others ride with it
+	maxRefusals   = 10_000  // accounts that are told their own reason; the others are told that of the root
 
 	carryOthers   = 2 * time.Second  // in which the others are asked, whose answers decide nothing any more
 	releaseWithin = 10 * time.Second // what was refused, though nobody waits for it any more
 )
 
-// carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused with the
-// reason of the account that asked last. What was held before is not asked about: it is there for what was paid already.
+// carried is hold, for as long as somebody who wants the DAG can have it. What nobody can have is refused, to each with its
+// own reason; that of the root is the one of the account that asked last. What was held before is not asked about: it is
+// there for what was paid already.
 func (d *scheduler) carried(j *job) error {
 	if d.s.cfg.Sponsor == nil || j.root.Lost {
 		return d.hold(j.ctx, j)
@@ -109,17 +111,29 @@ func (d *scheduler) watchSize(ctx context.Context, j *job, end context.CancelCau
 // A shortfall refuses a DAG that nobody can have who wanted it as of a time.
 type shortfall struct {
 	Refused
-	wantedAt time.Time // of the root
-	kept     bool      // it was not released, so it is not given up yet
+	wantedAt time.Time          // of the root
+	kept     bool               // it was not released, so it is not given up yet
+	own      map[Account]string // what each is told, of the first that were asked
 }
 
 func (e *shortfall) Unwrap() error { return &e.Refused }
+
+// refusals is what each account is told, nil if that is the same for all.
+func (e *shortfall) refusals() *map[Account]string {
+	for _, reason := range e.own {
+		if reason != e.Reason {
+			return &e.own
+		}
+	}
+	return nil
+}
 
 // carry asks every account that wants a root whether it can have so much of it, a page at a time, until one can. It returns
 // a *shortfall when none can, and ErrUndecided when one perhaps can. When that cannot be told now the walk goes on; when ctx has
 // ended the error is its cause, for then nobody has said yes.
 func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 	var refusal *ShortError
+	own := map[Account]string{}
 	var asked, undecided bool
 	w := wanting{root: j.root, first: cmp.Or(j.payer, j.root.Account), below: math.MaxInt64}
 	for !w.done {
@@ -144,6 +158,9 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 				if refusal == nil || p.Account == j.root.Account {
 					refusal = short
 				}
+				if len(own) < maxRefusals {
+					own[p.Account] = short.Error()
+				}
 				continue
 			case err == nil:
 				j.payer = p.Account
@@ -159,7 +176,7 @@ func (s *Service) carry(ctx context.Context, j *job, known Extent) error {
 	case undecided:
 		return ErrUndecided
 	}
-	return &shortfall{Refused: Refused{refusal.Error()}, wantedAt: w.wantedAt}
+	return &shortfall{Refused: Refused{refusal.Error()}, wantedAt: w.wantedAt, own: own}
 }
 
 // askOthers has set aside what others need for a DAG that somebody can have. Nobody waits long for what they say.

@@ -51,6 +51,8 @@
 //   - What is blocked is not brought back: every transition out of gave_up asks in its transaction. Roots that were there
 //     before are given up, and their copies let go, by a loop that compares the blocks with the roots, so that nothing has
 //     to be remembered and a server that was away makes up for it.
+//   - What the accounts are told of a DAG that none of them can have is kept beside its root where it is not the same for all
+//     (refusals), exactly as long as the root is given up for it. Reading pins asks for it only where a pin is one of those.
 //   - What becomes of cold copies changes a status only under a rule that asks for them (PinnedWhen).
 //
 // # Decisions

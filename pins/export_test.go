@@ -35,6 +35,19 @@ func HotOf(ctx context.Context, s *Service, c cid.Cid) (hot Hot, err error) {
 	return hot, err
 }
 
+// ReasonOf is what a root says, and Refusals how many accounts have a reason of their own, of all roots.
+func ReasonOf(ctx context.Context, s *Service, c cid.Cid) (reason string, err error) {
+	err = s.store.db.Read(ctx, func(tx *gorm.DB) error {
+		return tx.Raw(`SELECT reason FROM roots WHERE cid = ?`, c.String()).Row().Scan(&reason)
+	})
+	return reason, err
+}
+
+func Refusals(ctx context.Context, s *Service) (n int, err error) {
+	err = s.store.db.Read(ctx, func(tx *gorm.DB) error { return tx.Raw(`SELECT count(*) FROM refusals`).Row().Scan(&n) })
+	return n, err
+}
+
 // SetHeld makes a root held, of a size.
 func SetHeld(ctx context.Context, s *Service, c cid.Cid, blocks, bytes int64) error {
 	return s.store.db.Write(ctx, func(tx *gorm.DB) error {

@@ -2,6 +2,8 @@ package pins
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -69,11 +71,33 @@ func (s *store) tellHot(ctx context.Context, before, after Root) error {
 	if after.Reason != "" {
 		data["reason"] = after.Reason
 	}
+	if after.refusals != nil {
+		return s.tellRefusals(ctx, after, kind, data)
+	}
 	if after.Hot == HotHeld {
 		data["dag_size"], data["dag_blocks"] = after.Bytes, after.Blocks
 	}
 	return s.journal.Record(ctx, after.CID, 0, kind, data)
 }
+
+// tellRefusals tells each account why it cannot have a DAG, or where there are many only that it cannot.
+func (s *store) tellRefusals(ctx context.Context, r Root, kind string, data map[string]any) error {
+	if len(*r.refusals) > tellEach {
+		data["reason"] = "this account cannot have it; the pin says why"
+		return s.journal.Record(ctx, r.CID, 0, kind, data)
+	}
+	for _, account := range slices.Sorted(maps.Keys(*r.refusals)) {
+		data := maps.Clone(data)
+		data["reason"] = (*r.refusals)[account]
+		if err := s.journal.RecordFor(ctx, account, r.CID, kind, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellEach is how many accounts are told by an event each.
+const tellEach = 100
 
 // tellCold records how a wish stands.
 func (s *store) tellCold(ctx context.Context, w deals.Wish, cold deals.Standing) error {

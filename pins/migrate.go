@@ -29,6 +29,7 @@ func Migrations() []*gormigrate.Migration {
 		uploadHoldsMigration(),
 		retainedMigration(),
 		uploadedMigration(),
+		refusalsMigration(),
 	}
 }
 

@@ -35,6 +35,10 @@ func (p Pin) Wish() (w deals.Wish, ok bool) {
 	return deals.Wish{Root: p.Root, Terms: p.Terms}, p.Terms > 0
 }
 
+// refused tells whether the pin's account could not have the DAG, which may have another reason than its root says. Why a
+// pin was let go is known already.
+func (p Pin) refused() bool { return p.DAG.short() && p.Lapsed.IsZero() }
+
 // A Page is one answer to a list query.
 type Page struct {
 	Count int64 // all that match, before the limit

@@ -158,6 +158,8 @@ func (d *scheduler) after(r Root, err error, blocks, bytes int64) Root {
 		wanted := !r.WantedAt.Equal(short.wantedAt)
 		if wanted || short.kept || r.UploadHeld {
 			err, r.UploadHeld = errAwaited, !wanted
+		} else {
+			r.refusals = short.refusals()
 		}
 	}
 	r.WantedAt = d.wantedAt(r)

@@ -1,9 +1,12 @@
 package pins
 
 import (
+	"strings"
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/frostpin/frostpin/spec"
 )
 
 // Hot is what is known about a DAG on the hot tier.
@@ -45,6 +48,11 @@ type DAG struct {
 // that was taken back leaves it so until somebody asks for it.
 func (d DAG) unwanted() bool { return d.Hot == HotOffloaded || d.Hot == HotGaveUp }
 
+// short tells whether a DAG was given up because those who want it cannot have it. Its reason may be that of one of them.
+func (d DAG) short() bool {
+	return d.Hot == HotGaveUp && (strings.HasPrefix(d.Reason, spec.ReasonQuotaExceeded) || strings.HasPrefix(d.Reason, spec.ReasonInsufficientFunds))
+}
+
 // A Root is a DAG that at least one pin wants, or wanted. What happens to a DAG happens once, here.
 type Root struct {
 	id       int64
@@ -58,5 +66,8 @@ type Root struct {
 	// Known only where a transition asks for it.
 	Cold       bool // proven cold copies exist
 	UploadHeld bool // an upload holds it, whose pin may be about to come
+
+	// Known only to the transition that gives it up: what each account is told, where that is not Reason for all.
+	refusals *map[Account]string
 	DAG
 }

@@ -190,6 +190,9 @@ func (s *store) saveRoot(tx *gorm.DB, before, after Root, claimedBy string) erro
 			return err
 		}
 	}
+	if err := saveRefusals(tx, before, after); err != nil {
+		return err
+	}
 	if err := s.tellHot(tx.Statement.Context, before, after); err != nil {
 		return err
 	}

@@ -161,6 +161,9 @@ func (s *store) madeBy(ctx context.Context, account Account, key string) (made m
 		err := appendPins(tx, account, &there, `SELECT `+pinColumns+` FROM pin_batch_pins b JOIN pins p ON p.id = b.pin JOIN roots r ON r.id = p.root_id
 			WHERE b.account = ? AND b.batch_key = ?`, account, key)
 		if err == nil {
+			err = addRefusals(tx, account, there.Pins)
+		}
+		if err == nil {
 			err = s.addStandings(tx, there.Pins)
 		}
 		if err != nil {

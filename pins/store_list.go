@@ -40,6 +40,9 @@ func (s *store) answer(tx *gorm.DB, account Account, q spec.Query, page *Page) e
 	if err := s.rows(tx, account, q, page); err != nil {
 		return err
 	}
+	if err := addRefusals(tx, account, page.Pins); err != nil {
+		return err
+	}
 	return s.addStandings(tx, page.Pins)
 }
 

@@ -113,6 +113,9 @@ func (s *store) get(ctx context.Context, account Account, id ID) (p Pin, err err
 			return err
 		}
 		one := []Pin{p}
+		if err := addRefusals(tx, account, one); err != nil {
+			return err
+		}
 		err = s.addStandings(tx, one)
 		p = one[0]
 		return err

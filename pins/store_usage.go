@@ -125,12 +125,12 @@ func (s *store) extents(ctx context.Context, account Account, dags []Sized, repl
 const retryAtOnce = 200
 
 // retry wants DAGs again that were given up for a reason, as if the account had asked for them now, and those that were for
-// another reason which may be that of somebody else.
+// another reason which may be that of somebody else. What the account was told itself is the reason where it is known.
 func (s *store) retry(ctx context.Context, account Account, reason, others string) (some bool, err error) {
-	match, args := `substr(r.reason, 1, ?) = ?`, []any{len(reason), reason}
+	match, args := `substr(coalesce(f.reason, r.reason), 1, ?) = ?`, []any{len(reason), reason}
 	if others != "" {
 		// It is the account's own where nobody else has asked for the DAG.
-		match += ` OR substr(r.reason, 1, ?) = ? AND (r.account <> ? OR EXISTS (SELECT 1 FROM pins o WHERE o.root_id = r.id AND o.account < ?)
+		match += ` OR f.reason IS NULL AND substr(r.reason, 1, ?) = ? AND (r.account <> ? OR EXISTS (SELECT 1 FROM pins o WHERE o.root_id = r.id AND o.account < ?)
 			OR EXISTS (SELECT 1 FROM pins o WHERE o.root_id = r.id AND o.account > ?))`
 		args = append(args, len(others), others, account, account, account)
 	}
@@ -144,6 +144,7 @@ func (s *store) retry(ctx context.Context, account Account, reason, others strin
 				ids = append(ids, id)
 				return err
 			}, `SELECT DISTINCT r.id FROM pins p JOIN roots r ON r.id = p.root_id
+				LEFT JOIN refusals f ON f.root_id = p.root_id AND f.account = p.account
 				WHERE p.account = ? AND p.status = 'failed' AND r.hot = 'gave_up' AND r.id > ?
 				AND (`+match+`) ORDER BY r.id LIMIT ?`, slices.Concat([]any{account, after}, args, []any{retryAtOnce})...)
 			if err != nil {

@@ -266,9 +266,10 @@ func (s *Service) Size(ctx context.Context, root cid.Cid) (int64, error) {
 }
 
 // Retry tries pins of an account again that have failed for a reason: the first word of what their info tells. Those that
-// were let go are wanted again when the reason is that of Lapse. Which of those who could not have a DAG has given the reason
-// that it tells is not known: with money come those too that another account perhaps could not have for want of room. What this
-// one alone has no room for money does not change, and it would be fetched again only to be refused.
+// were let go are wanted again when the reason is that of Lapse. Where an account's own reason is not kept, because it was that
+// of all who could not have the DAG or they were too many, it is not known whose the reason is that the root tells: with money
+// come those too that another account perhaps could not have for want of room. What this one has no room for money does not
+// change, and it would be fetched again only to be refused.
 func (s *Service) Retry(ctx context.Context, account Account, reason string) error {
 	var returned bool
 	var err error
