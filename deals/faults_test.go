@@ -260,10 +260,13 @@ func TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp(t *testing.T)
 	}
 }
 
-// An eventless chain does not tell which deals were published.
+// An eventless chain does not tell which deals were published, as a node with Lotus' defaults.
 type eventless struct{ deals.Chain }
 
-func (eventless) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+func (e eventless) Events(ctx context.Context, _ deals.Epoch) ([]deals.Publication, deals.Epoch, error) {
+	heads, err := e.Heads(ctx)
+	return nil, heads.Head + 1, err
+}
 
 // What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
 func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
@@ -756,13 +759,6 @@ func TestForbiddenContentIsNotProposed(t *testing.T) {
 	}
 }
 
-// A chain without events is a node as Lotus' defaults make it.
-type withoutEvents struct{ deals.Chain }
-
-func (withoutEvents) Events(context.Context, deals.Epoch) ([]deals.Publication, error) {
-	return nil, nil
-}
-
 // TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade: one provider publishes, says nothing but Processing and
 // never seals, and the node tells no events.
 func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) {
@@ -770,7 +766,7 @@ func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) 
 		bad := honest()
 		bad.Curio, bad.NeverSeal = true, true
 		w.net.Add(1000, bad)
-		w.chain = withoutEvents{w.net}
+		w.chain = eventless{w.net}
 		w.make()
 		w.start()
 		wish := w.wish("x", 2)

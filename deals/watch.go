@@ -36,6 +36,7 @@ type watcher struct {
 	from                Epoch                   // events from here on were not read yet
 	published           []Publication           // events that were read, and are to be matched
 	upTo                Epoch                   // what from becomes when they are
+	eventless           bool                    // the last try to read them failed
 	undecided           []Publication           // those to be looked at again, whenever they were published
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
 	owing               bool                    // deals may have costs to hand over
@@ -356,7 +357,8 @@ func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Head
 		}
 		return err
 	}
-	if a.Start < min(heads.Final, w.from) && a.Reserved.Sign() > 0 {
+	// Beyond their reach events are not read any more, whether they ever were or not.
+	if a.Start < max(min(heads.Final, w.from), heads.Final-EventsReach) && a.Reserved.Sign() > 0 {
 		return w.s.store.release(ctx, id)
 	}
 	return nil

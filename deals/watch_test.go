@@ -358,7 +358,9 @@ func (anonymous) Deal(context.Context, abi.DealID, bool) (deals.OnChain, bool, e
 	return deals.OnChain{}, false, nil
 }
 
-func (anonymous) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+func (a anonymous) Events(ctx context.Context, _ deals.Epoch) ([]deals.Publication, deals.Epoch, error) {
+	return eventless{a.Chain}.Events(ctx, 0)
+}
 
 func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {
