@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	activePage   = 10_000  // ids of active deals read at once
-	examineAtOne = 16      // deals looked at one by one at the same time
-	doubtBatch   = 512     // of these per pass
-	keepMost     = 100_000 // entries of the caches below
-	eventDepth   = 900     // epochs that may be undone, so that their events are read again
-	eventPage    = 512     // events compared with what is on record at once, and so many deals looked up per pass
+	activePage    = 10_000  // ids of active deals read at once
+	examineAtOnce = 16      // deals looked at one by one at the same time
+	doubtBatch    = 512     // of these per pass
+	keepMost      = 100_000 // entries of the caches below
+	eventDepth    = 900     // epochs that may be undone, so that their events are read again
+	eventPage     = 512     // events compared with what is on record at once, and so many deals looked up per pass
 )
 
 // A watcher follows what the chain does to deals: those that are active, and those whose id nobody has told us. Its
@@ -39,6 +39,8 @@ type watcher struct {
 	eventless           bool                    // the last try to read them failed
 	undecided           []Publication           // those to be looked at again, whenever they were published
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
+	givenUp             bool                    // those that were given up are gone through
+	settledTo           AttemptID               // of these, the last one of the last pass
 	owing               bool                    // deals may have costs to hand over
 
 	mu         sync.Mutex
@@ -86,7 +88,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
 		failed = errors.Join(failed, err)
-		w.round, w.owing = now, true
+		w.round, w.owing, w.givenUp = now, true, true
 		w.lacksIDs.Store(true) // who has refused a proposal and publishes it all the same does not tell
 	}
 	if now.Sub(w.doubt) >= p.Poll {
@@ -101,7 +103,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		failed = errors.Join(failed, err)
 		w.event = now
 	}
-	if round { // after the events, which name what was activated while nobody looked
+	if w.givenUp { // after the events, which name what was activated while nobody looked
 		failed = errors.Join(failed, w.settleGivenUp(ctx, heads))
 	}
 	if w.owing {
@@ -248,25 +250,38 @@ func (w *watcher) examineDoubtful(ctx context.Context, heads Heads) error {
 		}
 		all = append(all, suspects...)
 	}
+	seen := map[AttemptID]bool{}
+	all = slices.DeleteFunc(all, func(a Attempt) bool {
+		again := seen[a.ID]
+		seen[a.ID] = true
+		return again
+	})
+	var mu sync.Mutex
+	return atOnce(all, func(a Attempt) error {
+		settled, err := w.examine(ctx, a, heads)
+		if !settled {
+			mu.Lock()
+			defer mu.Unlock()
+			w.suspects[a.DealID] = struct{}{}
+		}
+		return err
+	})
+}
+
+// atOnce does something for each, some at the same time.
+func atOnce[T any](all []T, do func(T) error) error {
 	var mu sync.Mutex
 	var failed error
 	var running sync.WaitGroup
-	places := make(chan struct{}, examineAtOne)
-	seen := map[AttemptID]bool{}
-	for _, a := range all {
-		if seen[a.ID] {
-			continue
-		}
-		seen[a.ID] = true
+	places := make(chan struct{}, examineAtOnce)
+	for _, one := range all {
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places }()
-			settled, err := w.examine(ctx, a, heads)
+			err := do(one)
 			mu.Lock()
 			defer mu.Unlock()
-			if failed = errors.Join(failed, err); !settled {
-				w.suspects[a.DealID] = struct{}{}
-			}
+			failed = errors.Join(failed, err)
 		})
 	}
 	running.Wait()
@@ -317,23 +332,16 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 
 // settleGivenUp asks the chain for deals that their provider gave up. Until its start epoch a provider that has accepted one
 // can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more, and the
-// events up to its start are read.
+// events up to its start are read. A pass asks for some of them, and the next one goes on.
 func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
-	var failed error
-	for after, n := AttemptID(0), doubtBatch; n == doubtBatch && ctx.Err() == nil; {
-		ids, err := w.s.store.givenUp(ctx, heads.Final, after, doubtBatch)
-		if err != nil {
-			return errors.Join(failed, fmt.Errorf("reading deals that were given up: %w", err))
-		}
-		n = len(ids)
-		for _, id := range ids {
-			after = id
-			if err := w.settleOneGivenUp(ctx, id, heads); err != nil {
-				failed = errors.Join(failed, err)
-			}
-		}
+	ids, err := w.s.store.givenUp(ctx, heads.Final, w.settledTo, doubtBatch)
+	if err != nil {
+		return fmt.Errorf("reading deals that were given up: %w", err)
 	}
-	return failed
+	if w.givenUp, w.settledTo = len(ids) == doubtBatch, 0; w.givenUp {
+		w.settledTo = ids[len(ids)-1]
+	}
+	return atOnce(ids, func(id AttemptID) error { return w.settleOneGivenUp(ctx, id, heads) })
 }
 
 func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Heads) (err error) {
