@@ -401,6 +401,31 @@ func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherThatWasSent(t *testing.
 	})
 }
 
+func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherToBecomeActive(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		late := honest()
+		late.NeverSeal = true
+		wish, first := w.askedAgain(late)
+		w.until("the other is on chain", time.Hour, func() bool {
+			all := w.attempts(wish)
+			return len(all) == 2 && !all[1].PublishedAt.IsZero()
+		})
+		w.until("the first is on chain", time.Hour, func() bool { return len(w.net.Deals()) == 2 })
+		pass(5 * time.Minute)
+		if a := w.attempt(wish, first.ID); a.State != deals.Rejected || !a.PublishedAt.IsZero() {
+			t.Errorf("while the other may become active it is %s, as deal %d: %s", a.State, a.DealID, a.Reason)
+		}
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
+			t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
+		}
+	})
+}
+
 func orZero(a abi.TokenAmount) abi.TokenAmount {
 	if a.Nil() {
 		return big.Zero()
