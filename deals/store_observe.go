@@ -112,7 +112,7 @@ func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt)
 		case other.State.before(Active):
 			return errUndecided
 		default:
-			before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
+			before.DealID, before.PublishCID, before.Claimed, before.PublishedAt = a.DealID, a.PublishCID, a.Claimed, a.PublishedAt
 			before.Reason += "; it has published the deal all the same, beside another one"
 			*a = before
 		}

@@ -309,6 +309,7 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 		o.AtFinal = true
 		if ours {
 			o.Deal = &d
+			l.prove(ctx, &o)
 		} else {
 			o.Gone = true
 		}
@@ -317,9 +318,12 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 	switch {
 	case proven && a.Missing == 0:
 		w.mu.Lock()
-		defer w.mu.Unlock()
 		w.proven[a.ID] = struct{}{}
-		return true, nil
+		w.mu.Unlock()
+		if o.PublishCID.Defined() || o.Denied {
+			err = w.s.maker.record(ctx, a, o)
+		}
+		return err == nil, err
 	case o.AtFinal && !proven && heads.Final <= a.Height:
 		return false, nil // it was seen active later than this: wait for the final tipset to get there
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -297,6 +299,66 @@ func TestAMessageThatHasNotPublishedTheDealIsNotKept(t *testing.T) {
 	})
 }
 
+// A speechless chain fails to look into messages.
+type speechless struct {
+	deals.Chain
+	speechless atomic.Bool
+}
+
+func (s *speechless) Published(ctx context.Context, message cid.Cid, p market.DealProposal) (abi.DealID, bool, error) {
+	if s.speechless.Load() {
+		return 0, false, deals.ErrChain
+	}
+	return s.Chain.Published(ctx, message, p)
+}
+
+// messageInReceipt is the message in the receipt of the wish's only deal.
+func (w *world) messageInReceipt(wish deals.Wish) string {
+	w.t.Helper()
+	key, err := deals.OpenNotaryKey(filepath.Join(w.t.TempDir(), "key"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := w.Receipt(context.Background(), wish, deals.NewNotary("https://pins.example", key, time.Now))
+	if err != nil || len(r.Deals) != 1 {
+		w.t.Fatalf("the receipt has %d deals: %v", len(r.Deals), err)
+	}
+	return r.Deals[0].PublishMessage
+}
+
+// TestAMessageThatCouldNotBeLookedIntoIsLookedIntoAgain: also where it is named only once the deal is active.
+func TestAMessageThatCouldNotBeLookedIntoIsLookedIntoAgain(t *testing.T) {
+	for name, curio := range map[string]bool{"published": false, "active": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 1, func(t *testing.T, w *world) {
+				p := honest()
+				p.Curio = curio
+				w.net.Add(1000, p)
+				chain := &speechless{Chain: eventless{w.net}}
+				chain.speechless.Store(true)
+				w.chain = chain
+				w.make()
+				w.start()
+				wish := w.wish("x", 1)
+				w.until("its id is known", time.Hour, func() bool {
+					all := w.attempts(wish)
+					return len(all) == 1 && all[0].DealID != 0
+				})
+				if got := w.messageInReceipt(wish); got != "" {
+					t.Errorf("the receipt has message %s, which nobody has looked into", got)
+				}
+				chain.speechless.Store(false)
+				w.until("the receipt has the message", time.Hour, func() bool { return w.messageInReceipt(wish) != "" })
+				w.untilActive(wish, 1)
+				if a := w.attempts(wish)[0]; !a.PublishCID.Defined() || a.Claimed {
+					t.Errorf("the message is %s, claimed %v", a.PublishCID, a.Claimed)
+				}
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
 // TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce: each of them would cost a call, otherwise.
 func TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce(t *testing.T) {
 	for _, dialect := range databasetest.Dialects(t) {
@@ -360,7 +422,7 @@ func (anonymous) Deal(context.Context, abi.DealID, bool) (deals.OnChain, bool, e
 }
 
 func (a anonymous) Events(ctx context.Context, _ deals.Epoch) ([]deals.Publication, deals.Epoch, error) {
-	return eventless{a.Chain}.Events(ctx, 0)
+	return eventless(a).Events(ctx, 0)
 }
 
 func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
