@@ -55,8 +55,10 @@ type Chain interface {
 	// the message is not on chain, failed, or published something else.
 	Published(ctx context.Context, message cid.Cid, p market.DealProposal) (id abi.DealID, found bool, err error)
 
-	// Events returns the deals of the client published from a height on, by ascending id, as far as the node can tell.
-	Events(ctx context.Context, from Epoch) ([]Publication, error)
+	// Events returns the deals of the client published from a height on, by ascending id, as far as the node can tell. It
+	// looks back no further than EventsReach. What was published from read on has to be asked for again; a node that knows
+	// no events has told all. With an error it returns what was read until then.
+	Events(ctx context.Context, from Epoch) (all []Publication, read Epoch, err error)
 
 	// Deal returns a deal from the head, or with final from the last final tipset; found is false when the chain has
 	// no such deal there.
@@ -71,6 +73,9 @@ type Chain interface {
 	// Calls is the number of requests sent to the node so far.
 	Calls() int64
 }
+
+// EventsReach is how many epochs before the head the events of deals are looked for.
+const EventsReach = 8 * EpochsPerDay
 
 // ErrChain is wrapped by errors of the node.
 var ErrChain = errors.New("the Filecoin node does not answer as it should")

@@ -99,7 +99,8 @@ type Attempt struct {
 	Verbatim  string // what the provider said, at most 1,000 characters
 	Retryable bool   // rejected or failed in a way that may pass with this provider later
 
-	PublishCID  cid.Cid // undefined until it is named: by the provider only while DealID is 0, then by the chain
+	PublishCID  cid.Cid // undefined until it is named
+	Claimed     bool    // PublishCID is the provider's word: the chain was not seen to have the deal in it
 	DealID      abi.DealID
 	Sector      abi.SectorNumber
 	SeenPending bool      // the chain has shown the proposal as published

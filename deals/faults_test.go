@@ -260,10 +260,13 @@ func TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp(t *testing.T)
 	}
 }
 
-// An eventless chain does not tell which deals were published.
+// An eventless chain does not tell which deals were published, as a node with Lotus' defaults.
 type eventless struct{ deals.Chain }
 
-func (eventless) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+func (e eventless) Events(ctx context.Context, _ deals.Epoch) ([]deals.Publication, deals.Epoch, error) {
+	heads, err := e.Heads(ctx)
+	return nil, heads.Head + 1, err
+}
 
 // What a provider has refused and publishes all the same is paid: it counts, and the provider is not asked for another.
 func TestADealThatIsPublishedAfterItWasRefusedIsTakenUp(t *testing.T) {
@@ -394,6 +397,31 @@ func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherThatWasSent(t *testing.
 		}
 		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
 			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
+		}
+	})
+}
+
+func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherToBecomeActive(t *testing.T) {
+	inWorld(t, 1, func(t *testing.T, w *world) {
+		late := honest()
+		late.NeverSeal = true
+		wish, first := w.askedAgain(late)
+		w.until("the other is on chain", time.Hour, func() bool {
+			all := w.attempts(wish)
+			return len(all) == 2 && !all[1].PublishedAt.IsZero()
+		})
+		w.until("the first is on chain", time.Hour, func() bool { return len(w.net.Deals()) == 2 })
+		pass(5 * time.Minute)
+		if a := w.attempt(wish, first.ID); a.State != deals.Rejected || !a.PublishedAt.IsZero() {
+			t.Errorf("while the other may become active it is %s, as deal %d: %s", a.State, a.DealID, a.Reason)
+		}
+		w.untilActive(wish, 1)
+		w.mustBeSound()
+		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
+			t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
 		}
 	})
 }
@@ -756,13 +784,6 @@ func TestForbiddenContentIsNotProposed(t *testing.T) {
 	}
 }
 
-// A chain without events is a node as Lotus' defaults make it.
-type withoutEvents struct{ deals.Chain }
-
-func (withoutEvents) Events(context.Context, deals.Epoch) ([]deals.Publication, error) {
-	return nil, nil
-}
-
 // TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade: one provider publishes, says nothing but Processing and
 // never seals, and the node tells no events.
 func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) {
@@ -770,7 +791,7 @@ func TestAPublishedDealWhoseIDNobodyTellsKeepsNoCopyFromBeingMade(t *testing.T) 
 		bad := honest()
 		bad.Curio, bad.NeverSeal = true, true
 		w.net.Add(1000, bad)
-		w.chain = withoutEvents{w.net}
+		w.chain = eventless{w.net}
 		w.make()
 		w.start()
 		wish := w.wish("x", 2)

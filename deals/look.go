@@ -8,6 +8,7 @@ import (
 
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/builtin/v9/market"
+	"github.com/ipfs/go-cid"
 )
 
 // passLooks looks at attempts that are due, many at once and few with each provider.
@@ -205,13 +206,8 @@ func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 		publish = o.Named
 	}
 	if publish.Defined() {
-		id, found, err := l.m.s.parts.Chain.Published(ctx, publish, l.signed)
-		switch {
-		case err != nil:
-			l.m.s.log.Debug("looking into a publish message", "deal", l.a.UUID.String(), "err", err)
-		case found:
-			named, o.PublishCID = id, publish
-			candidates = append(candidates, id)
+		if named = l.lookInto(ctx, o, publish); named != 0 {
+			candidates = append(candidates, named)
 		}
 	}
 	gone := false
@@ -239,6 +235,21 @@ func (l looker) find(ctx context.Context, o *Observation, hinted abi.DealID) {
 	}
 }
 
+// lookInto looks for the deal in a message, and returns the id that it has there, or 0.
+func (l looker) lookInto(ctx context.Context, o *Observation, publish cid.Cid) abi.DealID {
+	id, found, err := l.m.s.parts.Chain.Published(ctx, publish, l.signed)
+	switch {
+	case err != nil:
+		l.m.s.log.Debug("looking into a publish message", "deal", l.a.UUID.String(), "err", err)
+		return 0
+	case !found:
+		o.Denied = true
+		return 0
+	}
+	o.PublishCID = publish
+	return id
+}
+
 // check looks at a deal under the id by which it is known.
 func (l looker) check(ctx context.Context, o *Observation) {
 	d, found, ours, err := l.deal(ctx, l.a.DealID, false)
@@ -248,6 +259,7 @@ func (l looker) check(ctx context.Context, o *Observation) {
 	if ours {
 		o.Deal = &d
 		l.settle(ctx, o)
+		l.prove(ctx, o)
 		return
 	}
 	// A reorganisation may have given it another id.
@@ -259,6 +271,13 @@ func (l looker) check(ctx context.Context, o *Observation) {
 		return
 	}
 	l.gone(ctx, o, l.a.DealID)
+}
+
+// prove looks for the deal in the message that its provider has named, where that could not be done when its id was learned.
+func (l looker) prove(ctx context.Context, o *Observation) {
+	if l.a.Claimed && l.a.PublishCID.Defined() {
+		l.lookInto(ctx, o, l.a.PublishCID)
+	}
 }
 
 // gone notes that the head no longer has a deal, and looks for it in the final tipset once it has to be there.

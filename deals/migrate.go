@@ -49,6 +49,11 @@ func Migrations() []*gormigrate.Migration {
 		Migrate: func(tx *gorm.DB) error {
 			return execute(tx, sameSchema)
 		},
+	}, {
+		ID: "20261130_20_claimed_messages",
+		Migrate: func(tx *gorm.DB) error {
+			return execute(tx, claimedSchema)
+		},
 	}}
 }
 
@@ -294,4 +299,10 @@ var keySchema = []string{
 var sameSchema = []string{
 	`CREATE INDEX attempts_given_up ON attempts (start_epoch, id) WHERE state = 'failed' AND accepted_ms > 0 AND published_ms = 0`,
 	`CREATE INDEX attempts_deal ON attempts (deal_id) WHERE deal_id <> 0`,
+}
+
+// publish_claimed says that publish_cid is the provider's word only.
+var claimedSchema = []string{
+	`ALTER TABLE attempts ADD COLUMN publish_claimed BIGINT NOT NULL DEFAULT 0 CHECK (publish_claimed IN (0,1))`,
+	`UPDATE attempts SET publish_claimed = 1 WHERE deal_id = 0 AND publish_cid <> ''`,
 }

@@ -13,11 +13,15 @@ import (
 )
 
 // readEvents looks for the ids of deals of ours that nobody has told. What one pass does not get done is left to the next.
-func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
+func (w *watcher) readEvents(ctx context.Context, heads Heads) (failed error) {
 	if len(w.published) == 0 {
-		published, err := w.s.parts.Chain.Events(ctx, w.from) // at first as far back as the node tells
+		published, read, err := w.s.parts.Chain.Events(ctx, w.from) // at first as far back as the node tells
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		w.tellEvents(err)
 		if err != nil {
-			return fmt.Errorf("reading the events of the market: %w", err)
+			failed = fmt.Errorf("reading the events of the market: %w", err)
 		}
 		if len(w.known) > keepMost {
 			clear(w.known)
@@ -25,21 +29,35 @@ func (w *watcher) readEvents(ctx context.Context, heads Heads) error {
 		w.published, w.undecided = append(published, w.undecided...), nil
 		slices.SortStableFunc(w.published, func(a, b Publication) int { return cmp.Compare(a.Deal, b.Deal) })
 		w.published = slices.CompactFunc(w.published, func(a, b Publication) bool { return a.Deal == b.Deal })
-		w.upTo = max(0, heads.Head-eventDepth)
+		w.upTo = max(w.from, min(read, heads.Head-eventDepth))
 	}
 	for looked := 0; len(w.published) > 0; {
 		if looked >= eventPage {
 			w.lacksIDs.Store(true)
-			return nil
+			return failed
 		}
 		n, err := w.matchSome(ctx, heads, eventPage-looked)
 		if err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
 		looked += n
 	}
 	w.from = w.upTo
-	return nil
+	if len(w.undecided) > 0 {
+		w.lacksIDs.Store(true) // what they wait for may be over any time: until it is known, another copy may be bought
+	}
+	return failed
+}
+
+// tellEvents says when the events of the market cannot be read any more, and when they can again.
+func (w *watcher) tellEvents(err error) {
+	switch {
+	case err != nil && !w.eventless:
+		w.s.log.Warn("the events of the market cannot be read: deals may be found later than they are published", "err", err)
+	case err == nil && w.eventless:
+		w.s.log.Info("the events of the market can be read again")
+	}
+	w.eventless = err != nil
 }
 
 // matchSome goes through a page of what was published, and returns how many deals it has looked at, which are at most so
@@ -70,6 +88,7 @@ func (w *watcher) matchSome(ctx context.Context, heads Heads, most int) (looked 
 			w.undecided = append(w.undecided, p) // once more in the next round
 		}
 		if err != nil && !errors.Is(err, errUndecided) {
+			w.upTo = w.from // whose deal it is is not known: nothing from there on counts as read
 			return looked, err
 		}
 		if done {

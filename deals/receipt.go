@@ -154,7 +154,7 @@ func newReceiptDeal(a Attempt, client Client) (ReceiptDeal, error) {
 	if a.DealID != 0 {
 		d.DealID = fmt.Sprint(uint64(a.DealID))
 	}
-	if a.PublishCID.Defined() {
+	if a.PublishCID.Defined() && !a.Claimed {
 		d.PublishMessage = a.PublishCID.String()
 	}
 	if !a.ActiveAt.IsZero() {

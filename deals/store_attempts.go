@@ -18,7 +18,7 @@ import (
 const (
 	attemptColumns = `a.id, a.uuid, a.slot_id, a.archive_id, a.root, a.generation, a.renews, a.provider, a.protocol,
 		a.proposal_cid, a.start_epoch, a.end_epoch, a.price, a.collateral, a.verified, a.reserved, a.day,
-		a.state, a.reason, a.verbatim, a.retryable, a.publish_cid, a.deal_id, a.sector, a.seen_pending, a.pending_ms, a.blind,
+		a.state, a.reason, a.verbatim, a.retryable, a.publish_cid, a.publish_claimed, a.deal_id, a.sector, a.seen_pending, a.pending_ms, a.blind,
 		a.unknowns, a.unknown_ms, a.missing, a.height, a.planned_ms, a.sent_ms, a.accepted_ms, a.pulled_ms,
 		a.published_ms, a.active_ms, a.ended_ms, a.changed_ms, a.next_ms, ` + pieceColumns
 	fromAttempts = ` FROM attempts a JOIN pieces p ON p.id = a.piece_id `
@@ -42,7 +42,7 @@ func scanAttempt(from row, more ...any) (a Attempt, err error) {
 		&a.Day,
 		&a.State, &a.Reason, &a.Verbatim, &a.Retryable,
 		intoCID{&a.PublishCID},
-		&a.DealID, &a.Sector, &a.SeenPending,
+		&a.Claimed, &a.DealID, &a.Sector, &a.SeenPending,
 		intoTime{&a.PendingAt},
 		&a.Blind,
 		&a.Unknowns,
@@ -123,12 +123,12 @@ func insertAttempt(tx *gorm.DB, a Attempt, pieceID int64) (id AttemptID, err err
 // saveAttempt writes what may change after the intent. Bytes that were signed are written once and never changed.
 func saveAttempt(tx *gorm.DB, a Attempt) error {
 	return tx.Exec(`UPDATE attempts SET start_epoch = ?, end_epoch = ?, price = ?, collateral = ?, reserved = ?, day = ?,
-		state = ?, reason = ?, verbatim = ?, retryable = ?, publish_cid = ?, deal_id = ?, sector = ?, seen_pending = ?,
-		pending_ms = ?, blind = ?, unknowns = ?, unknown_ms = ?, missing = ?, height = ?, sent_ms = ?, accepted_ms = ?, pulled_ms = ?,
+		state = ?, reason = ?, verbatim = ?, retryable = ?, publish_cid = ?, publish_claimed = ?, deal_id = ?, sector = ?,
+		seen_pending = ?, pending_ms = ?, blind = ?, unknowns = ?, unknown_ms = ?, missing = ?, height = ?, sent_ms = ?, accepted_ms = ?, pulled_ms = ?,
 		published_ms = ?, active_ms = ?, ended_ms = ?, changed_ms = ?, next_ms = ? WHERE id = ?`,
 		int64(a.Start), int64(a.End), decimal(a.Price), decimal(a.Collateral), decimal(a.Reserved), a.Day,
-		a.State, a.Reason, a.Verbatim, bit(a.Retryable), text(a.PublishCID), int64(a.DealID), int64(a.Sector), bit(a.SeenPending), //nolint:gosec // numbers of deals and sectors fit
-		ms(a.PendingAt), bit(a.Blind), a.Unknowns, ms(a.UnknownAt), a.Missing, int64(a.Height), ms(a.SentAt), ms(a.AcceptedAt), ms(a.PulledAt),
+		a.State, a.Reason, a.Verbatim, bit(a.Retryable), text(a.PublishCID), bit(a.Claimed), int64(a.DealID), int64(a.Sector), //nolint:gosec // numbers of deals and sectors fit
+		bit(a.SeenPending), ms(a.PendingAt), bit(a.Blind), a.Unknowns, ms(a.UnknownAt), a.Missing, int64(a.Height), ms(a.SentAt), ms(a.AcceptedAt), ms(a.PulledAt),
 		ms(a.PublishedAt), ms(a.ActiveAt), ms(a.EndedAt), ms(a.ChangedAt), ms(a.NextAt), int64(a.ID)).Error
 }
 

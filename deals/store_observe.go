@@ -94,11 +94,11 @@ func (s *store) move(tx *gorm.DB, d *dossier, a *Attempt, o Observation) (Attemp
 }
 
 // errUndecided says that a deal that was given up or refused is on chain, and that it is not known yet whether it is a copy:
-// its provider was asked for another one, which may be published too.
+// its provider was asked for another one, which may become one too.
 var errUndecided = errors.New("whether it is a copy shows when another proposal to its provider is over")
 
 // acknowledge charges a deal that its provider has given up or refused, and published all the same, whatever the caps say:
-// it is paid already. Where another one with this provider is on chain already there is one copy, and the deal only counts
+// it is paid already. Where another one with this provider is active already there is one copy, and the deal only counts
 // as spent. Errors: errUndecided.
 func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt) error {
 	for i := range d.attempts {
@@ -109,10 +109,10 @@ func (s *store) acknowledge(tx *gorm.DB, d *dossier, before Attempt, a *Attempt)
 			if err := s.withdrawOpen(tx, d, other.ID, w); err != nil {
 				return err
 			}
-		case other.PublishedAt.IsZero():
+		case other.State.before(Active):
 			return errUndecided
 		default:
-			before.DealID, before.PublishCID, before.PublishedAt = a.DealID, a.PublishCID, a.PublishedAt
+			before.DealID, before.PublishCID, before.Claimed, before.PublishedAt = a.DealID, a.PublishCID, a.Claimed, a.PublishedAt
 			before.Reason += "; it has published the deal all the same, beside another one"
 			*a = before
 		}

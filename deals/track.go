@@ -31,6 +31,7 @@ type Observation struct {
 	Pending    *bool      // the chain knows the proposal as published, at the head
 	PublishCID cid.Cid    // the message in which the chain has the proposal
 	Named      cid.Cid    // the message in which its provider says that it is
+	Denied     bool       // the chain says that it is not in that one
 	DealID     abi.DealID // found, and equal to what was signed
 	Deal       *OnChain   // under DealID, at the head or (AtFinal) in the final tipset
 	Forget     bool       // the id by which the deal was known is that of another one
@@ -136,11 +137,14 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 	}
 	switch {
 	case o.PublishCID.Defined():
-		a.PublishCID = o.PublishCID
-	case o.DealID != 0:
-		a.PublishCID = cid.Undef // whatever the provider has named, it is not that
-	case a.DealID == 0 && o.Named.Defined():
-		a.PublishCID = o.Named // to be looked into, also when nobody names it any more
+		a.PublishCID, a.Claimed = o.PublishCID, false
+	case o.Denied && (o.DealID != 0 || a.DealID != 0 && a.Claimed):
+		a.PublishCID, a.Claimed = cid.Undef, false
+	case o.DealID != 0 || a.DealID == 0:
+		if o.Named.Defined() {
+			a.PublishCID = o.Named // to be looked into, also when nobody names it any more
+		}
+		a.Claimed = a.PublishCID.Defined()
 	}
 	return a
 }
@@ -148,7 +152,7 @@ func hear(a Attempt, o Observation, now time.Time) Attempt {
 // look takes in what the chain says of a deal that is not active yet; done means that it settles the matter for now.
 func look(a Attempt, o Observation, p Policy, now time.Time) (Attempt, bool) {
 	if o.Forget {
-		a.DealID = 0
+		a.DealID, a.Claimed = 0, a.PublishCID.Defined()
 	}
 	if o.Pending != nil {
 		a.Blind = a.Blind || !*o.Pending && now.Sub(lastAsked(a)) > p.blindAfter()

@@ -357,12 +357,21 @@ func TestAMessageThatAProviderNamesIsKeptUntilTheDealIsFound(t *testing.T) {
 		t.Errorf("the message is %s, and the provider has named %s", named.PublishCID, one)
 	}
 	found := deals.Observation{Heads: heads(9000, 8100), DealID: 5, Deal: onChain(-1, -1)}
+	unproven := deals.Track(named, found, p, noon)
+	if unproven.PublishCID != one || !unproven.Claimed {
+		t.Errorf("the message that could not be looked into became %s, claimed %v", unproven.PublishCID, unproven.Claimed)
+	}
+	denied := deals.Observation{Heads: heads(9000, 8100), Deal: onChain(-1, -1), Denied: true}
+	if got := deals.Track(unproven, denied, p, noon).PublishCID; got.Defined() {
+		t.Errorf("the message is %s, in which the deal was not found later", got)
+	}
+	found.Denied = true
 	if got := deals.Track(named, found, p, noon).PublishCID; got.Defined() {
 		t.Errorf("the message is %s, in which the deal was not found", got)
 	}
-	found.PublishCID = other
+	found.PublishCID, found.Denied = other, false
 	published := deals.Track(named, found, p, noon)
-	if published.PublishCID != other {
+	if published.PublishCID != other || published.Claimed {
 		t.Errorf("the message is %s, and the deal was found in %s", published.PublishCID, other)
 	}
 	if got := deals.Track(published, deals.Observation{Heads: heads(9000, 8100), Named: one}, p, noon).PublishCID; got != other {

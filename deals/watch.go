@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	activePage   = 10_000  // ids of active deals read at once
-	examineAtOne = 16      // deals looked at one by one at the same time
-	doubtBatch   = 512     // of these per pass
-	keepMost     = 100_000 // entries of the caches below
-	eventDepth   = 900     // epochs that may be undone, so that their events are read again
-	eventPage    = 512     // events compared with what is on record at once, and so many deals looked up per pass
+	activePage    = 10_000  // ids of active deals read at once
+	examineAtOnce = 16      // deals looked at one by one at the same time
+	doubtBatch    = 512     // of these per pass
+	keepMost      = 100_000 // entries of the caches below
+	eventDepth    = 900     // epochs that may be undone, so that their events are read again
+	eventPage     = 512     // events compared with what is on record at once, and so many deals looked up per pass
 )
 
 // A watcher follows what the chain does to deals: those that are active, and those whose id nobody has told us. Its
@@ -36,8 +36,11 @@ type watcher struct {
 	from                Epoch                   // events from here on were not read yet
 	published           []Publication           // events that were read, and are to be matched
 	upTo                Epoch                   // what from becomes when they are
+	eventless           bool                    // the last try to read them failed
 	undecided           []Publication           // those to be looked at again, whenever they were published
 	known               map[abi.DealID]struct{} // deals whose events were dealt with
+	givenUp             bool                    // those that were given up are gone through
+	settledTo           AttemptID               // of these, the last one of the last pass
 	owing               bool                    // deals may have costs to hand over
 
 	mu         sync.Mutex
@@ -85,7 +88,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		err := w.compare(ctx, heads)
 		w.s.meter.round(w.s.now().Sub(began))
 		failed = errors.Join(failed, err)
-		w.round, w.owing = now, true
+		w.round, w.owing, w.givenUp = now, true, true
 		w.lacksIDs.Store(true) // who has refused a proposal and publishes it all the same does not tell
 	}
 	if now.Sub(w.doubt) >= p.Poll {
@@ -100,7 +103,7 @@ func (w *watcher) pass(ctx context.Context) (time.Time, error) {
 		failed = errors.Join(failed, err)
 		w.event = now
 	}
-	if round { // after the events, which name what was activated while nobody looked
+	if w.givenUp { // after the events, which name what was activated while nobody looked
 		failed = errors.Join(failed, w.settleGivenUp(ctx, heads))
 	}
 	if w.owing {
@@ -247,25 +250,38 @@ func (w *watcher) examineDoubtful(ctx context.Context, heads Heads) error {
 		}
 		all = append(all, suspects...)
 	}
+	seen := map[AttemptID]bool{}
+	all = slices.DeleteFunc(all, func(a Attempt) bool {
+		again := seen[a.ID]
+		seen[a.ID] = true
+		return again
+	})
+	var mu sync.Mutex
+	return atOnce(all, func(a Attempt) error {
+		settled, err := w.examine(ctx, a, heads)
+		if !settled {
+			mu.Lock()
+			defer mu.Unlock()
+			w.suspects[a.DealID] = struct{}{}
+		}
+		return err
+	})
+}
+
+// atOnce does something for each, some at the same time.
+func atOnce[T any](all []T, do func(T) error) error {
 	var mu sync.Mutex
 	var failed error
 	var running sync.WaitGroup
-	places := make(chan struct{}, examineAtOne)
-	seen := map[AttemptID]bool{}
-	for _, a := range all {
-		if seen[a.ID] {
-			continue
-		}
-		seen[a.ID] = true
+	places := make(chan struct{}, examineAtOnce)
+	for _, one := range all {
 		places <- struct{}{}
 		running.Go(func() {
 			defer func() { <-places }()
-			settled, err := w.examine(ctx, a, heads)
+			err := do(one)
 			mu.Lock()
 			defer mu.Unlock()
-			if failed = errors.Join(failed, err); !settled {
-				w.suspects[a.DealID] = struct{}{}
-			}
+			failed = errors.Join(failed, err)
 		})
 	}
 	running.Wait()
@@ -293,6 +309,7 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 		o.AtFinal = true
 		if ours {
 			o.Deal = &d
+			l.prove(ctx, &o)
 		} else {
 			o.Gone = true
 		}
@@ -301,9 +318,12 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 	switch {
 	case proven && a.Missing == 0:
 		w.mu.Lock()
-		defer w.mu.Unlock()
 		w.proven[a.ID] = struct{}{}
-		return true, nil
+		w.mu.Unlock()
+		if o.PublishCID.Defined() || o.Denied {
+			err = w.s.maker.record(ctx, a, o)
+		}
+		return err == nil, err
 	case o.AtFinal && !proven && heads.Final <= a.Height:
 		return false, nil // it was seen active later than this: wait for the final tipset to get there
 	}
@@ -316,23 +336,16 @@ func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled 
 
 // settleGivenUp asks the chain for deals that their provider gave up. Until its start epoch a provider that has accepted one
 // can publish it all the same. What is there is taken up again; what is not is refunded when it can come no more, and the
-// events up to its start are read.
+// events up to its start are read. A pass asks for some of them, and the next one goes on.
 func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
-	var failed error
-	for after, n := AttemptID(0), doubtBatch; n == doubtBatch && ctx.Err() == nil; {
-		ids, err := w.s.store.givenUp(ctx, heads.Final, after, doubtBatch)
-		if err != nil {
-			return errors.Join(failed, fmt.Errorf("reading deals that were given up: %w", err))
-		}
-		n = len(ids)
-		for _, id := range ids {
-			after = id
-			if err := w.settleOneGivenUp(ctx, id, heads); err != nil {
-				failed = errors.Join(failed, err)
-			}
-		}
+	ids, err := w.s.store.givenUp(ctx, heads.Final, w.settledTo, doubtBatch)
+	if err != nil {
+		return fmt.Errorf("reading deals that were given up: %w", err)
 	}
-	return failed
+	if w.givenUp, w.settledTo = len(ids) == doubtBatch, 0; w.givenUp {
+		w.settledTo = ids[len(ids)-1]
+	}
+	return atOnce(ids, func(id AttemptID) error { return w.settleOneGivenUp(ctx, id, heads) })
 }
 
 func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Heads) (err error) {
@@ -356,7 +369,8 @@ func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Head
 		}
 		return err
 	}
-	if a.Start < min(heads.Final, w.from) && a.Reserved.Sign() > 0 {
+	// Beyond their reach events are not read any more, whether they ever were or not.
+	if a.Start < max(min(heads.Final, w.from), heads.Final-EventsReach) && a.Reserved.Sign() > 0 {
 		return w.s.store.release(ctx, id)
 	}
 	return nil

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/filecoin-project/go-state-types/abi"
 	"github.com/filecoin-project/go-state-types/builtin/v9/market"
+	"github.com/google/uuid"
 	"github.com/ipfs/go-cid"
 	"gorm.io/gorm"
 
@@ -296,6 +299,66 @@ func TestAMessageThatHasNotPublishedTheDealIsNotKept(t *testing.T) {
 	})
 }
 
+// A speechless chain fails to look into messages.
+type speechless struct {
+	deals.Chain
+	speechless atomic.Bool
+}
+
+func (s *speechless) Published(ctx context.Context, message cid.Cid, p market.DealProposal) (abi.DealID, bool, error) {
+	if s.speechless.Load() {
+		return 0, false, deals.ErrChain
+	}
+	return s.Chain.Published(ctx, message, p)
+}
+
+// messageInReceipt is the message in the receipt of the wish's only deal.
+func (w *world) messageInReceipt(wish deals.Wish) string {
+	w.t.Helper()
+	key, err := deals.OpenNotaryKey(filepath.Join(w.t.TempDir(), "key"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := w.Receipt(context.Background(), wish, deals.NewNotary("https://pins.example", key, time.Now))
+	if err != nil || len(r.Deals) != 1 {
+		w.t.Fatalf("the receipt has %d deals: %v", len(r.Deals), err)
+	}
+	return r.Deals[0].PublishMessage
+}
+
+// TestAMessageThatCouldNotBeLookedIntoIsLookedIntoAgain: also where it is named only once the deal is active.
+func TestAMessageThatCouldNotBeLookedIntoIsLookedIntoAgain(t *testing.T) {
+	for name, curio := range map[string]bool{"published": false, "active": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, 1, func(t *testing.T, w *world) {
+				p := honest()
+				p.Curio = curio
+				w.net.Add(1000, p)
+				chain := &speechless{Chain: eventless{w.net}}
+				chain.speechless.Store(true)
+				w.chain = chain
+				w.make()
+				w.start()
+				wish := w.wish("x", 1)
+				w.until("its id is known", time.Hour, func() bool {
+					all := w.attempts(wish)
+					return len(all) == 1 && all[0].DealID != 0
+				})
+				if got := w.messageInReceipt(wish); got != "" {
+					t.Errorf("the receipt has message %s, which nobody has looked into", got)
+				}
+				chain.speechless.Store(false)
+				w.until("the receipt has the message", time.Hour, func() bool { return w.messageInReceipt(wish) != "" })
+				w.untilActive(wish, 1)
+				if a := w.attempts(wish)[0]; !a.PublishCID.Defined() || a.Claimed {
+					t.Errorf("the message is %s, claimed %v", a.PublishCID, a.Claimed)
+				}
+				w.mustBeSound()
+			})
+		})
+	}
+}
+
 // TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce: each of them would cost a call, otherwise.
 func TestDealsOfBeforeThereWereSnapshotsAreComparedAtOnce(t *testing.T) {
 	for _, dialect := range databasetest.Dialects(t) {
@@ -358,7 +421,9 @@ func (anonymous) Deal(context.Context, abi.DealID, bool) (deals.OnChain, bool, e
 	return deals.OnChain{}, false, nil
 }
 
-func (anonymous) Events(context.Context, deals.Epoch) ([]deals.Publication, error) { return nil, nil }
+func (a anonymous) Events(ctx context.Context, _ deals.Epoch) ([]deals.Publication, deals.Epoch, error) {
+	return eventless(a).Events(ctx, 0)
+}
 
 func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
 	inWorld(t, 1, func(t *testing.T, w *world) {
@@ -386,4 +451,94 @@ func TestADealThatEndedBeforeItsIDWasLearnedIsReplaced(t *testing.T) {
 		w.untilActive(wish, 1)
 		w.mustBeSound()
 	})
+}
+
+// An asked chain takes a while to tell whether a proposal is published, and notes how it is asked that.
+type asked struct {
+	deals.Chain
+	mu                              sync.Mutex
+	running, most, inPass, mostOnce int
+	all                             map[abi.ChainEpoch]bool // the ends of the proposals
+	last                            time.Time
+}
+
+func (a *asked) Pending(ctx context.Context, p market.DealProposal) (bool, error) {
+	a.mu.Lock()
+	if time.Since(a.last) > time.Second {
+		a.inPass = 0
+	}
+	a.running, a.inPass, a.last = a.running+1, a.inPass+1, time.Now()
+	a.most, a.mostOnce = max(a.most, a.inPass), max(a.mostOnce, a.running)
+	a.all[p.EndEpoch] = true
+	a.mu.Unlock()
+	<-time.After(time.Millisecond)
+	a.mu.Lock()
+	a.running--
+	a.mu.Unlock()
+	return a.Chain.Pending(ctx, p)
+}
+
+func TestAPassAsksForNoMoreGivenUpDealsThanItMay(t *testing.T) {
+	forLong(t, 1, func(t *testing.T, w *world) {
+		bad := honest()
+		bad.GiveUp = true
+		w.net.Add(1000, bad)
+		w.start()
+		wish := w.wish("x", 1)
+		late := w.untilGivenUp(wish, 1000)
+		w.stop()
+		const n = 1200
+		w.copyAttempt(late, n)
+		chain := &asked{Chain: w.net, all: map[abi.ChainEpoch]bool{}}
+		w.chain = chain
+		w.make()
+		w.start()
+		w.until("all are asked for", time.Hour, func() bool {
+			chain.mu.Lock()
+			defer chain.mu.Unlock()
+			return len(chain.all) > n
+		})
+		chain.mu.Lock()
+		defer chain.mu.Unlock()
+		if chain.most > 512 || chain.mostOnce < 2 || chain.mostOnce > 16 {
+			t.Errorf("%d are asked for in a pass, and %d at the same time", chain.most, chain.mostOnce)
+		}
+	})
+}
+
+// copyAttempt stores an attempt n times more, each as another proposal, on SQLite.
+func (w *world) copyAttempt(a deals.Attempt, n int) {
+	w.t.Helper()
+	err := w.db.Write(context.Background(), func(tx *gorm.DB) error {
+		var raw []byte
+		if err := tx.Raw(`SELECT signed FROM attempts WHERE id = ?`, int64(a.ID)).Row().Scan(&raw); err != nil {
+			return err
+		}
+		var signed market.ClientDealProposal
+		if err := signed.UnmarshalCBOR(bytes.NewReader(raw)); err != nil {
+			return err
+		}
+		if err := tx.Exec(`CREATE TEMP TABLE copied AS SELECT * FROM attempts WHERE id = ?`, int64(a.ID)).Error; err != nil {
+			return err
+		}
+		for range n {
+			signed.Proposal.EndEpoch++
+			var raw bytes.Buffer
+			if err := signed.MarshalCBOR(&raw); err != nil {
+				return err
+			}
+			err := tx.Exec(`UPDATE copied SET id = id + 1000, generation = generation + 1000, uuid = ?, signed = ?`,
+				uuid.NewString(), raw.Bytes()).Error
+			if err != nil {
+				return err
+			}
+			if err := tx.Exec(`INSERT INTO attempts SELECT * FROM copied`).Error; err != nil {
+				return err
+			}
+		}
+		return tx.Exec(`DROP TABLE copied`).Error
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }

@@ -177,48 +177,65 @@ func publishedID(batch []market.ClientDealProposal, result lotusmarket.PublishSt
 	return 0, false, nil
 }
 
-// The heights of one request for events: nodes refuse more than a day.
-const (
-	eventSpan    = deals.EpochsPerDay - 1
-	eventQueries = 8
-)
+// eventSpan is the most heights of one request for events: nodes refuse more than a day.
+const eventSpan = deals.EpochsPerDay
 
 // Events returns the client's deals published from a height on. A node without events has none.
-func (l *Lotus) Events(ctx context.Context, from deals.Epoch) ([]deals.Publication, error) {
+//
+// Heights that the node refuses, because they are not indexed yet, hold too much or are too far back, keep none of the
+// others from being read, and are asked for again.
+func (l *Lotus) Events(ctx context.Context, from deals.Epoch) (found []deals.Publication, read deals.Epoch, err error) {
 	s, head, err := l.ready(ctx)
 	if err != nil {
-		return nil, err
+		return nil, from, err
 	}
 	client, known, err := l.idOf(ctx, s, head, l.cfg.Wallet)
-	if err != nil || !known {
-		return nil, err
+	if err != nil {
+		return nil, from, err
+	}
+	if !known {
+		return nil, head.Height + 1, nil
 	}
 	filter, err := publishedBy(client)
 	if err != nil {
-		return nil, err
+		return nil, from, err
 	}
-	var found []deals.Publication
-	from = max(0, from, head.Height-eventQueries*(eventSpan+1)+1)
-	for low := from; low <= head.Height; low += eventSpan + 1 {
-		high := min(head.Height, low+eventSpan)
+	from = max(0, from, head.Height-deals.EventsReach+1)
+	read = from
+	gap := false
+	for low := from; low <= head.Height; low += eventSpan {
+		high := min(head.Height, low+eventSpan-1)
 		filter.FromHeight, filter.ToHeight = &low, &high
 		events, err := callNull(ctx, s, slow*s.timeout, "GetActorEventsRaw", func(ctx context.Context, n *node) (*[]*types.ActorEvent, error) {
 			return n.GetActorEventsRaw(ctx, &filter)
 		})
 		switch {
-		case err == nil && events != nil:
-			found = append(found, publications(*events)...)
+		case isAbsent(err):
+			l.noEvent.Do(func() { l.log.Info("the Filecoin node serves no deal events", "err", err) }) // other ways remain
+			return distinct(found), head.Height + 1, nil
 		case isAnswer(err):
-			// Switched off, not indexed, or too far back: a node may know no events, and other ways remain.
-			l.noEvent.Do(func() { l.log.Info("the Filecoin node serves no deal events", "err", err) })
+			l.refused.Do(func() {
+				l.log.Warn("the Filecoin node refuses the deal events of some heights", "from", int64(low), "to", int64(high), "err", err)
+			})
+			gap = true
+			continue
 		case err != nil:
-			return nil, err
+			return distinct(found), read, err
+		case events != nil:
+			found = append(found, publications(*events)...)
+		}
+		if !gap {
+			read = high + 1
 		}
 	}
-	// Where two messages are named for an id, the first was undone: the later one stands.
+	return distinct(found), read, nil
+}
+
+// distinct returns each deal once. Where two messages are named for an id, the first was undone: the later one stands.
+func distinct(found []deals.Publication) []deals.Publication {
 	slices.Reverse(found)
 	slices.SortStableFunc(found, func(a, b deals.Publication) int { return cmp.Compare(a.Deal, b.Deal) })
-	return slices.CompactFunc(found, func(a, b deals.Publication) bool { return a.Deal == b.Deal }), nil
+	return slices.CompactFunc(found, func(a, b deals.Publication) bool { return a.Deal == b.Deal })
 }
 
 const cborCodec = 0x51

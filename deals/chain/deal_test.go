@@ -2,8 +2,10 @@ package chain_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/filecoin-project/go-address"
 	"github.com/filecoin-project/go-state-types/abi"
@@ -17,6 +19,7 @@ import (
 	cbg "github.com/whyrusleeping/cbor-gen"
 
 	"github.com/frostpin/frostpin/deals"
+	"github.com/frostpin/frostpin/deals/chain"
 )
 
 // proposal is one of the wallet to f01000.
@@ -82,8 +85,48 @@ func TestEventsNameTheMessageThatStands(t *testing.T) {
 		}
 		return []*types.ActorEvent{of(7, first, false), of(5, second, false), of(7, third, false), of(9, first, true)}, nil
 	}
-	found, err := open(t, f.serve(t), nil).Events(t.Context(), 119)
+	found, _, err := open(t, f.serve(t), nil).Events(t.Context(), 119)
 	if want := []deals.Publication{{Deal: 5, Message: second}, {Deal: 7, Message: third}}; err != nil || !slices.Equal(found, want) {
 		t.Errorf("got %v, %v, want %v", found, err, want)
+	}
+}
+
+// TestEventsSayHowFarTheyWereRead asks for those of five days, in as many requests.
+func TestEventsSayHowFarTheyWereRead(t *testing.T) {
+	const day = deals.EpochsPerDay
+	for name, c := range map[string]struct {
+		third  func(context.Context) error // what comes of the third request
+		found  int
+		read   deals.Epoch
+		failed bool
+	}{
+		"all":            {func(context.Context) error { return nil }, 5, 5 * day, false},
+		"refused":        {func(context.Context) error { return errors.New("filter matches too many events") }, 4, 2 * day, false},
+		"switched off":   {func(context.Context) error { return api.ErrNotSupported }, 2, 5 * day, false},
+		"without answer": {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 2, 2 * day, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := grown(t, "a")
+			final := f.head
+			f.move(f.extend(t, final, 5*day-1, "b"), final)
+			f.Internal.StateLookupID = func(context.Context, address.Address, types.TipSetKey) (address.Address, error) {
+				return address.NewIDAddress(1001)
+			}
+			f.Internal.GetActorEventsRaw = func(ctx context.Context, filter *types.ActorEventFilter) ([]*types.ActorEvent, error) {
+				if *filter.FromHeight == 2*day {
+					if err := c.third(ctx); err != nil {
+						return nil, err
+					}
+				}
+				id := uint64(*filter.FromHeight) + 1 //nolint:gosec // a height
+				entry := types.EventEntry{Key: "id", Codec: 0x51, Value: cbg.CborEncodeMajorType(cbg.MajUnsignedInt, id)}
+				return []*types.ActorEvent{{Entries: []types.EventEntry{entry}, MsgCid: final.Cids()[0], Emitter: wallet}}, nil
+			}
+			l := open(t, f.serve(t), func(cfg *chain.Config) { cfg.Timeout = 500 * time.Millisecond })
+			found, read, err := l.Events(t.Context(), 0)
+			if len(found) != c.found || read != c.read || (err != nil) != c.failed {
+				t.Errorf("got %d deals of before %d, %v, want %d of before %d", len(found), read, err, c.found, c.read)
+			}
+		})
 	}
 }

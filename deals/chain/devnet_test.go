@@ -223,7 +223,7 @@ func TestDealIsFollowedFromProposalToTermination(t *testing.T) {
 	if _, found, err := w.Published(ctx, message, other); err != nil || found {
 		t.Errorf("a deal that is not in the batch: %v, %v", found, err)
 	}
-	published, err := w.Events(ctx, from)
+	published, _, err := w.Events(ctx, from)
 	if want := []deals.Publication{{Deal: id, Message: message}}; err != nil || !slices.Equal(published, want) {
 		t.Errorf("events: %v, %v, want %v", published, err, want)
 	}

@@ -41,6 +41,7 @@ type Lotus struct {
 	tree    *tree
 	noTree  sync.Once // says once that the state tree cannot be read
 	noEvent sync.Once // says once that there are no events
+	refused sync.Once // says once that there are none of some heights
 }
 
 var _ deals.Chain = (*Lotus)(nil)

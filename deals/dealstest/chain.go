@@ -169,18 +169,21 @@ func (n *Network) Published(ctx context.Context, c cid.Cid, p market.DealProposa
 }
 
 // Events implements deals.Chain.
-func (n *Network) Events(ctx context.Context, from deals.Epoch) (found []deals.Publication, err error) {
+func (n *Network) Events(ctx context.Context, from deals.Epoch) (found []deals.Publication, read deals.Epoch, err error) {
 	head, err := n.enter(ctx)
 	defer n.mu.Unlock()
-	if err != nil || !n.cfg.Events {
-		return nil, err
+	if err != nil {
+		return nil, from, err
+	}
+	if !n.cfg.Events {
+		return nil, head + 1, nil
 	}
 	for _, d := range n.deals {
 		if d.published >= from && d.published <= head {
 			found = append(found, deals.Publication{Deal: d.id, Message: d.message})
 		}
 	}
-	return found, nil
+	return found, head + 1, nil
 }
 
 func (d *deal) isThere(height deals.Epoch) bool {
