@@ -107,6 +107,7 @@ func (h *holed) settled(why string) {
 
 // However full the disk is, a few blocks make room for many.
 func TestCollectionFetchesTheNodesThatHoldItUp(t *testing.T) {
+	t.Parallel()
 	for name, little := range map[string]pins.Room{"plenty": pins.RoomPlenty, "scarce": pins.RoomScarce, "none": pins.RoomNone} {
 		t.Run(name, func(t *testing.T) {
 			eachRoom(t, nil, func(t *testing.T, w *world, r *room) {
@@ -146,6 +147,7 @@ func TestCollectionsGoOnOnceTheDAGThatHeldThemUpIsMended(t *testing.T) {
 }
 
 func TestCollectionsGoOnOnceTheDAGThatHeldThemUpIsGivenUp(t *testing.T) {
+	t.Parallel()
 	for name, little := range map[string]pins.Room{"plenty": pins.RoomPlenty, "scarce": pins.RoomScarce} {
 		t.Run(name, func(t *testing.T) {
 			change := func(c *pins.Config) {

@@ -395,6 +395,7 @@ func TestOnlyTheAccountIsToldWhatItHasLost(t *testing.T) {
 }
 
 func TestAPaymentDoesNotBringBlockedContentBack(t *testing.T) {
+	t.Parallel()
 	for name, releasing := range map[string]bool{"its copy is gone": false, "its copy is about to go": true} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
