@@ -105,16 +105,23 @@ func (b *bench) bombs(ctx context.Context) error {
 			}
 		}
 	}
+	// Whoever sends them takes the processors of this machine too, which shows in the slowest requests of every process: these
+	// are judged by how much slower those of the static handler become.
+	times := func(k *kind, into []time.Duration) float64 { return quantile(into, 0.95) / quantile(k.quiet, 0.95) }
 	for _, k := range kinds {
-		for _, q := range []float64{0.5, 0.95} {
-			quiet := quantile(k.quiet, q)
-			what := fmt.Sprintf("%s beside hostile DAGs of a stranger (p%g)", k.what, 100*q)
-			if k == static {
-				noted(what, "ms", quantile(k.under, q), quiet)
-			} else {
-				ratio(what, "ms", quantile(k.under, q), quiet, atMost(1.5))
-			}
-			noted("  of a trusted account, who has no rates", "ms", quantile(k.trusted, q), quiet)
+		fast := fmt.Sprintf("%s beside hostile DAGs of a stranger (p50)", k.what)
+		slow := fmt.Sprintf("%s beside hostile DAGs of a stranger (p95)", k.what)
+		const trusted = "  of a trusted account, who has no rates"
+		if k == static {
+			noted(fast, "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5))
+		} else {
+			ratio(fast, "ms", quantile(k.under, 0.5), quantile(k.quiet, 0.5), atMost(1.5))
+		}
+		noted(trusted, "ms", quantile(k.trusted, 0.5), quantile(k.quiet, 0.5))
+		noted(slow, "ms", quantile(k.under, 0.95), quantile(k.quiet, 0.95))
+		noted(trusted, "ms", quantile(k.trusted, 0.95), quantile(k.quiet, 0.95))
+		if k != static {
+			ratio("  slower than quietly, and the static handler is", "times", times(k, k.under), times(static, static.under), atMost(1.5))
 		}
 	}
 	memory, err := rssMB(s.cmd.Process.Pid)
