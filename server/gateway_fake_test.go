@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ipfs/boxo/blockservice"
 	"github.com/ipfs/boxo/blockstore"
@@ -49,6 +50,7 @@ type world struct {
 	pinned   map[cid.Cid]pins.Account
 	asked    int // for pins
 	err      error
+	slow     time.Duration // each block of the provider
 }
 
 // Errors of the provider, with texts that nobody may see.
@@ -168,6 +170,9 @@ func (p provider) GetBlock(ctx context.Context, c cid.Cid) (blocks.Block, error)
 	b, held := p.cold[spec.Canonical(c)]
 	fault, faulty := p.faults[c]
 	p.mu.Unlock()
+	if p.slow > 0 {
+		<-time.After(p.slow)
+	}
 	switch {
 	case faulty && fault == nil:
 		<-ctx.Done()

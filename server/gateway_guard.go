@@ -148,11 +148,22 @@ func (o *guard) commit(code int) {
 	o.status = code
 	o.deadline()
 	o.w.WriteHeader(code)
+	o.lift()
 }
 
 // deadline drops a reader that takes nothing. The server lifts it when the connection is used again.
 func (o *guard) deadline() {
 	if err := unlessUnsupported(o.conn.SetWriteDeadline(time.Now().Add(o.g.cfg.Stall))); err != nil {
+		o.broken = true
+	}
+}
+
+// lift lets a stream of HTTP/2 wait for blocks: there a deadline that passes ends it whether anything is written or not.
+func (o *guard) lift() {
+	if o.r.ProtoMajor < 2 {
+		return
+	}
+	if err := unlessUnsupported(o.conn.SetWriteDeadline(time.Time{})); err != nil {
 		o.broken = true
 	}
 }
@@ -216,6 +227,7 @@ func (o *guard) write(b []byte) (int, error) {
 	o.progress()
 	if full {
 		if err := o.st.effort.GoOn(o.r.Context()); err != nil {
+			o.broken = true // boxo would end a page with its words for it, as if it were complete
 			return 0, err
 		}
 	}
@@ -229,6 +241,7 @@ func (o *guard) flush() error {
 	}
 	_, err := o.send(o.parts)
 	o.parts = o.parts[:0]
+	o.broken = o.broken || err != nil
 	return err
 }
 
@@ -237,6 +250,7 @@ func (o *guard) send(b []byte) (int, error) {
 	o.st.effort.Giving(true)
 	o.deadline()
 	n, err := o.w.Write(b)
+	o.lift()
 	o.st.effort.Giving(false)
 	o.sent += int64(n)
 	if o.sent-o.counted >= countEvery {
@@ -365,12 +379,13 @@ func (o *guard) report(f fault) {
 
 // finish ends the answer when boxo's handler has returned. It returns errCut when less was sent than promised.
 func (o *guard) finish(root cid.Cid, format string) error {
-	if err := o.flush(); err != nil {
-		o.broken = true
-	}
+	_ = o.flush() // what becomes of it is in broken
 	o.patience.Stop()
 	if o.status == 0 { // an empty body
 		o.WriteHeader(http.StatusOK)
+	}
+	if o.r.ProtoMajor >= 2 {
+		o.deadline() // the server sends what it has kept when the handler returns
 	}
 	tier := o.st.trail.Tier()
 	o.g.finished(format, tier, o.status, o.sent)

@@ -751,6 +751,40 @@ func TestBrowsersMayRead(t *testing.T) { // H23
 	}
 }
 
+// With HTTP/2 a deadline ends a stream whether anything is written or not.
+func TestAReadWhoseBlocksAreSlowIsNotTakenForAStalledReader(t *testing.T) {
+	const stall = 300 * time.Millisecond
+	r := newReads(t, func(c *server.Config) { c.Gateway.Stall = stall })
+	r.chill(t, everything)
+	r.slow = 2 * stall
+	s := httptest.NewUnstartedServer(r.fixture)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	res, err := s.Client().Get(s.URL + "/ipfs/" + r.small.String() + "?format=car")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.ProtoMajor != 2 || res.StatusCode != 200 || len(body) < 120_000 {
+		t.Errorf("HTTP/%d, %d, %d bytes: %v", res.ProtoMajor, res.StatusCode, len(body), err)
+	}
+}
+
+// A reader that sends no more, or a server that stops, ends a request while its page is still composed.
+func TestAPageThatIsEndedEarlyIsNotComplete(t *testing.T) {
+	r := newReads(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &piecewise{ResponseRecorder: httptest.NewRecorder(), onWrite: cancel}
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+			t.Errorf("the answer ends with %v after %d bytes", v, w.Body.Len())
+		}
+	}()
+	r.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/ipfs/"+r.hamt.String()+"/", nil))
+}
+
 // A page is composed of a great many parts, some of a few bytes. Each that is sent alone costs a deadline and a system call.
 func TestAnAnswerOfManyPartsIsSentInFewPieces(t *testing.T) {
 	r := newReads(t)
@@ -766,11 +800,14 @@ func TestAnAnswerOfManyPartsIsSentInFewPieces(t *testing.T) {
 // piecewise counts the writes of an answer.
 type piecewise struct {
 	*httptest.ResponseRecorder
-	pieces int
+	pieces  int
+	onWrite func()
 }
 
 func (p *piecewise) Write(b []byte) (int, error) {
-	p.pieces++
+	if p.pieces++; p.onWrite != nil {
+		p.onWrite()
+	}
 	return p.ResponseRecorder.Write(b)
 }
 
