@@ -118,7 +118,8 @@ func TestTerminatedDealIsReplacedElsewhere(t *testing.T) {
 
 // The deals of a pin that nobody wants any more are not renewed, and what was not sent is not sent.
 func TestDeletedPinMakesNoMoreDeals(t *testing.T) {
-	d := startDevnet(t, "--providers", "3")
+	t.Parallel() // it waits for what must not come
+	d := startDevnet(t, "--providers", "2")
 	author := startIPFS(t)
 	s := startCold(t, d, "FROSTPIN_REPLICAS=2")
 	own := s.api()
@@ -126,12 +127,21 @@ func TestDeletedPinMakesNoMoreDeals(t *testing.T) {
 		d.misbehave(p.ID, fault{"kind": "reject", "text": "deal rejected due to backpressure. Please retry in some time."})
 	}
 	p := own.add(pin{CID: author.unique(5_000), Origins: author.addresses()})
-	within(t, patience, "somebody was asked", func() (bool, any) { all := s.deals(p.ID); return len(all) > 0, all })
+	within(t, patience, "everybody has refused", func() (bool, any) { // so that nothing is on its way
+		all := s.deals(p.ID)
+		refused := 0
+		for _, a := range all {
+			if a.State == "rejected" {
+				refused++
+			}
+		}
+		return refused == len(d.Providers) && refused == len(all), all
+	})
 	own.want(202, "DELETE", "/pins/"+p.ID, nil, nil, nil)
 	for _, provider := range d.Providers {
 		d.misbehave(provider.ID)
 	}
-	<-time.After(6 * time.Second)
+	<-time.After(25 * time.Second) // they would be asked again after some 20
 	if all := d.deals(); len(all) != 0 {
 		t.Errorf("deals were made for a deleted pin: %s", describe(all))
 	}
