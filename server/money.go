@@ -98,33 +98,38 @@ func (s *Server) weigh(c echo.Context, root cid.Cid, size int64, copies int) (le
 // replacement does not add to. What is kept of replaced pins may use up the allowance, and gives way then: not the DAGs that are
 // weighed, nor those that are asked about later in the same request.
 func (s *Server) carries(c echo.Context, more ledger.Stock, weighed, later []cid.Cid, replaced pins.ID) error {
+	stay := slices.DeleteFunc(slices.Clone(later), func(root cid.Cid) bool { return slices.Contains(weighed, root) })
+	yields, err := s.covers(c, more, stay, replaced)
+	if err == nil && yields {
+		_, err = s.pins.GiveWay(c.Request().Context(), account(c), replaced, pins.AllKept, slices.Concat(weighed, later)...)
+	}
+	return err
+}
+
+// covers is carries that has nothing give way. It tells whether something must, of which some DAGs are none.
+func (s *Server) covers(c echo.Context, more ledger.Stock, stay []cid.Cid, replaced pins.ID) (yields bool, err error) {
 	ctx := c.Request().Context()
 	stock, err := s.pins.Stock(ctx, account(c))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if replaced == "" {
 		coming, err := s.cfg.Ledger.Coming(ctx, caller(c).Account)
 		if err != nil {
-			return err
+			return false, err
 		}
 		stock.Hot, stock.Cold = stock.Hot+coming.Hot, stock.Cold+coming.Cold
 	}
 	short := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
 	if !errors.Is(short, ledger.ErrFunds) {
-		return short
+		return false, short
 	}
-	stay := slices.DeleteFunc(slices.Clone(later), func(root cid.Cid) bool { return slices.Contains(weighed, root) })
 	kept, err := s.pins.CanYield(ctx, account(c), replaced, stay...)
 	if err != nil || kept == 0 {
-		return cmp.Or(err, short)
+		return false, cmp.Or(err, short)
 	}
 	stock.Hot = max(0, stock.Hot-kept)
-	if err := s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more); err != nil {
-		return err
-	}
-	_, err = s.pins.GiveWay(ctx, account(c), replaced, pins.AllKept, slices.Concat(weighed, later)...)
-	return err
+	return true, s.cfg.Ledger.Afford(ctx, caller(c).Account, ledger.Stock(stock), more)
 }
 
 // GetUsage shows what the caller's account stores, has used and pays.

@@ -273,6 +273,23 @@ func TestReplacedDAGDoesNotGiveWayWithinABatchThatAsksForIt(t *testing.T) {
 	}
 }
 
+func TestNothingThatWasReplacedIsLetGoForAnUploadThatBreaksOff(t *testing.T) {
+	prices := map[string]string{"hot_gib_month": "1024", "free_hot_gib_month": "0.009765625"} // 10 MiB
+	k := newTill(t, prices, func(cfg *server.Config) { cfg.Uploads = brokenOff{} })
+	ann := k.customer("ann")
+	k.replacedOf(t, "ann")
+	w := k.do(ann, "POST", "/api/v1/upload", strings.Repeat("x", 6<<20))
+	if here, err := k.isHere(t, cidV1); w.Code != 400 || !here || err != nil {
+		t.Errorf("%d %s; the replaced one is here: %t: %v", w.Code, w.Body, here, err)
+	}
+}
+
+type brokenOff struct{}
+
+func (brokenOff) Upload(context.Context, ingest.Upload) ([]pins.Pin, bool, error) {
+	return nil, false, server.ErrStalled
+}
+
 // What is not paid for takes no room from the rest of its batch, and nothing gives way to it.
 func TestWhatABatchCannotPayForTakesNoRoom(t *testing.T) {
 	prices := map[string]string{"hot_gib_month": "1024"} // a credit for a MiB

@@ -123,7 +123,14 @@ func (s ownAPI) roomFor(c echo.Context, length int64, copies int) error {
 	if quota := quotaOf(caller(c).Limits); quota.Bytes > 0 && length > quota.Bytes {
 		return &pins.QuotaError{Problem: fmt.Sprintf("the upload has %d bytes, and this account's plan allows %d", length, quota.Bytes)}
 	}
-	return s.afford(c, cid.Undef, length, copies)
+	if !s.pays(c) {
+		return nil
+	}
+	more, err := s.weigh(c, cid.Undef, length, copies)
+	if err == nil {
+		_, err = s.covers(c, more, nil, "") // nothing gives way before it is here
+	}
+	return err
 }
 
 // upload reads everything but what is uploaded.
