@@ -1157,7 +1157,7 @@ func TestRemovedWebhooksAreEmptiedWhenAServerStarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop := w.runs()
-		for deadline := time.Now().Add(10 * time.Second); w.count(`SELECT count(*) FROM webhooks`) > 0; {
+		for deadline := time.Now().Add(time.Minute); w.count(`SELECT count(*) FROM webhooks`) > 0; {
 			if time.Now().After(deadline) {
 				t.Fatal("the webhook that was removed is still there")
 			}

@@ -34,6 +34,12 @@ func Migrations() []*gormigrate.Migration {
 			}
 			return tx.Exec(`DROP INDEX webhook_deliveries_made`).Error
 		},
+	}, {
+		// Each minute those that were removed are looked for among those of all accounts.
+		ID: "20261130_85_removed_webhooks",
+		Migrate: func(tx *gorm.DB) error {
+			return tx.Exec(`CREATE INDEX webhooks_removed ON webhooks (id) WHERE disabled = 'removed'`).Error
+		},
 	}}
 }
 

@@ -392,7 +392,7 @@ func (s *Service) selectRemoved(ctx context.Context) (list []string, err error) 
 			err := r.Scan(&id)
 			list = append(list, id)
 			return err
-		}, `SELECT id FROM webhooks WHERE disabled = ? ORDER BY id`, removed)
+		}, `SELECT id FROM webhooks WHERE disabled = 'removed' ORDER BY id`) // said, not given, so that it has the index
 	})
 	return list, err
 }
