@@ -251,9 +251,7 @@ func TestADealThatWasGivenUpAndActivatedWhileNobodyLookedIsTakenUp(t *testing.T)
 				if a := w.attempt(wish, late.ID); a.State != deals.Active || a.Reserved.Sign() != 0 {
 					t.Errorf("it is %s, and %s are reserved for it", a.State, a.Reserved)
 				}
-				if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
-					t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
-				}
+				w.spentOn(len(w.net.Deals()))
 				w.mustBeSound()
 			})
 		})
@@ -374,9 +372,7 @@ func TestADealThatWasRefusedAndIsPublishedTakesThePlaceOfOneThatIsOnlyPlanned(t 
 		if got, want := w.states(wish), []deals.State{deals.Active, deals.Cancelled}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
-		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
-			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
-		}
+		w.spentOn(1)
 	})
 }
 
@@ -395,9 +391,7 @@ func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherThatWasSent(t *testing.
 		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
-		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != 1 {
-			t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
-		}
+		w.spentOn(1)
 	})
 }
 
@@ -420,10 +414,16 @@ func TestADealThatWasRefusedAndIsPublishedWaitsForAnotherToBecomeActive(t *testi
 		if got, want := w.states(wish), []deals.State{deals.Active, deals.Missed}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
-		if spent, want := w.spent(), w.onChain(); !spent.Equals(want) {
-			t.Errorf("%s are counted as spent, and the deals on chain cost %s", spent, want)
-		}
+		w.spentOn(2)
 	})
+}
+
+// spentOn wants so many deals on chain, and what they cost to be what counts as spent.
+func (w *world) spentOn(n int) {
+	w.t.Helper()
+	if spent, want := w.spent(), w.onChain(); !spent.Equals(want) || len(w.net.Deals()) != n {
+		w.t.Errorf("%s are counted as spent, and the %d deals on chain cost %s", spent, len(w.net.Deals()), want)
+	}
 }
 
 func orZero(a abi.TokenAmount) abi.TokenAmount {

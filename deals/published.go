@@ -125,17 +125,13 @@ func (w *watcher) match(ctx context.Context, p Publication, heads Heads) (done b
 		if a.State == Planned {
 			continue
 		}
-		whole, err := w.s.store.attempt(ctx, byAttemptID, int64(a.ID))
-		if err != nil {
-			return false, err
-		}
-		l, err := w.s.maker.looker(ctx, whole, heads)
+		l, err := w.looker(ctx, a.ID, heads)
 		if err != nil {
 			return false, err
 		}
 		if Matches(l.signed, l.client, a.Provider, d) {
 			w.s.cfg.At("publish-found")
-			err := w.s.maker.record(ctx, whole, Observation{Heads: heads, DealID: p.Deal, Deal: &d, PublishCID: p.Message})
+			err := w.s.maker.record(ctx, l.a, Observation{Heads: heads, DealID: p.Deal, Deal: &d, PublishCID: p.Message})
 			return err == nil, err
 		}
 	}

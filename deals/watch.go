@@ -288,17 +288,22 @@ func atOnce[T any](all []T, do func(T) error) error {
 	return failed
 }
 
+// looker reads all that is known of an attempt, to look for its deal.
+func (w *watcher) looker(ctx context.Context, id AttemptID, heads Heads) (looker, error) {
+	a, err := w.s.store.attempt(ctx, byAttemptID, int64(id))
+	if err != nil {
+		return looker{}, err
+	}
+	return w.s.maker.looker(ctx, a, heads)
+}
+
 // examine looks at one active deal in the final tipset. settled tells that there is no doubt about it any more, or
 // that the doubt is on record.
 func (w *watcher) examine(ctx context.Context, a Attempt, heads Heads) (settled bool, err error) {
 	defer w.s.maker.guard(&err)
 	o := Observation{Heads: heads}
 	if heads.Final < a.End {
-		whole, err := w.s.store.attempt(ctx, byAttemptID, int64(a.ID))
-		if err != nil {
-			return false, err
-		}
-		l, err := w.s.maker.looker(ctx, whole, heads)
+		l, err := w.looker(ctx, a.ID, heads)
 		if err != nil {
 			return false, err
 		}
@@ -350,14 +355,11 @@ func (w *watcher) settleGivenUp(ctx context.Context, heads Heads) error {
 
 func (w *watcher) settleOneGivenUp(ctx context.Context, id AttemptID, heads Heads) (err error) {
 	defer w.s.maker.guard(&err)
-	a, err := w.s.store.attempt(ctx, byAttemptID, int64(id))
+	l, err := w.looker(ctx, id, heads)
 	if err != nil {
 		return err
 	}
-	l, err := w.s.maker.looker(ctx, a, heads)
-	if err != nil {
-		return err
-	}
+	a := l.a
 	pending, err := w.s.parts.Chain.Pending(ctx, l.signed)
 	if err != nil {
 		return fmt.Errorf("asking whether deal %s, which was given up, is published: %w", a.UUID, err)

@@ -32,24 +32,11 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	}
 	// What serves the connections ends when it notices that they are closed. go-jsonrpc's reader stays when a frame
 	// comes in the moment in which the connection is closed; nothing but its buffer is lost by that.
-	noneLeft(t, before, goleak.IgnoreAnyFunction("github.com/filecoin-project/go-jsonrpc.(*wsConn).nextMessage"))
-}
-
-// noneLeft waits until the goroutines that were started are gone, for longer than goleak does.
-func noneLeft(t *testing.T, ignore ...goleak.Option) {
-	t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.After(20 * time.Second); ; {
-		left := goleak.Find(ignore...)
-		if left == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Error(left)
-			return
-		}
+	left := goleak.Find(before, goleak.IgnoreAnyFunction("github.com/filecoin-project/go-jsonrpc.(*wsConn).nextMessage"))
+	for deadline := time.Now().Add(20 * time.Second); left != nil && time.Now().Before(deadline); {
+		left = goleak.Find(before, goleak.IgnoreAnyFunction("github.com/filecoin-project/go-jsonrpc.(*wsConn).nextMessage")) // it waits itself
+	}
+	if left != nil {
+		t.Error(left)
 	}
 }
